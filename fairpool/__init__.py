@@ -1,0 +1,31 @@
+"""fairpool: a `concurrent.futures` executor for free-threaded Python.
+
+    from fairpool import FairPool
+
+    with FairPool() as pool:
+        print(pool.submit(pow, 2, 10).result())
+
+The house (private modules; imports only point down the ranks):
+
+    0  _sync       the door to threading and the clock; what is taken for atomic
+    0  _errors     the exceptions
+    1  _future     one result, settled once
+    1  _runqueue   runnable tasks, first in, first out
+    1  _park       seats, searching, park and unpark
+    2  _task       a future together with its work
+    4  _worker     next task, run, steal, park; waiting in a task
+    5  _scheduler  what the workers of one pool share
+    6  _dump       a pool's state in text
+    7  _pool       the public face
+"""
+
+from __future__ import annotations
+
+from fairpool._errors import BrokenFairPool, DeadlockError
+from fairpool._future import Future
+from fairpool._pool import FairPool
+from fairpool._worker import blocking
+
+__all__ = ["BrokenFairPool", "DeadlockError", "FairPool", "Future", "blocking"]
+
+__version__ = "0.1.0"

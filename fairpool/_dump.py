@@ -1,0 +1,54 @@
+"""`dump`: what a pool is doing, in text, for a person who looks at one that hangs.
+
+Reads single attributes and takes atomic copies (A1, A3 in `_sync`); takes no lock that a stuck
+worker could hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TextIO
+
+from fairpool._future import Future, describe, is_final
+from fairpool._worker import Worker, waits
+
+__all__ = ["dump"]
+
+
+def dump(scheduler: Any, file: TextIO) -> None:
+    """Print a pool's workers, its backlog and its waits to `file`."""
+    parking = scheduler.parking
+    workers = scheduler.workers.copy()
+    lines = [str(scheduler)]
+    parked = set(parking.parked.copy())
+    searching = parking.searching.copy()
+    for worker in workers:
+        state = "starting" if worker.thread.ident is None else _state(worker, parked, searching)
+        queued = len(worker.queue)
+        backlog = f", {queued} in its run queue" if queued else ""
+        lines.append(f"  {worker.thread.name} (thread {worker.thread.ident}): {state}{backlog}")
+    edges = [(task, *edge) for task, edge in waits()]
+    if edges:
+        lines.append("  waits:")
+        for task, awaited, fn in edges:
+            lines.append(f"    {describe(fn)} {_short(task)} waits for {_short(awaited)}")
+    print("\n".join(lines), file=file, flush=True)
+
+
+def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
+    if worker in parked:
+        return "parked"
+    if worker in searching:
+        return "searching"
+    reason, task, fn = worker.blocked_in, worker.task, worker.fn
+    if task is None:
+        return "in the initializer" if fn is None else "between tasks"
+    running = f"{describe(fn)} {_short(task)}"
+    if reason is None:
+        return f"runs {running}" if not is_final(task) else "between tasks"
+    what = _short(reason) if isinstance(reason, Future) else reason
+    return f"blocked in {running}, waiting for {what}"
+
+
+def _short(future: Future[Any]) -> str:
+    cell = future._describe()
+    return f"<{cell + ' ' if cell else ''}{id(future):#x} {future._state.lower()}>"

@@ -1,0 +1,503 @@
+"""`Future`: one result, awaited by any number of threads, settled exactly once.
+
+A `concurrent.futures.Future` in all that can be seen from outside, without the `Condition` that
+the standard one makes at birth (three quarters of its cost). Protocol and proof:
+`docs/protocols/future.md`.
+
+The whole state is one attribute, `_cell`:
+
+- a list: not final. Its first item is a tuple (the *work*) until someone claims it; the other items
+  are *registrants*, callables that want to be called with the future once it is final.
+- `FINISHED`, `FAILED` or `CANCELLED`: final, and `_value` holds the result or the `Failure`.
+
+Guarantees:
+
+- Of all that try to claim a future (a worker, a waiter that would run it inline, `cancel`), one gets
+  the work: `list.pop(0)` is the arbiter.
+- Every registrant is called exactly once, after the future is final: `list.pop` is the arbiter. In
+  registration order, but for registrants that arrive at the very moment of completion.
+- No step needs a lock, so every method may be called from any thread, from inside a callback, from
+  a signal handler or from `__del__` in the middle of itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import Future as _StdFuture
+from concurrent.futures import TimeoutError as _TimeoutError
+from types import TracebackType
+from typing import Any, TypeVar
+
+from fairpool._sync import FREE_THREADED, Condition, Lock, here, yield_cpu
+
+__all__ = [
+    "CANCELLED",
+    "FAILED",
+    "FINISHED",
+    "LOGGER",
+    "LOOKS_BEFORE_PARKING",
+    "Failure",
+    "Future",
+    "Waiter",
+    "claim",
+    "conclude",
+    "describe",
+    "fail",
+    "finish",
+    "is_final",
+    "wait",
+]
+
+T = TypeVar("T")
+
+LOGGER = logging.getLogger("concurrent.futures.fairpool")
+
+# How often a thread looks at a future before it parks on it. A look with its `yield_cpu` is about
+# 0.5 µs and a wake-up 30 to 100 µs (design notes), so this spends at most about one wake-up to save
+# one. With the GIL, a thread that looks keeps the one it waits for from running.
+LOOKS_BEFORE_PARKING = 60 if FREE_THREADED else 0
+
+
+class _Final:
+    """A final state; compares by identity."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+FINISHED = _Final("FINISHED")
+FAILED = _Final("FAILED")
+CANCELLED = _Final("CANCELLED")
+
+# The work of a future that no pool runs: somebody calls `set_running_or_notify_cancel` and
+# `set_result` by hand.
+_BY_HAND = ()
+
+
+class Failure:
+    """An exception on its way to whoever asks for the result; logged if nobody ever does.
+
+    The traceback is kept beside the exception, because `raise` adds to `exception.__traceback__`
+    each time: every `result()` starts again from the one kept here, so it does not grow.
+    """
+
+    __slots__ = ("exception", "retrieved", "source", "traceback")
+
+    def __init__(self, exception: BaseException, source: object) -> None:
+        self.retrieved = False
+        self.exception = exception
+        self.source = source
+        self.traceback: TracebackType | None = exception.__traceback__
+
+    def __del__(self) -> None:
+        if not self.retrieved:
+            error = self.exception
+            LOGGER.error(
+                "exception of %s was never retrieved",
+                describe(self.source),
+                exc_info=(type(error), error, self.traceback),
+            )
+
+
+class Waiter:
+    """A registrant that wakes one thread. Made, and waited on, by the thread that will park."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def __call__(self, future: Future[Any]) -> None:
+        self._lock.release()
+
+    def park(self, timeout: float | None) -> bool:
+        """Park until called (True) or until `timeout` seconds have passed (False)."""
+        if timeout is None:
+            return self._lock.acquire()
+        # A Lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
+        return self._lock.acquire(timeout=min(max(timeout, 0.0), 31536000.0))
+
+
+class _View:
+    """What `concurrent.futures.wait` and `as_completed` look at: `_condition` and `_waiters`.
+
+    They read `_state` and install a waiter while they hold `_condition`, and rely on it that the
+    state does not become final meanwhile. So once a view exists, `_state` says that the future is
+    final only after the view was told so, under its condition (`__call__`: a view is a registrant).
+    """
+
+    __slots__ = ("condition", "registered", "told", "waiters")
+
+    def __init__(self, future: Future[Any]) -> None:
+        self.condition = Condition()
+        self.waiters = _Waiters(future)
+        self.registered = False
+        self.told = False
+
+    def __call__(self, future: Future[Any]) -> None:
+        with self.condition:
+            if self.told:
+                return
+            self.told = True
+            self.condition.notify_all()
+            for waiter in self.waiters:
+                _tell(waiter, future)
+
+
+def _tell(waiter: Any, future: Future[Any]) -> None:
+    """Tell a waiter of `concurrent.futures._base` that `future` is final."""
+    if future._cell is FINISHED:
+        waiter.add_result(future)
+    elif future._cell is FAILED:
+        waiter.add_exception(future)
+    else:
+        waiter.add_cancelled(future)
+
+
+class _Waiters(list[Any]):
+    """`Future._waiters`. A worker that installs a waiter is about to wait: it must not starve."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def append(self, waiter: Any) -> None:
+        worker = here.worker
+        if worker is not None:
+            worker.adopt(waiter, self._future)
+        list.append(self, waiter)
+
+
+class Future(_StdFuture[T]):
+    """The result of a computation that may not have happened yet.
+
+    Has all that `concurrent.futures.Future` has, and can be used with `concurrent.futures.wait` and
+    `as_completed` and with `asyncio.wrap_future`, also mixed with the standard library's futures.
+    All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
+    """
+
+    __slots__ = ("_cell", "_pool", "_value")
+
+    # _cell:  see the module. Written by whoever claimed the future, once, after `_value`.
+    # _value: the result or the Failure. Written before `_cell` becomes final by the same thread; a
+    #         reader sees the final `_cell` first, and CPython stores attributes with release order.
+    # _pool:  what runs the work, or None. Written before the future is published.
+
+    _cell: list[Any] | _Final
+    _pool: Any
+    _value: Any
+
+    def __init__(self) -> None:  # the base class's would make its Condition
+        self._cell = [_BY_HAND]
+        self._pool = None
+
+    # --- asking ------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """True if the future is final: finished, failed or cancelled."""
+        return type(self._cell) is _Final
+
+    def cancelled(self) -> bool:
+        """True if the future was cancelled."""
+        return self._cell is CANCELLED
+
+    def running(self) -> bool:
+        """True if the work has been started and has not ended."""
+        cell = self._cell
+        return type(cell) is list and not _unclaimed(cell)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the result, or raise the exception, that the work ended with.
+
+        Waits for at most `timeout` seconds (None: for ever), then raises `TimeoutError`. Raises
+        `CancelledError` if the future was cancelled. In a worker it never starves the pool: the
+        work is run right here if it has not been started, else another worker takes this one's
+        place for the time being; and it raises `DeadlockError` where it would wait for itself.
+        """
+        if self._cell is FINISHED:
+            return self._value  # type: ignore[no-any-return]
+        self._wait(timeout)
+        if self._cell is FINISHED:
+            return self._value  # type: ignore[no-any-return]
+        failure = self._failure()
+        try:
+            raise failure.exception.with_traceback(failure.traceback)
+        finally:
+            # The exception's traceback holds this frame: no reference back to it may stay.
+            del failure
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the exception that the work ended with, or None. Waits and raises as `result`."""
+        self._wait(timeout)
+        if self._cell is FINISHED:
+            return None
+        return self._failure().exception
+
+    def _failure(self) -> Failure:
+        if self._cell is CANCELLED:
+            raise CancelledError()
+        failure: Failure = self._value
+        failure.retrieved = True
+        return failure
+
+    def _wait(self, timeout: float | None) -> None:
+        if type(self._cell) is _Final:
+            return
+        worker = here.worker
+        if worker is not None:
+            final = worker.wait_for(self, timeout)
+        else:
+            final = wait(self, timeout)
+        if not final:
+            raise _TimeoutError()
+
+    # --- being told --------------------------------------------------------------------------
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:  # type: ignore[override]
+        """Have `fn(future)` called once the future is final: at once if it is already.
+
+        Callbacks are called in the order of their registration, by the thread that ended the work. One
+        that raises, whatever it raises, is logged and harms nobody else.
+        """
+        if not callable(fn):
+            raise TypeError(f"add_done_callback() takes a callable, not {fn!r}")
+        if type(self._cell) is _Final:
+            try:
+                fn(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+            return
+        self._register(fn)
+
+    def _register(self, registrant: Callable[[Any], object]) -> None:
+        cell = self._cell
+        if type(cell) is list:
+            cell.append(registrant)  # R1
+            if type(self._cell) is list:  # R2: see docs/protocols/future.md
+                return
+            _settle(self, cell)
+        else:
+            registrant(self)
+
+    def _unregister(self, registrant: Callable[[Any], object]) -> None:
+        """Forget a registrant that has not been called yet, if it is still there."""
+        cell = self._cell
+        if type(cell) is list:
+            try:
+                cell.remove(registrant)
+            except ValueError:
+                pass
+
+    # --- ending it ---------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the work if it has not been started; return whether the future is cancelled."""
+        if claim(self) is None:
+            return self._cell is CANCELLED
+        if self._pool is None and not self._first_to_set():
+            return False  # somebody is just setting a result by hand
+        conclude(self, CANCELLED, None)
+        return True
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """For executors: claim the work. False if the future was cancelled, and so is not to be run."""
+        if claim(self) is not None:
+            return True
+        if self._cell is CANCELLED:
+            return False
+        raise RuntimeError(f"cannot start {self!r}: it has been started before")
+
+    def set_result(self, result: T) -> None:
+        """For executors: end the future with a result. Raises `InvalidStateError` if it is final."""
+        self._by_hand()
+        finish(self, result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """For executors: end the future with an exception. `InvalidStateError` if it is final."""
+        if exception is None:  # the standard library takes None for "no exception"
+            self._by_hand()
+            finish(self, None)
+            return
+        if not isinstance(exception, BaseException):
+            raise TypeError(f"set_exception() takes an exception, not {exception!r}")
+        self._by_hand()
+        fail(self, exception, "a future that was set by hand")  # not `self`: a cycle
+
+    def _by_hand(self) -> None:
+        """Win the right to conclude this future, or raise."""
+        if self._pool is not None and type(self._cell) is list:
+            raise InvalidStateError(f"{self!r} belongs to a pool, which alone sets its result")
+        if type(self._cell) is _Final or not self._first_to_set():
+            raise InvalidStateError(f"{self!r} has a result already")
+        claim(self)
+
+    def _first_to_set(self) -> bool:
+        """Whether this call is the one that ends a future which no pool runs. True once."""
+        token = object()
+        return self.__dict__.setdefault("_setter", token) is token  # A1: the arbiter
+
+    # --- what concurrent.futures.wait and as_completed use ---------------------------------------
+
+    def _get_view(self) -> _View:
+        view: _View | None = self.__dict__.get("_view")
+        if view is None:
+            view = self.__dict__.setdefault("_view", _View(self))  # A1: one view for all
+        if not view.registered:
+            # Not only whoever made the view registers it: that thread may have been interrupted in
+            # between. Telling a view twice is harmless.
+            self._register(view)
+            view.registered = True
+        return view
+
+    @property
+    def _condition(self) -> Any:
+        return self._get_view().condition
+
+    @property
+    def _waiters(self) -> Any:
+        return self._get_view().waiters
+
+    @property
+    def _state(self) -> str:
+        cell = self._cell
+        if type(cell) is list:
+            return "PENDING" if _unclaimed(cell) else "RUNNING"
+        view = self.__dict__.get("_view")
+        if view is not None and not view.told:
+            return "RUNNING"  # final, but whoever holds the condition must not see that yet
+        return "CANCELLED_AND_NOTIFIED" if cell is CANCELLED else "FINISHED"
+
+    # --- showing it --------------------------------------------------------------------------
+
+    def _describe(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        cell = self._cell
+        if type(cell) is list:
+            state = "pending" if _unclaimed(cell) else "running"
+        elif cell is FINISHED:
+            state = f"finished returned {type(self._value).__name__}"
+        elif cell is FAILED:
+            state = f"finished raised {type(self._value.exception).__name__}"
+        else:
+            state = "cancelled"
+        what = self._describe()
+        return f"<{type(self).__name__} at {id(self):#x} {what + ' ' if what else ''}state={state}>"
+
+
+def describe(what: object) -> str:
+    """A short name for a function; a text stands for itself."""
+    if isinstance(what, str):
+        return what
+    name = getattr(what, "__qualname__", None)
+    if not isinstance(name, str):
+        return repr(what)
+    module = getattr(what, "__module__", None)
+    return f"{module}.{name}" if isinstance(module, str) else name
+
+
+# --- the protocol: module-level functions, because they are on every task's path ------------------
+
+
+def is_final(future: Future[Any]) -> bool:
+    """`future.done()` without a method call."""
+    return type(future._cell) is _Final
+
+
+def _unclaimed(cell: list[Any]) -> bool:
+    try:
+        return type(cell[0]) is tuple
+    except IndexError:
+        return False
+
+
+def claim(future: Future[Any]) -> tuple[Any, ...] | None:
+    """The work of `future`, to the first who asks; None to everyone else."""
+    cell = future._cell
+    if type(cell) is not list:
+        return None
+    try:
+        first = cell.pop(0)
+    except IndexError:
+        return None  # claimed, and nobody has registered
+    if type(first) is tuple:
+        return first
+    # Claimed before, and this is a registrant: back with it. From here it is like any registrant
+    # that arrives late, and gets the same second look (R2).
+    cell.insert(0, first)
+    if type(future._cell) is not list:
+        _settle(future, cell)
+    return None
+
+
+def finish(future: Future[Any], result: Any) -> None:
+    """End a claimed future with a result. Called once, by whoever claimed it."""
+    cell = future._cell
+    future._value = result
+    future._cell = FINISHED  # C1
+    # C2: `reverse` takes the list's mutex. It orders C1 before the second look (R2) of whoever
+    # appends after it, and makes `pop` in `_settle` take the oldest registrant first.
+    cell.reverse()  # type: ignore[union-attr]
+    if cell:
+        _settle(future, cell)  # type: ignore[arg-type]
+
+
+def fail(future: Future[Any], error: BaseException, source: object) -> None:
+    """End a claimed future with an exception that `source` (a function, say) raised.
+
+    Called once, by whoever claimed it.
+    """
+    conclude(future, FAILED, Failure(error, source))
+
+
+def conclude(future: Future[Any], state: _Final, value: Any) -> None:
+    """End a claimed future in any final state."""
+    cell = future._cell
+    future._value = value
+    future._cell = state  # C1 and C2 as in `finish`
+    cell.reverse()  # type: ignore[union-attr]
+    if cell:
+        _settle(future, cell)  # type: ignore[arg-type]
+
+
+def _settle(future: Future[Any], cell: list[Any]) -> None:
+    """Call the registrants of a final future. Several threads may do so at once."""
+    while cell:
+        try:
+            registrant = cell.pop()  # the arbiter: each registrant is called by one thread
+        except IndexError:
+            return
+        try:
+            registrant(future)
+        except BaseException:  # SystemExit too: a callback has no say over the thread it runs on
+            LOGGER.exception("exception calling callback for %r", future)
+
+
+def wait(future: Future[Any], timeout: float | None) -> bool:
+    """Wait on a thread that is no worker; return whether the future is final."""
+    if timeout is None or timeout > 0:
+        for _ in range(LOOKS_BEFORE_PARKING):
+            if type(future._cell) is _Final:
+                return True
+            yield_cpu()
+    elif type(future._cell) is list:
+        return False
+    if future._pool is not None:
+        future._pool.check_survived_fork()
+    waiter = Waiter()
+    future._register(waiter)
+    try:
+        return waiter.park(timeout) or type(future._cell) is _Final
+    finally:
+        future._unregister(waiter)

@@ -1,0 +1,118 @@
+"""`Parking`: who is searching, who is parked, how many may run, and whom to unpark.
+
+The protocol and the proof that no wake-up is lost: `docs/protocols/parking.md`.
+
+A *seat* is the right to be runnable; a pool has `max_workers` of them. A worker that runs a task or
+searches for one holds a seat; one that parks, or blocks in a wait, gives it up, and whoever unparks
+or starts a worker takes a free seat for it first. A worker that returns from a wait takes a seat if
+one is free, else it goes on at once and leaves a *debt*: the next worker that ends a step pays it by
+parking without freeing its seat. At any moment
+
+    runnable workers = max_workers - free seats + debts.
+
+Guarantees:
+
+- A worker that gives up its seat does so before its last look at the queues, and whoever queues a
+  task does so before its look at the seats: one of the two sees the other.
+- At most one worker at a time is woken for searching (the throttle); it wakes the next one when it
+  finds work. A wake-up costs as much as fifty tasks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from fairpool._sync import Lock
+
+__all__ = ["Parker", "Parking"]
+
+
+class Parker:
+    """Where one worker parks. One token: `unpark` before `park` makes that `park` return at once."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def park(self, timeout: float = -1) -> bool:
+        """Park until unparked (True), or until `timeout` seconds have passed (False)."""
+        return self._lock.acquire(timeout=timeout)
+
+    def unpark(self) -> None:
+        """Called once per parked worker, by whoever took it out of `Parking.parked`."""
+        self._lock.release()
+
+
+class Parking:
+    """The seats of one pool, and its workers that are not running a task."""
+
+    __slots__ = ("_start", "debts", "parked", "searching", "seats")
+
+    def __init__(self, seats: int, start: Callable[[], None]) -> None:
+        # `start` starts the thread of one more worker, which takes over the seat that `notify` took
+        # and is among `searching` before it runs. It gives the seat back where it starts none.
+        self._start = start
+        self.seats: deque[None] = deque([None]) * seats
+        self.debts: deque[None] = deque()
+        self.parked: list[Any] = []
+        self.searching: set[Any] = set()
+
+    def notify(self) -> None:
+        """Get one more worker to look for work, unless one is looking, or no seat is free.
+
+        To be called after a task was queued, by any thread. Raises only if no worker could be
+        started where one was needed.
+        """
+        # Both plain reads are ordered by the queue's mutex, which the caller held in `append` and
+        # each worker takes in `holds_work` after it left `searching` or freed a seat.
+        if self.searching or not self.seats:
+            return
+        try:
+            self.seats.pop()
+        except IndexError:
+            return
+        try:
+            worker = self.parked.pop()  # the one that parked last: its cache is warm
+        except IndexError:
+            self._start()
+            return
+        try:
+            self.searching.add(worker)
+        finally:
+            worker.parker.unpark()
+
+    def give_up_seat(self) -> None:
+        """The calling worker is about to stop being runnable."""
+        try:
+            self.debts.pop()
+        except IndexError:
+            self.seats.append(None)
+
+    def return_to_seat(self) -> None:
+        """A worker that gave up its seat in a wait is runnable again. From any thread."""
+        try:
+            self.seats.pop()
+        except IndexError:
+            self.debts.append(None)
+
+    def pay_debt(self) -> bool:
+        """Whether the calling worker, which has just ended a step, is one too many and must park."""
+        try:
+            self.debts.pop()
+        except IndexError:
+            return False
+        return True
+
+    def unpark_all(self) -> None:
+        """Unpark every parked worker, to let it find out that the pool was closed."""
+        while True:
+            try:
+                worker = self.parked.pop()
+            except IndexError:
+                return
+            self.return_to_seat()
+            worker.parker.unpark()

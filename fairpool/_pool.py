@@ -1,0 +1,217 @@
+"""`FairPool`: the public face, a `concurrent.futures.Executor`."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future as _StdFuture
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from typing import Any, TextIO, TypeVar
+from weakref import finalize
+
+from fairpool._dump import dump
+from fairpool._future import Future
+from fairpool._scheduler import Scheduler
+from fairpool._sync import cpu_count, here, monotonic
+from fairpool._task import make_task
+
+__all__ = ["FairPool"]
+
+T = TypeVar("T")
+
+_pool_numbers = count()
+
+# After this long without work a worker's thread ends. ThreadPoolExecutor's never do; ten seconds is
+# what tokio's blocking pool and trio's thread cache use, and far above the cost of a new thread.
+IDLE_TIMEOUT = 10.0
+
+# More threads than any system starts; a number above it is a mistake (a size in bytes, say).
+MAX_WORKERS_LIMIT = 100_000
+
+
+class FairPool(ThreadPoolExecutor):
+    """An executor for free-threaded Python: work stealing, and no deadlock from waiting.
+
+    It can stand wherever a `concurrent.futures.ThreadPoolExecutor` stands, and is an instance of it
+    (for `asyncio.loop.set_default_executor`, which insists), but shares no code with it.
+
+    `max_workers`: how many tasks may run at once; default `os.process_cpu_count()`. Threads are
+    started as they are needed. While tasks wait (in `result()`, in `concurrent.futures.wait`, in
+    `fairpool.blocking()`), other workers take their places, so there may be more threads than that.
+    `thread_name_prefix`: of the workers' thread names. `initializer(*initargs)`: called once in each
+    new worker; if it raises, the pool is broken and every future gets `BrokenFairPool`.
+    `max_pending`: bounds the tasks that wait to be started; `submit` then waits for room.
+    `idle_timeout`: seconds without work after which a worker's thread ends.
+
+    All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_pending: int | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
+    ) -> None:
+        # ThreadPoolExecutor.__init__ is not called: nothing of it is used.
+        if max_workers is None:
+            max_workers = cpu_count()
+        _check_count("max_workers", max_workers, MAX_WORKERS_LIMIT)
+        if max_pending is not None:
+            _check_count("max_pending", max_pending, sys.maxsize)
+        if not isinstance(thread_name_prefix, str):
+            raise TypeError(f"thread_name_prefix must be a str, not {thread_name_prefix!r}")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if not isinstance(idle_timeout, (int, float)) or isinstance(idle_timeout, bool):
+            raise TypeError(f"idle_timeout must be a number of seconds, not {idle_timeout!r}")
+        if not 0 <= idle_timeout <= 1e6:
+            raise ValueError(f"idle_timeout must be from 0 to 1e6 seconds, not {idle_timeout!r}")
+        self._scheduler = Scheduler(
+            max_workers,
+            thread_name_prefix or f"FairPool-{next(_pool_numbers)}",
+            initializer,
+            tuple(initargs),
+            max_pending,
+            float(idle_timeout),
+        )
+        # A pool that is dropped without a shutdown runs what it has accepted, and then ends.
+        self._close = finalize(
+            self,
+            self._scheduler.close,
+            RuntimeError("cannot schedule new futures after shutdown"),
+        )
+        self._close.atexit = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have `fn(*args, **kwargs)` called by a worker; return its Future.
+
+        It is called in a copy of the current `contextvars` context. Raises `TypeError` if `fn` is
+        not callable, `RuntimeError` after `shutdown` or where no worker could be started, and
+        `BrokenFairPool` after a failed initializer or in a forked child; the call then does not
+        happen. With `max_pending`, waits for room.
+        """
+        if not callable(fn):
+            raise TypeError(f"submit() takes a callable first, not {fn!r}")
+        scheduler = self._scheduler
+        if scheduler.refusals:
+            raise scheduler.refusal()
+        backlog = scheduler.backlog
+        if backlog is not None:
+            backlog.enter(scheduler)
+        task = make_task(scheduler, backlog, fn, args, kwargs)
+        scheduler.put(task)
+        return task
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Like the built-in `map`, with the calls made by the workers; results in input order.
+
+        The input is read at once, or with `buffersize` only as far ahead of the consumer as that
+        many calls. `timeout`: seconds from this call until `TimeoutError`. `chunksize`: how many
+        calls make one task. An exception is raised where its result would have come; closing the
+        iterator cancels what was not started.
+        """
+        if not callable(fn):
+            raise TypeError(f"map() takes a callable first, not {fn!r}")
+        if not isinstance(chunksize, int):
+            raise TypeError(f"chunksize must be an integer, not {chunksize!r}")
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be at least 1, not {chunksize!r}")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else monotonic() + timeout
+        calls = zip(*iterables)  # noqa: B905: as the built-in map, to the shortest
+        submit = self.submit
+        tasks: Iterator[Future[Any]]
+        if chunksize == 1:
+            tasks = (submit(fn, *args) for args in calls)
+        else:
+            chunks = iter(lambda: tuple(islice(calls, chunksize)), ())
+            tasks = (submit(_call_each, fn, chunk) for chunk in chunks)
+        ahead = None if buffersize is None else -(-buffersize // chunksize)
+        pending = deque(islice(tasks, ahead))
+        results = _results(pending, tasks if ahead is not None else iter(()), deadline)
+        if chunksize == 1:
+            return results
+        return (result for chunk in results for result in chunk)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work; run what was accepted; with `wait`, return when all of it is done.
+
+        With `cancel_futures`, what was not started is cancelled. May be called again. With `wait`
+        it raises `RuntimeError` in one of the pool's own workers, which it would wait for.
+        """
+        scheduler = self._scheduler
+        worker = here.worker
+        if wait and worker is not None and worker.scheduler is scheduler:
+            raise RuntimeError(
+                "shutdown(wait=True) in one of the pool's own workers would wait for itself; "
+                "use shutdown(wait=False) here"
+            )
+        self._close()
+        if cancel_futures:
+            scheduler.drain(lambda task: task.cancel())
+        if wait:
+            scheduler.join()
+
+    def dump(self, file: TextIO | None = None) -> None:
+        """Print what each worker does, the backlog, and which futures wait for one another.
+
+        To `sys.stderr` by default. Takes no lock, so it works on a pool that hangs. Each line is
+        true of a moment; together they may be of slightly different moments.
+        """
+        dump(self._scheduler, sys.stderr if file is None else file)
+
+    def __repr__(self) -> str:
+        return f"<FairPool {self._scheduler}>"
+
+
+def _check_count(name: str, value: object, limit: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be greater than 0, not {value!r}")
+    if value > limit:
+        raise ValueError(f"{name} must be at most {limit}, not {value!r}")
+
+
+def _call_each(fn: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:
+    return [fn(*args) for args in calls]
+
+
+def _results(
+    pending: deque[Future[Any]], more: Iterator[Future[Any]], deadline: float | None
+) -> Iterator[Any]:
+    try:
+        while pending:
+            timeout = None if deadline is None else deadline - monotonic()
+            yield _result_of_oldest(pending, timeout)
+            pending.extend(islice(more, 1))
+    finally:
+        for task in pending:
+            task.cancel()
+
+
+def _result_of_oldest(pending: deque[_StdFuture[Any]], timeout: float | None) -> Any:
+    # Of its own, and with the future in no variable when it returns: what was yielded is the
+    # consumer's alone.
+    try:
+        return pending[0].result(timeout)
+    finally:
+        pending.popleft().cancel()

@@ -1,0 +1,39 @@
+"""`RunQueue`: runnable tasks, first in, first out, for any number of putters and takers.
+
+Each worker has one (its *run queue*), and each pool one more for submissions from outside (the
+*injector*). Owner and thieves alike take the oldest task, so that a task's wait is bounded by what
+was queued before it.
+
+A deque does all of it: `append` and `popleft` are atomic (A1 in `_sync`). It is never iterated,
+indexed or copied, which would not be. `if queue:` is a plain read that may miss what another thread
+has just appended; where that would lose a wake-up, `holds_work` is asked instead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+__all__ = ["RunQueue"]
+
+
+class RunQueue(deque[Any]):
+    """A FIFO of tasks. `append` puts one; `take` takes the oldest."""
+
+    __slots__ = ()
+
+    def take(self) -> Any:
+        """The oldest task, or None if there is none."""
+        try:
+            return self.popleft()
+        except IndexError:
+            return None
+
+    def holds_work(self) -> bool:
+        """Whether there is a task, ordered against every `append`: see docs/protocols/parking.md.
+
+        `rotate(0)` changes nothing but takes the deque's mutex (A2): what was appended before it is
+        seen here, and whoever appends after it sees all that this thread wrote before.
+        """
+        self.rotate(0)
+        return bool(self)

@@ -1,0 +1,304 @@
+"""`Scheduler`: what the workers of one pool share.
+
+It is not the pool itself, so that a pool which its users have dropped can be collected, and closed,
+while its workers are still there: workers and tasks refer to the scheduler, the pool refers to it
+too, and nothing refers to the pool.
+
+Closing is described, with its proof, in `docs/protocols/shutdown.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any
+from weakref import ref
+
+from fairpool._errors import BrokenFairPool
+from fairpool._future import LOGGER
+from fairpool._park import Parking
+from fairpool._runqueue import RunQueue
+from fairpool._sync import at_exit, here, in_child_after_fork
+from fairpool._task import Task
+from fairpool._worker import Worker, blocking
+
+__all__ = ["Backlog", "Scheduler", "live"]
+
+# How many workers a pool may have beyond `max_workers`, to stand in for those that wait. A thread
+# costs about 100 KiB of memory that is really used; a thousand of them is the size of a large
+# ThreadPoolExecutor, and with inline runs enough for some ten thousand nested waits.
+SPARE_WORKERS_MAX = 1000
+
+
+class Backlog:
+    """Bounds the tasks of a pool that have not been started.
+
+    A `SimpleQueue` of permits: its `put` and `get` may be entered again on the same thread in the
+    middle of themselves (its documentation says so of `put`; `get` holds nothing while it waits).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._fresh = count()  # permits are made as they are needed, not all at the start
+        self._limit = limit
+        self._permits: SimpleQueue[bool] = SimpleQueue()
+
+    def enter(self, scheduler: Scheduler) -> None:
+        """Take a permit; wait for one if there is none."""
+        if next(self._fresh) < self._limit:  # A4
+            return
+        try:
+            permit = self._permits.get_nowait()
+        except Empty:
+            permit = self._make_room(scheduler)
+        if not permit:
+            self._permits.put(False)  # closed: pass it on to whoever waits, too
+            raise scheduler.refusal()
+
+    def _make_room(self, scheduler: Scheduler) -> bool:
+        worker = here.worker
+        if worker is not None and worker.scheduler is scheduler:
+            # A worker makes room by running what is queued.
+            while worker.may_run_inline() and (task := worker.look()) is not None:
+                worker.run_inline(task)
+                try:
+                    return self._permits.get_nowait()
+                except Empty:
+                    continue
+        with blocking():
+            return self._permits.get()
+
+    def leave(self) -> None:
+        """Give the permit of a task back: it was claimed."""
+        self._permits.put(True)
+
+    def close(self) -> None:
+        self._permits.put(False)
+
+
+class Scheduler:
+    """The queues, the workers and the state of one pool."""
+
+    __slots__ = (
+        "__weakref__",
+        "_cap",
+        "_initargs",
+        "_initializer",
+        "_numbers",
+        "_prefix",
+        "backlog",
+        "idle_timeout",
+        "injector",
+        "max_workers",
+        "parking",
+        "refusals",
+        "roster",
+        "workers",
+    )
+
+    def __init__(
+        self,
+        max_workers: int,
+        prefix: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_pending: int | None,
+        idle_timeout: float,
+    ) -> None:
+        self.max_workers = max_workers
+        self.idle_timeout = idle_timeout
+        self.backlog = None if max_pending is None else Backlog(max_pending)
+        self._cap = max_workers + SPARE_WORKERS_MAX
+        self._initializer = initializer
+        self._initargs = initargs
+        self._prefix = prefix
+        self._reset()
+        _live.add(ref(self, _live.discard))
+
+    def _reset(self) -> None:
+        self._numbers = count()
+        self.refusals: list[Exception] = []  # empty while the pool is open
+        self.injector = RunQueue()
+        self.workers: list[Worker] = []
+        self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
+        self.parking = Parking(self.max_workers, self._start_worker)
+
+    # --- work --------------------------------------------------------------------------------
+
+    def put(self, task: Task[Any]) -> None:
+        """Queue a task; raise if it will not be run."""
+        worker = here.worker
+        if worker is not None and worker.scheduler is self:
+            worker.queue.append(task)  # S1
+        else:
+            self.injector.append(task)  # S1
+        if self.refusals and task.cancel():  # S2: closed since the caller looked
+            raise self.refusal()
+        parking = self.parking
+        if parking.seats and not parking.searching:  # S3
+            try:
+                parking.notify()
+            except Exception:
+                # No thread could be started. Any worker will run the task; if there is none, it must
+                # not run later, behind the back of a caller that was told it failed.
+                if not self.workers.copy() and task.cancel():
+                    raise
+
+    def has_work(self) -> bool:
+        """Whether any queue holds a task: ordered against every `append`."""
+        if self.injector.holds_work():
+            return True
+        # `copy` takes the list's mutex: a worker that is listed later started to queue tasks
+        # after that, and sees what this thread did before it asked.
+        return any(worker.queue.holds_work() for worker in self.workers.copy())
+
+    def notify_if_work(self) -> None:
+        """What a worker does after it stopped searching or gave up its seat."""
+        if self.has_work():
+            try:
+                self.parking.notify()
+            except Exception:
+                LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+
+    # --- workers -----------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        """Start one more worker, which takes over the caller's seat."""
+        parking = self.parking
+        if len(self.workers) >= self._cap:
+            parking.seats.append(None)
+            LOGGER.warning("%s has %d workers, all waiting; no more are started", self._prefix, self._cap)
+            return
+        worker = None
+        try:
+            worker = Worker(self, f"{self._prefix}_{next(self._numbers)}")
+            self.workers.append(worker)
+            self.roster.append(worker)
+            parking.searching.add(worker)
+            worker.thread.start()
+        except BaseException:
+            # A KeyboardInterrupt may come after the thread has started: then it has the seat.
+            if worker is None or worker.thread.ident is None:
+                if worker in self.workers:
+                    self.workers.remove(worker)
+                    worker.ended.unpark()
+                parking.searching.discard(worker)
+                parking.seats.append(None)
+            raise
+        for other in self.roster.copy():
+            if other.thread.ident is not None and not other.thread.is_alive():
+                self._strike(other)
+
+    def _strike(self, worker: Worker) -> None:
+        try:
+            self.roster.remove(worker)
+        except ValueError:  # somebody else did
+            pass
+
+    def initialize(self) -> bool:
+        """Run the initializer on the calling worker's thread; False if the pool is broken now."""
+        if self._initializer is None:
+            return True
+        try:
+            self._initializer(*self._initargs)
+        except BaseException:
+            LOGGER.critical("Exception in initializer:", exc_info=True)
+            message = "A thread initializer failed, the thread pool is not usable anymore"
+            self.close(BrokenFairPool(message))
+            self.drain(lambda task: task.abandon(BrokenFairPool(message)))
+            return False
+        return True
+
+    def __str__(self) -> str:
+        state = "open" if not self.refusals else "closed"
+        queued = len(self.injector) + sum(len(worker.queue) for worker in self.workers.copy())
+        return (
+            f"{self._prefix}: {state}, {len(self.workers)} workers (max_workers={self.max_workers}), "
+            f"{queued} tasks queued"
+        )
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def refusal(self) -> Exception:
+        """The exception for a call that comes too late."""
+        error = self.refusals[0]
+        return type(error)(*error.args)
+
+    def is_open(self) -> bool:
+        """A plain read: for the quick look at the start of a call."""
+        return not self.refusals
+
+    def is_closed(self) -> bool:
+        """Whether the pool was closed, ordered against `close` (A2)."""
+        return bool(self.refusals.copy())
+
+    def close(self, reason: Exception) -> None:
+        """Take no more tasks; workers end when the queues are empty. May be called repeatedly."""
+        self.refusals.append(reason)
+        if self.backlog is not None:
+            self.backlog.close()
+        self.parking.unpark_all()
+
+    def drain(self, end: Callable[[Task[Any]], object]) -> None:
+        """Take every queued task and end it."""
+        for queue in [self.injector, *(worker.queue for worker in self.workers.copy())]:
+            while (task := queue.take()) is not None:
+                end(task)
+
+    def join(self) -> None:
+        """Wait until all workers have ended. The pool must be closed."""
+        while True:
+            if self.has_work() and not self.workers.copy():
+                # Accepted by a `put` that has not come to its `notify`: its task is run before
+                # this returns.
+                self.notify_if_work()
+            roster = self.roster.copy()
+            if not roster:
+                return
+            for worker in roster:
+                worker.ended.park()
+                worker.ended.unpark()  # for whoever joins besides
+                if worker.thread.ident is not None:  # None: it could not be started
+                    worker.thread.join()
+                self._strike(worker)
+
+    def check_survived_fork(self) -> None:
+        """Raise `BrokenFairPool` in a process to which the pool came through `os.fork`."""
+        if self.refusals and isinstance(self.refusals[0], BrokenFairPool):
+            raise self.refusal()
+
+    def after_fork(self) -> None:
+        self._reset()
+        self.refusals.append(
+            BrokenFairPool(
+                f"the pool {self._prefix} did not survive os.fork(): its threads are in the parent "
+                "process; make a new FairPool in the child"
+            )
+        )
+
+
+# Weak references to all schedulers. A plain set of them, because one call adds, one discards and
+# one copies (A1); a WeakSet does each in several steps.
+_live: set[ref[Scheduler]] = set()
+
+
+def live() -> list[Scheduler]:
+    """All schedulers that exist, at one moment."""
+    return [scheduler for entry in _live.copy() if (scheduler := entry()) is not None]
+
+
+def _close_all_at_exit() -> None:
+    error = RuntimeError("cannot schedule new futures after interpreter shutdown")
+    for scheduler in live():
+        if scheduler.is_open():
+            scheduler.close(error)
+
+
+def _after_fork() -> None:
+    here.worker = None
+    for scheduler in live():
+        scheduler.after_fork()
+
+
+at_exit(_close_all_at_exit)
+in_child_after_fork(_after_fork)

@@ -1,0 +1,121 @@
+"""The only door to `threading`, `_thread` and the clock, and what the package takes for atomic.
+
+Every other module gets its locks, threads, thread-locals and time from here, so that one place can
+be read to know what the package asks of the interpreter, and one seam can be replaced under test.
+
+This code assumes, of CPython (checked in the sources of 3.13, true with and without the GIL):
+
+- A1. One call of `append`, `pop`, `popleft`, `remove`, `clear` or `rotate` on a `deque`, of
+  `append`, `insert`, `pop`, `remove`, `reverse`, `clear` or `copy` on a `list`, of `add`,
+  `discard` or `copy` on a `set`, and of `setdefault`, `pop` or item assignment on a `dict` is
+  atomic. On a free-threaded build each of them takes the object's own mutex (a "critical
+  section" in CPython's words); with the GIL each is one uninterrupted C call. Elements are only
+  compared by identity before a foreign `__eq__` could run, because what the package keeps in these
+  containers are its own objects, which compare by identity.
+- A2. What a thread wrote before such a call is seen by a thread that makes a later such call *on
+  the same object*: the mutex is released by the first and acquired by the second. This is the only
+  ordering between threads that the package relies on, besides lock release → acquire. A plain
+  attribute read orders nothing by itself; where one is used, a comment names the call that it is
+  ordered by.
+- A3. Reading one attribute, or the truth value of a container, while another thread writes it
+  gives the old or the new value, never a torn one.
+- A4. `next(itertools.count())` never gives a number twice.
+- A5. `Lock.acquire(False)` succeeds in at most one thread per release. `Lock.release` may be called
+  from any thread.
+- A6. None of the calls in A1, and neither `Lock.acquire(False)` nor `Lock.release`, runs Python code
+  while it holds its mutex. Between two of them, anything may run on the same thread: a signal
+  handler, or a `__del__` that the collector calls. So no protocol of the package holds a lock from
+  one call to the next: each step is one atomic call, and the state between two steps is a state that
+  any thread, this one included, may meet.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from _thread import allocate_lock as Lock
+from _thread import get_ident
+from collections.abc import Callable
+from functools import partial
+from threading import Condition, Thread
+
+__all__ = [
+    "FREE_THREADED",
+    "Condition",
+    "Lock",
+    "Thread",
+    "at_exit",
+    "cpu_count",
+    "get_ident",
+    "here",
+    "in_child_after_fork",
+    "monotonic",
+    "stack_is_deep",
+    "yield_cpu",
+]
+
+monotonic = time.monotonic
+
+# Spinning for work pays only where another thread can run meanwhile.
+FREE_THREADED: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+# What a thread does between two looks: lets another thread on the same processor go first, the one
+# that it looks out for, perhaps.
+yield_cpu: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0))
+
+
+class _Here(threading.local):
+    """What this thread is to the package: `worker` is None on a thread that no pool owns."""
+
+    worker = None
+
+
+here = _Here()
+
+
+def cpu_count() -> int:
+    """Processors that this process may use: what `os.process_cpu_count` (3.13) gives."""
+    count = getattr(os, "process_cpu_count", None)
+    if count is not None:
+        return count() or 1
+    try:
+        return len(os.sched_getaffinity(0)) or 1
+    except AttributeError:  # no affinity on this system (macOS, Windows)
+        return os.cpu_count() or 1
+
+
+def stack_is_deep() -> bool:
+    """Whether a quarter of the recursion limit is used up on this thread.
+
+    Below that, a task that is run inline still has three quarters of the stack it would have had on
+    a worker of its own.
+    """
+    try:
+        sys._getframe(sys.getrecursionlimit() >> 2)
+    except ValueError:  # the stack is not that deep
+        return False
+    return True
+
+
+def at_exit(function: Callable[[], None]) -> None:
+    """Call `function` when the main thread has ended, before the other threads are joined.
+
+    `threading._register_atexit` is what `concurrent.futures.thread` uses, and has no public
+    name. The public `atexit` runs after all non-daemon threads were joined, too late for a pool
+    whose searching workers have to be told to stop; it is the fallback.
+    """
+    register = getattr(threading, "_register_atexit", None)
+    if register is None:
+        atexit.register(function)
+    else:
+        register(function)
+
+
+def in_child_after_fork(function: Callable[[], None]) -> None:
+    """Call `function` in each child process right after `os.fork`, where the system has fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
