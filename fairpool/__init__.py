@@ -17,6 +17,7 @@ The house (private modules; imports only point down the ranks):
     5  _scheduler  what the workers of one pool share
     6  _dump       a pool's state in text
     7  _pool       the public face
+    8  __init__    re-exports
 """
 
 from __future__ import annotations

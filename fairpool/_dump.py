@@ -29,8 +29,9 @@ def dump(scheduler: Any, file: TextIO) -> None:
     edges = [(task, *edge) for task, edge in waits()]
     if edges:
         lines.append("  waits:")
-        for task, awaited, fn in edges:
-            lines.append(f"    {describe(fn)} {_short(task)} waits for {_short(awaited)}")
+        for task, futures, fn in edges:
+            awaited = ", ".join(_short(future) for future in futures)
+            lines.append(f"    {describe(fn)} {_short(task)} waits for {awaited}")
     print("\n".join(lines), file=file, flush=True)
 
 
@@ -44,7 +45,11 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
         return "in the initializer" if fn is None else "between tasks"
     running = f"{describe(fn)} {_short(task)}"
     if reason is None:
-        return f"runs {running}" if not is_final(task) else "between tasks"
+        return (
+            f"runs {running}"
+            if not is_final(task)
+            else f"has ended {running}: its callbacks, perhaps"
+        )
     what = _short(reason) if isinstance(reason, Future) else reason
     return f"blocked in {running}, waiting for {what}"
 

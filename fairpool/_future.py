@@ -12,8 +12,8 @@ The whole state is one attribute, `_cell`:
 
 Guarantees:
 
-- Of all that try to claim a future (a worker, a waiter that would run it inline, `cancel`), one gets
-  the work: `list.pop(0)` is the arbiter.
+- Of all that try to claim a future (a worker, a waiter that would run it inline, `cancel`), one
+  gets the work: `list.pop(0)` is the arbiter.
 - Every registrant is called exactly once, after the future is final: `list.pop` is the arbiter. In
   registration order, but for registrants that arrive at the very moment of completion.
 - No step needs a lock, so every method may be called from any thread, from inside a callback, from
@@ -27,10 +27,11 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as _StdFuture
 from concurrent.futures import TimeoutError as _TimeoutError
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fairpool._sync import FREE_THREADED, Condition, Lock, here, yield_cpu
+from fairpool._sync import FREE_THREADED, Condition, Lock, RLock, here, yield_cpu
 
 __all__ = [
     "CANCELLED",
@@ -47,6 +48,8 @@ __all__ = [
     "fail",
     "finish",
     "is_final",
+    "put_back",
+    "settle",
     "wait",
 ]
 
@@ -97,7 +100,7 @@ class Failure:
         self.traceback: TracebackType | None = exception.__traceback__
 
     def __del__(self) -> None:
-        if not self.retrieved:
+        if not getattr(self, "retrieved", True):  # unset: __init__ was interrupted
             error = self.exception
             LOGGER.error(
                 "exception of %s was never retrieved",
@@ -126,6 +129,22 @@ class Waiter:
         return self._lock.acquire(timeout=min(max(timeout, 0.0), 31536000.0))
 
 
+class _Callback:
+    """A registrant that calls a user's function; what it raises is logged.
+
+    An object of our own, because registrants are compared when one is taken out again, and a
+    function of the user's may have an `__eq__` (A1).
+    """
+
+    __slots__ = ("_fn",)
+
+    def __init__(self, fn: Callable[[Any], object]) -> None:
+        self._fn = fn
+
+    def __call__(self, future: Future[Any]) -> None:
+        self._fn(future)
+
+
 class _View:
     """What `concurrent.futures.wait` and `as_completed` look at: `_condition` and `_waiters`.
 
@@ -137,12 +156,19 @@ class _View:
     __slots__ = ("condition", "registered", "told", "waiters")
 
     def __init__(self, future: Future[Any]) -> None:
-        self.condition = Condition()
+        self.condition = Condition(_ViewLock())  # type: ignore[arg-type]
         self.waiters = _Waiters(future)
         self.registered = False
         self.told = False
 
     def __call__(self, future: Future[Any]) -> None:
+        if future._cell is CANCELLED and future._pool is None and not future._is_notified():
+            return  # who works the future by hand is still to notify: as in the standard library
+        lock: Any = self.condition._lock  # type: ignore[attr-defined]
+        if lock._is_owned():
+            # A signal handler cancels the future, in the midst of a `wait` on the same thread.
+            lock.on_release = partial(self, future)
+            return
         with self.condition:
             if self.told:
                 return
@@ -150,6 +176,32 @@ class _View:
             self.condition.notify_all()
             for waiter in self.waiters:
                 _tell(waiter, future)
+            self.waiters.future = None  # no cycle is left behind
+
+
+class _ViewLock:
+    """An RLock that makes one call when it has been released for good."""
+
+    __slots__ = ("_is_owned", "_lock", "acquire", "on_release")
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self.acquire = self._lock.acquire
+        self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
+        self.on_release: Callable[[], object] | None = None
+
+    def release(self) -> None:
+        self._lock.release()
+        call = self.on_release
+        if call is not None and not self._is_owned():
+            self.on_release = None
+            call()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
 
 
 def _tell(waiter: Any, future: Future[Any]) -> None:
@@ -165,15 +217,15 @@ def _tell(waiter: Any, future: Future[Any]) -> None:
 class _Waiters(list[Any]):
     """`Future._waiters`. A worker that installs a waiter is about to wait: it must not starve."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("future",)
 
     def __init__(self, future: Future[Any]) -> None:
-        self._future = future
+        self.future: Future[Any] | None = future
 
     def append(self, waiter: Any) -> None:
         worker = here.worker
-        if worker is not None:
-            worker.adopt(waiter, self._future)
+        if worker is not None and self.future is not None:
+            worker.adopt(waiter, self.future)
         list.append(self, waiter)
 
 
@@ -254,30 +306,21 @@ class Future(_StdFuture[T]):
         if type(self._cell) is _Final:
             return
         worker = here.worker
-        if worker is not None:
-            final = worker.wait_for(self, timeout)
-        else:
-            final = wait(self, timeout)
-        if not final:
+        wait_for = wait if worker is None else worker.wait_for
+        if not wait_for(self, timeout):
             raise _TimeoutError()
 
     # --- being told --------------------------------------------------------------------------
 
-    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:  # type: ignore[override]
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Have `fn(future)` called once the future is final: at once if it is already.
 
-        Callbacks are called in the order of their registration, by the thread that ended the work. One
-        that raises, whatever it raises, is logged and harms nobody else.
+        Callbacks are called in the order of their registration, by the thread that ended the work.
+        One that raises, whatever it raises, is logged and harms nobody else.
         """
         if not callable(fn):
             raise TypeError(f"add_done_callback() takes a callable, not {fn!r}")
-        if type(self._cell) is _Final:
-            try:
-                fn(self)
-            except Exception:
-                LOGGER.exception("exception calling callback for %r", self)
-            return
-        self._register(fn)
+        self._register(_Callback(fn))
 
     def _register(self, registrant: Callable[[Any], object]) -> None:
         cell = self._cell
@@ -285,9 +328,9 @@ class Future(_StdFuture[T]):
             cell.append(registrant)  # R1
             if type(self._cell) is list:  # R2: see docs/protocols/future.md
                 return
-            _settle(self, cell)
+            settle(self, cell)
         else:
-            registrant(self)
+            settle(self, [registrant])
 
     def _unregister(self, registrant: Callable[[Any], object]) -> None:
         """Forget a registrant that has not been called yet, if it is still there."""
@@ -300,51 +343,65 @@ class Future(_StdFuture[T]):
 
     # --- ending it ---------------------------------------------------------------------------
 
+    # These are for futures that are worked by hand, and are made by calling the class. What pools
+    # make is a Task, which overrides `cancel`, and has its result set by its worker alone.
+
     def cancel(self) -> bool:
         """Cancel the work if it has not been started; return whether the future is cancelled."""
-        if claim(self) is None:
-            return self._cell is CANCELLED
-        if self._pool is None and not self._first_to_set():
-            return False  # somebody is just setting a result by hand
-        conclude(self, CANCELLED, None)
-        return True
+        if self._begin("cancelled") == "cancelled":
+            if claim(self) is not None:
+                conclude(self, CANCELLED, None)
+            return True
+        return False
 
     def set_running_or_notify_cancel(self) -> bool:
-        """For executors: claim the work. False if the future was cancelled, and so is not to be run."""
-        if claim(self) is not None:
+        """Claim the work by hand. False if the future was cancelled, and so is not to be run."""
+        self._refuse_task()
+        if self._begin(token := object()) is token:
+            claim(self)
             return True
-        if self._cell is CANCELLED:
+        if self._begin(None) == "cancelled" and not self._is_notified():
+            self.__dict__["_notified"] = True
+            view = self.__dict__.get("_view")
+            if view is not None:
+                view(self)
             return False
-        raise RuntimeError(f"cannot start {self!r}: it has been started before")
+        raise RuntimeError(f"future in unexpected state: {self!r} has been started before")
 
     def set_result(self, result: T) -> None:
-        """For executors: end the future with a result. Raises `InvalidStateError` if it is final."""
-        self._by_hand()
+        """End the future with a result, by hand. Raises `InvalidStateError` if it is final."""
+        self._end_by_hand()
         finish(self, result)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """For executors: end the future with an exception. `InvalidStateError` if it is final."""
+        """End the future with an exception, by hand. Raises `InvalidStateError` if it is final."""
         if exception is None:  # the standard library takes None for "no exception"
-            self._by_hand()
+            self._end_by_hand()
             finish(self, None)
             return
         if not isinstance(exception, BaseException):
             raise TypeError(f"set_exception() takes an exception, not {exception!r}")
-        self._by_hand()
-        fail(self, exception, "a future that was set by hand")  # not `self`: a cycle
+        self._end_by_hand()
+        fail(self, exception, "a future that was set by hand")  # not `self`: that were a cycle
 
-    def _by_hand(self) -> None:
+    def _begin(self, how: object) -> object:
+        """Start the future by hand, or cancel it: the first decides, and all see its `how`."""
+        return self.__dict__.setdefault("_begun", how)  # A1: the arbiter
+
+    def _end_by_hand(self) -> None:
         """Win the right to conclude this future, or raise."""
-        if self._pool is not None and type(self._cell) is list:
-            raise InvalidStateError(f"{self!r} belongs to a pool, which alone sets its result")
-        if type(self._cell) is _Final or not self._first_to_set():
-            raise InvalidStateError(f"{self!r} has a result already")
+        self._refuse_task()
+        first = self.__dict__.setdefault("_ended", token := object())  # A1: the arbiter
+        if first is not token or self._begin(token) == "cancelled":
+            raise InvalidStateError(f"{self._state}: {self!r}")
         claim(self)
 
-    def _first_to_set(self) -> bool:
-        """Whether this call is the one that ends a future which no pool runs. True once."""
-        token = object()
-        return self.__dict__.setdefault("_setter", token) is token  # A1: the arbiter
+    def _refuse_task(self) -> None:
+        if self._pool is not None:
+            raise InvalidStateError(f"{self!r} belongs to a pool, which alone sets its result")
+
+    def _is_notified(self) -> bool:
+        return "_notified" in self.__dict__
 
     # --- what concurrent.futures.wait and as_completed use ---------------------------------------
 
@@ -360,22 +417,35 @@ class Future(_StdFuture[T]):
         return view
 
     @property
-    def _condition(self) -> Any:
+    def _condition(self) -> Any:  # type: ignore[override]
         return self._get_view().condition
 
     @property
-    def _waiters(self) -> Any:
+    def _waiters(self) -> Any:  # type: ignore[override]
         return self._get_view().waiters
 
     @property
-    def _state(self) -> str:
+    def _state(self) -> str:  # type: ignore[override]
         cell = self._cell
         if type(cell) is list:
             return "PENDING" if _unclaimed(cell) else "RUNNING"
+        if cell is CANCELLED and self._pool is None and not self._is_notified():
+            return "CANCELLED"
         view = self.__dict__.get("_view")
         if view is not None and not view.told:
             return "RUNNING"  # final, but whoever holds the condition must not see that yet
         return "CANCELLED_AND_NOTIFIED" if cell is CANCELLED else "FINISHED"
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """(done, cancelled, result, exception), for `asyncio` from 3.14 on."""
+        cell = self._cell
+        if type(cell) is list:
+            return False, False, None, None
+        if cell is FINISHED:
+            return True, False, self._value, None
+        if cell is CANCELLED:
+            return True, True, None, None
+        return True, False, None, self._failure().exception
 
     # --- showing it --------------------------------------------------------------------------
 
@@ -402,7 +472,7 @@ def describe(what: object) -> str:
         return what
     name = getattr(what, "__qualname__", None)
     if not isinstance(name, str):
-        return repr(what)
+        return object.__repr__(what)  # not the user's `__repr__`, which may raise
     module = getattr(what, "__module__", None)
     return f"{module}.{name}" if isinstance(module, str) else name
 
@@ -433,12 +503,18 @@ def claim(future: Future[Any]) -> tuple[Any, ...] | None:
         return None  # claimed, and nobody has registered
     if type(first) is tuple:
         return first
-    # Claimed before, and this is a registrant: back with it. From here it is like any registrant
-    # that arrives late, and gets the same second look (R2).
-    cell.insert(0, first)
-    if type(future._cell) is not list:
-        _settle(future, cell)
+    put_back(future, cell, first)
     return None
+
+
+def put_back(future: Future[Any], cell: list[Any], registrant: Any) -> None:
+    """What a claim took was a registrant: the future had been claimed before.
+
+    From here it is like any registrant that arrives late, and gets the same second look (R2).
+    """
+    cell.insert(0, registrant)
+    if type(future._cell) is not list:
+        settle(future, cell)
 
 
 def finish(future: Future[Any], result: Any) -> None:
@@ -447,10 +523,10 @@ def finish(future: Future[Any], result: Any) -> None:
     future._value = result
     future._cell = FINISHED  # C1
     # C2: `reverse` takes the list's mutex. It orders C1 before the second look (R2) of whoever
-    # appends after it, and makes `pop` in `_settle` take the oldest registrant first.
+    # appends after it, and makes `pop` in `settle` take the oldest registrant first.
     cell.reverse()  # type: ignore[union-attr]
     if cell:
-        _settle(future, cell)  # type: ignore[arg-type]
+        settle(future, cell)  # type: ignore[arg-type]
 
 
 def fail(future: Future[Any], error: BaseException, source: object) -> None:
@@ -468,18 +544,24 @@ def conclude(future: Future[Any], state: _Final, value: Any) -> None:
     future._cell = state  # C1 and C2 as in `finish`
     cell.reverse()  # type: ignore[union-attr]
     if cell:
-        _settle(future, cell)  # type: ignore[arg-type]
+        settle(future, cell)  # type: ignore[arg-type]
 
 
-def _settle(future: Future[Any], cell: list[Any]) -> None:
-    """Call the registrants of a final future. Several threads may do so at once."""
+def settle(future: Future[Any], cell: list[Any]) -> None:
+    """Call the registrants of a final future, callbacks last. Several threads may do so at once."""
+    later = []
     while cell:
         try:
             registrant = cell.pop()  # the arbiter: each registrant is called by one thread
         except IndexError:
-            return
-        try:
+            break
+        if type(registrant) is _Callback:
+            later.append(registrant)  # a callback may take long, or need what a waiter does next
+        else:
             registrant(future)
+    for callback in later:
+        try:
+            callback(future)
         except BaseException:  # SystemExit too: a callback has no say over the thread it runs on
             LOGGER.exception("exception calling callback for %r", future)
 
@@ -494,7 +576,7 @@ def wait(future: Future[Any], timeout: float | None) -> bool:
     elif type(future._cell) is list:
         return False
     if future._pool is not None:
-        future._pool.check_survived_fork()
+        future._pool.check_same_process()
     waiter = Waiter()
     future._register(waiter)
     try:

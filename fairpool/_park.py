@@ -5,8 +5,8 @@ The protocol and the proof that no wake-up is lost: `docs/protocols/parking.md`.
 A *seat* is the right to be runnable; a pool has `max_workers` of them. A worker that runs a task or
 searches for one holds a seat; one that parks, or blocks in a wait, gives it up, and whoever unparks
 or starts a worker takes a free seat for it first. A worker that returns from a wait takes a seat if
-one is free, else it goes on at once and leaves a *debt*: the next worker that ends a step pays it by
-parking without freeing its seat. At any moment
+one is free, else it goes on at once and leaves a *debt*: the next worker that ends a step pays it
+by parking without freeing its seat. At any moment
 
     runnable workers = max_workers - free seats + debts.
 
@@ -30,21 +30,22 @@ __all__ = ["Parker", "Parking"]
 
 
 class Parker:
-    """Where one worker parks. One token: `unpark` before `park` makes that `park` return at once."""
+    """Where one worker parks. One token: `unpark` before `park` makes that `park` return at once.
 
-    __slots__ = ("_lock",)
+    `unpark` is to be called once per parked worker, by whoever took it out of `Parking.parked`.
+    """
+
+    __slots__ = ("_lock", "unpark")
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._lock.acquire()
+        # Not a method: it must not fail for want of a Python frame (see `Parking.notify`).
+        self.unpark = self._lock.release
 
     def park(self, timeout: float = -1) -> bool:
         """Park until unparked (True), or until `timeout` seconds have passed (False)."""
         return self._lock.acquire(timeout=timeout)
-
-    def unpark(self) -> None:
-        """Called once per parked worker, by whoever took it out of `Parking.parked`."""
-        self._lock.release()
 
 
 class Parking:
@@ -52,9 +53,9 @@ class Parking:
 
     __slots__ = ("_start", "debts", "parked", "searching", "seats")
 
-    def __init__(self, seats: int, start: Callable[[], None]) -> None:
-        # `start` starts the thread of one more worker, which takes over the seat that `notify` took
-        # and is among `searching` before it runs. It gives the seat back where it starts none.
+    def __init__(self, seats: int, start: Callable[[list[None]], None]) -> None:
+        # `start(seat)` starts the thread of one more worker, which is among `searching` before it
+        # runs, and empties the list `seat` when the worker has taken the seat over.
         self._start = start
         self.seats: deque[None] = deque([None]) * seats
         self.debts: deque[None] = deque()
@@ -72,18 +73,28 @@ class Parking:
         if self.searching or not self.seats:
             return
         try:
-            self.seats.pop()
+            seat = [self.seats.pop()]
         except IndexError:
             return
         try:
             worker = self.parked.pop()  # the one that parked last: its cache is warm
         except IndexError:
-            self._start()
+            try:
+                self._start(seat)
+            finally:
+                if seat:
+                    self.seats.append(seat.pop())
             return
+        self.searching.add(worker)
         try:
-            self.searching.add(worker)
-        finally:
             worker.parker.unpark()
+        except (
+            RecursionError
+        ):  # raised before the call: undo (3.11 counts C calls in with Python's)
+            self.searching.discard(worker)
+            self.parked.append(worker)
+            self.seats.append(None)
+            raise
 
     def give_up_seat(self) -> None:
         """The calling worker is about to stop being runnable."""
@@ -100,7 +111,7 @@ class Parking:
             self.debts.append(None)
 
     def pay_debt(self) -> bool:
-        """Whether the calling worker, which has just ended a step, is one too many and must park."""
+        """Whether the calling worker, which has just ended a step, is one too many, and parks."""
         try:
             self.debts.pop()
         except IndexError:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future as _StdFuture
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import count, islice
 from typing import Any, TextIO, TypeVar
-from weakref import finalize
+from weakref import finalize, ref
 
 from fairpool._dump import dump
 from fairpool._future import Future
 from fairpool._scheduler import Scheduler
 from fairpool._sync import cpu_count, here, monotonic
-from fairpool._task import make_task
+from fairpool._task import Task
 
 __all__ = ["FairPool"]
 
@@ -40,13 +40,15 @@ class FairPool(ThreadPoolExecutor):
     `max_workers`: how many tasks may run at once; default `os.process_cpu_count()`. Threads are
     started as they are needed. While tasks wait (in `result()`, in `concurrent.futures.wait`, in
     `fairpool.blocking()`), other workers take their places, so there may be more threads than that.
-    `thread_name_prefix`: of the workers' thread names. `initializer(*initargs)`: called once in each
-    new worker; if it raises, the pool is broken and every future gets `BrokenFairPool`.
+    `thread_name_prefix`: of the workers' thread names. `initializer(*initargs)`: called once in
+    each new worker; if it raises, the pool is broken and every future gets `BrokenFairPool`.
     `max_pending`: bounds the tasks that wait to be started; `submit` then waits for room.
     `idle_timeout`: seconds without work after which a worker's thread ends.
 
     All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
     """
+
+    __slots__ = ("_close", "_scheduler")
 
     def __init__(
         self,
@@ -81,11 +83,7 @@ class FairPool(ThreadPoolExecutor):
             float(idle_timeout),
         )
         # A pool that is dropped without a shutdown runs what it has accepted, and then ends.
-        self._close = finalize(
-            self,
-            self._scheduler.close,
-            RuntimeError("cannot schedule new futures after shutdown"),
-        )
+        self._close = finalize(self, _close, ref(self._scheduler))
         self._close.atexit = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -104,7 +102,9 @@ class FairPool(ThreadPoolExecutor):
         backlog = scheduler.backlog
         if backlog is not None:
             backlog.enter(scheduler)
-        task = make_task(scheduler, backlog, fn, args, kwargs)
+        task: Task[T] = Task()
+        task._pool = scheduler
+        task._cell = [(copy_context(), fn, args, kwargs or None, backlog)]
         scheduler.put(task)
         return task
 
@@ -136,7 +136,7 @@ class FairPool(ThreadPoolExecutor):
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else monotonic() + timeout
-        calls = zip(*iterables)  # noqa: B905: as the built-in map, to the shortest
+        calls = zip(*iterables)  # noqa: B905 (as the built-in map, to the shortest)
         submit = self.submit
         tasks: Iterator[Future[Any]]
         if chunksize == 1:
@@ -149,7 +149,7 @@ class FairPool(ThreadPoolExecutor):
         results = _results(pending, tasks if ahead is not None else iter(()), deadline)
         if chunksize == 1:
             return results
-        return (result for chunk in results for result in chunk)
+        return _unpack(results)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; run what was accepted; with `wait`, return when all of it is done.
@@ -191,8 +191,35 @@ def _check_count(name: str, value: object, limit: int) -> None:
         raise ValueError(f"{name} must be at most {limit}, not {value!r}")
 
 
-def _call_each(fn: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:
-    return [fn(*args) for args in calls]
+def _close(scheduler: ref[Scheduler]) -> None:
+    # By a weak reference: a scheduler holds the initializer, which may be a method of what holds
+    # the pool.
+    if (alive := scheduler()) is not None:
+        alive.close(RuntimeError("cannot schedule new futures after shutdown"))
+
+
+def _call_each(
+    fn: Callable[..., T], calls: Iterable[tuple[Any, ...]]
+) -> tuple[list[T], BaseException | None]:
+    """The results of a chunk, up to the first call that raises, and what it raised."""
+    results = []
+    try:
+        for args in calls:
+            results.append(fn(*args))
+    except BaseException as error:
+        return results, error
+    return results, None
+
+
+def _unpack(chunks: Iterator[tuple[list[T], BaseException | None]]) -> Iterator[T]:
+    try:
+        for results, error in chunks:
+            yield from results
+            if error is not None:
+                raise error
+    finally:
+        chunks.close()  # type: ignore[attr-defined]
+        error = None  # its traceback holds this frame
 
 
 def _results(
@@ -208,7 +235,7 @@ def _results(
             task.cancel()
 
 
-def _result_of_oldest(pending: deque[_StdFuture[Any]], timeout: float | None) -> Any:
+def _result_of_oldest(pending: deque[Future[Any]], timeout: float | None) -> Any:
     # Of its own, and with the future in no variable when it returns: what was yielded is the
     # consumer's alone.
     try:

@@ -56,16 +56,13 @@ class Backlog:
             raise scheduler.refusal()
 
     def _make_room(self, scheduler: Scheduler) -> bool:
-        worker = here.worker
-        if worker is not None and worker.scheduler is scheduler:
-            # A worker makes room by running what is queued.
-            while worker.may_run_inline() and (task := worker.look()) is not None:
-                worker.run_inline(task)
-                try:
-                    return self._permits.get_nowait()
-                except Empty:
-                    continue
+        # No task is run inline to make room: it could wait for what the submitter does next. In a
+        # worker the seat goes to another one, which starts what is queued.
         with blocking():
+            if not scheduler.may_start():
+                # All spare workers wait, in `submit` perhaps, and nobody would make room.
+                LOGGER.warning("%s: max_pending is exceeded, to go on at all", scheduler)
+                return True
             return self._permits.get()
 
     def leave(self) -> None:
@@ -82,6 +79,7 @@ class Scheduler:
     __slots__ = (
         "__weakref__",
         "_cap",
+        "_forked",
         "_initargs",
         "_initializer",
         "_numbers",
@@ -107,6 +105,7 @@ class Scheduler:
     ) -> None:
         self.max_workers = max_workers
         self.idle_timeout = idle_timeout
+        self._forked = False
         self.backlog = None if max_pending is None else Backlog(max_pending)
         self._cap = max_workers + SPARE_WORKERS_MAX
         self._initializer = initializer
@@ -138,11 +137,20 @@ class Scheduler:
         if parking.seats and not parking.searching:  # S3
             try:
                 parking.notify()
-            except Exception:
-                # No thread could be started. Any worker will run the task; if there is none, it must
-                # not run later, behind the back of a caller that was told it failed.
-                if not self.workers.copy() and task.cancel():
+            except RecursionError:
+                if task.cancel():
                     raise
+            except Exception as error:
+                # No thread could be started. Any worker will run the task; if there is none, it
+                # must not run later, behind the back of a caller that was told it failed. Nor may
+                # those hang that others queued meanwhile, counting on the worker that was being
+                # started.
+                if not self.workers.copy():
+                    cancelled = task.cancel()
+                    reason = RuntimeError(f"no worker could be started: {error}")
+                    self.drain(lambda task: task.abandon(reason))
+                    if cancelled:
+                        raise
 
     def has_work(self) -> bool:
         """Whether any queue holds a task: ordered against every `append`."""
@@ -162,38 +170,48 @@ class Scheduler:
 
     # --- workers -----------------------------------------------------------------------------
 
-    def _start_worker(self) -> None:
-        """Start one more worker, which takes over the caller's seat."""
-        parking = self.parking
-        if len(self.workers) >= self._cap:
-            parking.seats.append(None)
-            LOGGER.warning("%s has %d workers, all waiting; no more are started", self._prefix, self._cap)
+    def _start_worker(self, seat: list[None]) -> None:
+        """Start one more worker, which takes over the seat."""
+        if not self.may_start():
+            LOGGER.warning(
+                "%s has %d workers, all waiting; no more are started", self._prefix, self._cap
+            )
             return
-        worker = None
+        worker = Worker(self, f"{self._prefix}_{next(self._numbers)}")
         try:
-            worker = Worker(self, f"{self._prefix}_{next(self._numbers)}")
+            self.roster.append(worker)  # before `workers`: see `join`
             self.workers.append(worker)
-            self.roster.append(worker)
-            parking.searching.add(worker)
+            self.parking.searching.add(worker)
             worker.thread.start()
+            seat.clear()
         except BaseException:
-            # A KeyboardInterrupt may come after the thread has started: then it has the seat.
-            if worker is None or worker.thread.ident is None:
+            # A KeyboardInterrupt may come when the thread has started: then it has the seat.
+            if worker.be_born():
+                worker.ended.unpark()
+                self._strike(worker)
                 if worker in self.workers:
                     self.workers.remove(worker)
-                    worker.ended.unpark()
-                parking.searching.discard(worker)
-                parking.seats.append(None)
+                self.parking.searching.discard(worker)
+            else:
+                seat.clear()
             raise
         for other in self.roster.copy():
             if other.thread.ident is not None and not other.thread.is_alive():
                 self._strike(other)
+
+    def may_start(self) -> bool:
+        """Whether the cap on workers leaves room for another one."""
+        return len(self.workers) < self._cap
 
     def _strike(self, worker: Worker) -> None:
         try:
             self.roster.remove(worker)
         except ValueError:  # somebody else did
             pass
+
+    @property
+    def has_initializer(self) -> bool:
+        return self._initializer is not None
 
     def initialize(self) -> bool:
         """Run the initializer on the calling worker's thread; False if the pool is broken now."""
@@ -213,8 +231,8 @@ class Scheduler:
         state = "open" if not self.refusals else "closed"
         queued = len(self.injector) + sum(len(worker.queue) for worker in self.workers.copy())
         return (
-            f"{self._prefix}: {state}, {len(self.workers)} workers (max_workers={self.max_workers}), "
-            f"{queued} tasks queued"
+            f"{self._prefix}: {state}, {len(self.workers)} workers "
+            f"(max_workers={self.max_workers}), {queued} tasks queued"
         )
 
     # --- the end -----------------------------------------------------------------------------
@@ -256,19 +274,23 @@ class Scheduler:
             if not roster:
                 return
             for worker in roster:
-                worker.ended.park()
-                worker.ended.unpark()  # for whoever joins besides
-                if worker.thread.ident is not None:  # None: it could not be started
-                    worker.thread.join()
+                with blocking():  # in a worker of another pool
+                    worker.ended.park()
+                    worker.ended.unpark()  # for whoever joins besides
+                    if worker.thread.ident is not None:  # None: it could not be started
+                        worker.thread.join()
                 self._strike(worker)
 
-    def check_survived_fork(self) -> None:
+    def check_same_process(self) -> None:
         """Raise `BrokenFairPool` in a process to which the pool came through `os.fork`."""
-        if self.refusals and isinstance(self.refusals[0], BrokenFairPool):
+        if self._forked:
             raise self.refusal()
 
     def after_fork(self) -> None:
+        """Start again from nothing, closed: the threads are in the parent process."""
+        self.injector.clear()  # the task that forked goes on here, and its worker holds this queue
         self._reset()
+        self._forked = True
         self.refusals.append(
             BrokenFairPool(
                 f"the pool {self._prefix} did not survive os.fork(): its threads are in the parent "
@@ -295,7 +317,9 @@ def _close_all_at_exit() -> None:
 
 
 def _after_fork() -> None:
-    here.worker = None
+    if here.worker is not None:
+        here.worker.queue.clear()
+        here.worker = None
     for scheduler in live():
         scheduler.after_fork()
 

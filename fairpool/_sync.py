@@ -22,11 +22,11 @@ This code assumes, of CPython (checked in the sources of 3.13, true with and wit
 - A4. `next(itertools.count())` never gives a number twice.
 - A5. `Lock.acquire(False)` succeeds in at most one thread per release. `Lock.release` may be called
   from any thread.
-- A6. None of the calls in A1, and neither `Lock.acquire(False)` nor `Lock.release`, runs Python code
-  while it holds its mutex. Between two of them, anything may run on the same thread: a signal
+- A6. None of the calls in A1, and neither `Lock.acquire(False)` nor `Lock.release`, runs Python
+  code while it holds its mutex. Between two of them, anything may run on the same thread: a signal
   handler, or a `__del__` that the collector calls. So no protocol of the package holds a lock from
-  one call to the next: each step is one atomic call, and the state between two steps is a state that
-  any thread, this one included, may meet.
+  one call to the next: each step is one atomic call, and the state between two steps is a state
+  that any thread, this one included, may meet.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ from _thread import allocate_lock as Lock
 from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
-from threading import Condition, Thread
+from threading import Condition, RLock, Thread
+from typing import Any
 
 __all__ = [
     "FREE_THREADED",
     "Condition",
     "Lock",
+    "RLock",
     "Thread",
     "at_exit",
     "cpu_count",
@@ -71,7 +73,7 @@ yield_cpu: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0
 class _Here(threading.local):
     """What this thread is to the package: `worker` is None on a thread that no pool owns."""
 
-    worker = None
+    worker: Any = None
 
 
 here = _Here()
@@ -88,14 +90,19 @@ def cpu_count() -> int:
         return os.cpu_count() or 1
 
 
+# An inline run nests C calls too, and their stack is not what `sys.setrecursionlimit` sets: however
+# high that is, this many Python frames are deep. A quarter of the usual limit of 1,000.
+DEEP_STACK = 250
+
+
 def stack_is_deep() -> bool:
-    """Whether a quarter of the recursion limit is used up on this thread.
+    """Whether a quarter of the recursion limit, or `DEEP_STACK` frames, is used up on this thread.
 
     Below that, a task that is run inline still has three quarters of the stack it would have had on
     a worker of its own.
     """
     try:
-        sys._getframe(sys.getrecursionlimit() >> 2)
+        sys._getframe(min(sys.getrecursionlimit() >> 2, DEEP_STACK))
     except ValueError:  # the stack is not that deep
         return False
     return True

@@ -6,13 +6,23 @@ claimed by one worker (or cancelled), and is run in its own copy of the submitte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextvars import copy_context
 from typing import Any, TypeVar
 
-from fairpool._future import CANCELLED, FAILED, Failure, Future, claim, conclude, describe, fail, finish
+from fairpool._future import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    Failure,
+    Future,
+    claim,
+    conclude,
+    describe,
+    fail,
+    put_back,
+    settle,
+)
 
-__all__ = ["Task", "make_task", "run_claimed"]
+__all__ = ["Task"]
 
 T = TypeVar("T")
 
@@ -22,12 +32,60 @@ class Task(Future[T]):
 
     __slots__ = ()
 
-    # `make_task` sets the slots itself: a call of a Python-level `__init__` costs as much as
-    # all of its stores.
-    __init__ = object.__init__  # type: ignore[assignment]
+    # Whoever makes a task sets its slots, once, before it is published:
+    #   _pool  the scheduler
+    #   _cell  [(context, fn, args, kwargs or None, backlog or None)]
+    # A Python-level `__init__` would cost as much as all of its stores.
+    __init__ = object.__init__
+
+    def run(self, worker: Any) -> bool:
+        """Claim this task and run it to its end, on the calling worker; False if it was claimed
+        before.
+
+        Raises nothing of the task's. What follows is `claim` and `finish` of `_future`, written
+        out: this is the path of every task.
+        """
+        cell = self._cell
+        try:
+            work = cell.pop(0)  # type: ignore[union-attr]
+        except (IndexError, AttributeError):  # claimed, or final
+            return False
+        if type(work) is not tuple:
+            put_back(self, cell, work)  # type: ignore[arg-type]
+            return False
+        context, fn, args, kwargs, backlog = work
+        worker.task = self
+        worker.fn = fn
+        if backlog is not None:
+            backlog.leave()
+        try:
+            if kwargs is not None:
+                result = context.run(fn, *args, **kwargs)
+            elif args:
+                result = context.run(fn, *args)
+            else:  # without a star it is half the price
+                result = context.run(fn)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
+            # This frame is of no use to whoever reads the traceback, and holds `work`.
+            trace = error.__traceback__
+            error.__traceback__ = trace.tb_next if trace is not None else None
+            del trace
+            fail(self, error, fn)
+            del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
+        else:
+            self._value = result
+            self._cell = FINISHED
+            cell.reverse()  # type: ignore[union-attr]
+            if cell:
+                settle(self, cell)  # type: ignore[arg-type]
+        return True
 
     def cancel(self) -> bool:
-        """Cancel the task if it has not been started; return whether it is cancelled."""
+        """Cancel the task if it has not been started; return whether it is cancelled.
+
+        Of two calls at the very same time, one may return False although the other is about to
+        cancel.
+        """
         work = claim(self)
         if work is None:
             return self.cancelled()
@@ -49,37 +107,7 @@ class Task(Future[T]):
     def _describe(self) -> str:
         cell = self._cell
         try:
-            return describe(cell[0][1])  # type: ignore[index]
+            work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return ""
-
-
-def make_task(
-    pool: Any,
-    backlog: Any,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Task[Any]:
-    """A task of `pool` that is to call `fn`, in a copy of the current context."""
-    task: Task[Any] = Task()
-    task._pool = pool
-    task._cell = [(copy_context(), fn, args, kwargs, backlog)]
-    return task
-
-
-def run_claimed(task: Task[Any], work: tuple[Any, ...]) -> None:
-    """Run a task that the calling worker has claimed, to its end. Raises nothing of the task's."""
-    context, fn, args, kwargs, backlog = work
-    if backlog is not None:
-        backlog.leave()
-    try:
-        result = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: they belong to the task
-        # The frame of this function is of no use to whoever reads the traceback, and holds `work`.
-        trace = error.__traceback__
-        error.__traceback__ = trace.tb_next if trace is not None else None
-        del trace
-        fail(task, error, fn)
-    else:
-        finish(task, result)
+        return describe(work[1]) if type(work) is tuple else ""

@@ -4,8 +4,8 @@ Guarantees:
 
 - A worker never ends because of what a task, a callback or an initializer raises.
 - A worker that waits for a future does not starve the pool. A task that nobody has started is
-  run inline, on top of the one that waits for it; else the worker gives up its seat, so that another
-  worker takes its place.
+  run inline, on top of the one that waits for it; else the worker gives up its seat, so that
+  another worker takes its place.
 - A wait that would never end raises `DeadlockError`: see `_enter_wait`.
 
 This code assumes that a `Worker`'s attributes are written by its own thread only (`dump` reads them
@@ -15,7 +15,7 @@ from others and may see a moment ago).
 from __future__ import annotations
 
 from random import random
-from typing import Any
+from typing import Any, cast
 
 from fairpool._errors import DeadlockError
 from fairpool._future import (
@@ -23,7 +23,6 @@ from fairpool._future import (
     LOOKS_BEFORE_PARKING,
     Future,
     Waiter,
-    claim,
     describe,
     fail,
     is_final,
@@ -32,60 +31,90 @@ from fairpool._future import (
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import FREE_THREADED, Thread, here, stack_is_deep, yield_cpu
-from fairpool._task import Task, run_claimed
+from fairpool._task import Task
 
 __all__ = ["Worker", "blocking", "waits"]
 
-# How often a searching worker looks around before it parks. 500 looks, about 50 µs, were best in the
-# prototype (design notes: a section/rest of 15/60 µs reaches 0.88 of its bound with 500 looks and
-# 0.45 with 50). With the GIL, one look: searching would only keep the others from running.
+# How often a searching worker looks around before it parks. 500 looks, about 50 µs, were best in
+# the prototype (design notes: a section/rest of 15/60 µs reaches 0.88 of its bound with 500 looks
+# and 0.45 with 50). With the GIL, one look: searching would only keep the others from running.
 LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
 
-# Every so many steps a worker looks at the injector before its own run queue, so that tasks which keep
-# submitting cannot starve what comes from outside. The number is tokio's (and Go's): a prime, so
-# that it does not fall in step with a loop of the user's.
+# Every so many steps a worker looks at the injector before its own run queue, so that tasks which
+# keep submitting cannot starve what comes from outside. The number is tokio's (and Go's): a prime,
+# so that it does not fall in step with a loop of the user's.
 STEPS_BETWEEN_INJECTOR_LOOKS = 61
 
-# Which future each waiting task waits for, and the function of the waiting task. A task waits for at
-# most one future at a time without a time-out. Item assignment and `get` take the dict's mutex
-# (A1, A2); proof in docs/protocols/waiting.md.
-_waits: dict[Future[Any], tuple[Future[Any], Any]] = {}
+# Which futures each waiting task waits for, all of them and without a time-out, and the function of
+# the waiting task. Item assignment and `get` take the dict's mutex (A1, A2); proof in
+# docs/protocols/waiting.md.
+_waits: dict[Future[Any], tuple[tuple[Future[Any], ...], Any]] = {}
 
 
-def _enter_wait(task: Future[Any], fn: object, awaited: Future[Any]) -> None:
+def _enter_wait(task: Future[Any], fn: object, awaited: tuple[Future[Any], ...]) -> None:
     """Write down that `task` waits for `awaited`; raise `DeadlockError` if that closes a cycle.
 
     Of all the waits that form a cycle, the one that is written down last sees all the others.
     """
     _waits[task] = (awaited, fn)
-    names = [describe(fn)]
-    seen = {task}
-    future = awaited
-    while future is not task:
+    seen = set()
+    # Depth first; each entry is a future and the names on the way to it.
+    ways: list[tuple[Future[Any], tuple[str, ...]]] = [(f, (describe(fn),)) for f in awaited]
+    while ways:
+        future, names = ways.pop()
+        if future is task:
+            chain = " waits for ".join([*names, names[0]])
+            raise DeadlockError(
+                f"this wait would never end: {chain}; do not wait for it in the task"
+            )
         if future in seen:
-            return  # a cycle, but this task is not in it: it is for its members to raise
+            continue
         seen.add(future)
         edge = _waits.get(future)
-        if edge is None:
-            return
-        future, fn = edge
-        names.append(describe(fn))
-    del _waits[task]
-    chain = " waits for ".join([*names, names[0]])
-    raise DeadlockError(f"this wait would never end: {chain}; wait for the result outside the task")
+        if edge is not None:
+            further, fn = edge
+            names = (*names, describe(fn))
+            ways.extend((following, names) for following in further)
 
 
-def waits() -> list[tuple[Future[Any], tuple[Future[Any], Any]]]:
-    """Who waits for whom, at one moment: (task, (awaited future, the task's function))."""
+def waits() -> list[tuple[Future[Any], tuple[tuple[Future[Any], ...], Any]]]:
+    """Who waits for whom, at one moment: (task, (awaited futures, the task's function))."""
     return list(_waits.copy().items())
+
+
+class _Wait:
+    """`with _Wait(task, fn, futures):` the task waits for all of these; may be nested."""
+
+    __slots__ = ("_outer", "_task")
+
+    def __init__(self, task: Future[Any], fn: object, futures: tuple[Future[Any], ...]) -> None:
+        self._task = task
+        self._outer = _waits.get(
+            task
+        )  # a wait in a callback, or in a `__del__`, in the midst of one
+        try:
+            _enter_wait(task, fn, futures)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._outer is None:
+            _waits.pop(self._task, None)
+        else:
+            _waits[self._task] = self._outer
 
 
 class _SeatWaiter(Waiter):
     """Wakes a worker that gave up its seat, and has its seat back before it wakes.
 
     The thread that completes the future returns the seat on the worker's behalf. So with
-    `max_workers=1` the completing worker meets the debt at the end of its step, before it
-    could take another task, and there are never two tasks running at once.
+    `max_workers=1` the completing worker meets the debt at the end of its step, before it could
+    take another task. (If it ran the awaited task inline, its step goes on: the two run side by
+    side until it ends.)
     """
 
     __slots__ = ("_owed", "_parking")
@@ -110,7 +139,11 @@ class _SeatWaiter(Waiter):
 class _AdoptedEvent:
     """The event of a `concurrent.futures` waiter on which a worker is about to wait."""
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, waiter: Any) -> None:
+        event = waiter.event
+        # Only `wait(…, ALL_COMPLETED)` needs all of its futures. The others may go on when any of
+        # them is done, and could be what another one waits for: none may be run on top of them.
+        self._needs_all = getattr(waiter, "stop_on_exception", True) is False
         self._event = event
         self.futures: list[Future[Any]] = []
         self.set = event.set
@@ -119,23 +152,40 @@ class _AdoptedEvent:
 
     def wait(self, timeout: float | None = None) -> bool:
         worker = here.worker
-        if worker is not None and timeout is None:
-            while self.futures and not self._event.is_set():
-                worker.run_inline(self.futures.pop(0))
+        if worker is None or worker.task is None:
+            return bool(self._event.wait(timeout))
+        if timeout is None and self._needs_all:
+            return bool(worker.wait_for_all(tuple(self.futures), self._event))
         with blocking():
             return bool(self._event.wait(timeout))
+
+
+# The run queue of a worker whose thread has not come so far as to make its own. Always empty.
+_NO_QUEUE = RunQueue()
 
 
 class Worker:
     """One thread of a pool. All methods but `run` are for its own thread."""
 
-    __slots__ = ("blocked_in", "ended", "fn", "parker", "queue", "scheduler", "seated", "task", "thread")
+    __slots__ = (
+        "_unborn",
+        "blocked_in",
+        "ended",
+        "fn",
+        "parker",
+        "queue",
+        "scheduler",
+        "seated",
+        "task",
+        "thread",
+    )
 
     def __init__(self, scheduler: Any, name: str) -> None:
         self.scheduler = scheduler
-        self.queue = RunQueue()
+        self.queue = _NO_QUEUE
         self.parker = Parker()
         self.ended = Parker()  # unparked when the thread is done with everything
+        self._unborn = [None]
         self.task: Task[Any] | None = None
         self.fn: Any = None
         self.seated = True
@@ -147,40 +197,64 @@ class Worker:
 
     def run(self) -> None:
         """The thread's body."""
+        if not self.be_born():
+            return
+        scheduler = self.scheduler
         here.worker = self
+        self.queue = RunQueue()  # made by the thread that uses it most: see `_loop`
         try:
-            if self.scheduler.initialize():
+            if scheduler.has_initializer:
+                # It may take long, or meet the others in a barrier: who queues a task must not
+                # count on this worker meanwhile.
+                scheduler.parking.searching.discard(self)
+                scheduler.notify_if_work()
+            if scheduler.initialize():
                 self._loop()
             else:
-                self._leave()
+                scheduler.parking.give_up_seat()
+                scheduler.workers.remove(self)
         finally:
             here.worker = None
             self.ended.unpark()
 
+    def be_born(self) -> bool:
+        """True to the first that asks: the new thread, or the one that gave up starting it."""
+        try:
+            self._unborn.pop()
+        except IndexError:
+            return False
+        return True
+
     def _loop(self) -> None:
-        queue = self.queue
-        injector = self.scheduler.injector
-        debts = self.scheduler.parking.debts
+        # Bound methods that this thread has made itself. On a free-threaded build each mention of
+        # an object counts references in its header, and these headers are where other threads take
+        # the queue's mutex: a mention less is a cache miss less.
+        scheduler = self.scheduler
+        own_length, take_own = self.queue.__len__, self.queue.popleft
+        outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
+        debts = scheduler.parking.debts.__len__
         steps = 0
         task = self._search()
         while task is not None:
             try:
-                work = claim(task)
-                if work is not None:
-                    self.task = task
-                    self.fn = work[1]
-                    run_claimed(task, work)
-                    del work
+                task.run(self)
                 task = None
-                if debts and self.scheduler.parking.pay_debt():
+                if debts() and scheduler.parking.pay_debt():
                     task = self._search() if self._park(seated=False) else None
                     continue
                 steps += 1
-                if injector and (not queue or steps % STEPS_BETWEEN_INJECTOR_LOOKS == 0):
-                    task = injector.take()
-                if task is None:
-                    task = (queue.take() if queue else None) or self._search()
-            except BaseException as error:  # nothing of a task's gets here: our own MemoryError, say
+                try:
+                    if own_length() and not (
+                        steps % STEPS_BETWEEN_INJECTOR_LOOKS == 0 and outside_length()
+                    ):
+                        task = take_own()
+                    else:
+                        task = take_outside()
+                except IndexError:  # nothing there, or a thief was quicker
+                    task = self._search()
+            except (
+                BaseException
+            ) as error:  # nothing of a task's gets here: our own MemoryError, say
                 LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
                 if task is not None and task.running():
                     fail(task, error, self.fn)
@@ -189,7 +263,11 @@ class Worker:
     def _search(self) -> Task[Any] | None:
         """A task to run, or None if this worker is to end."""
         parking = self.scheduler.parking
-        while True:
+        while self in self.scheduler.workers:  # not so in the child of a task that forked
+            if parking.debts and parking.pay_debt():  # unparked to see that the pool was closed
+                if not self._park(seated=False):
+                    break
+                continue
             parking.searching.add(self)
             looks = LOOKS_WHILE_SEARCHING
             if len(parking.searching) * 2 > self.scheduler.max_workers + 1:
@@ -204,7 +282,8 @@ class Worker:
                 yield_cpu()
             parking.searching.discard(self)
             if not self._park():
-                return None
+                break
+        return None
 
     def look(self) -> Task[Any] | None:
         injector = self.scheduler.injector
@@ -235,14 +314,16 @@ class Worker:
         parking = scheduler.parking
         self.task = None  # a parked worker keeps nothing alive
         self.fn = None
+        self._leave_queue()
         parking.parked.append(self)
         if seated:
             parking.give_up_seat()
         scheduler.notify_if_work()
-        if scheduler.is_closed():
-            if not scheduler.has_work() and self._unlist_parked():
-                return not self._unlist()
+        if scheduler.is_closed() and not scheduler.has_work() and self._unlist_parked():
+            ended = self._unlist()
+            # Those that parked while there was still work are to see that there is none.
             parking.unpark_all()
+            return not ended
         if not self.parker.park(scheduler.idle_timeout):
             if self._unlist_parked():
                 return not self._unlist()
@@ -261,18 +342,14 @@ class Worker:
         """End (True), unless there is work: whoever queued it may have counted on this worker."""
         scheduler = self.scheduler
         scheduler.workers.remove(self)
-        if scheduler.has_work():
+        here.worker = None  # what is submitted on this thread from here on goes to the injector
+        # Its own run queue too: a worker that has paid a debt may have left it to busy thieves.
+        if self.queue.holds_work() or scheduler.has_work():
+            here.worker = self
             scheduler.workers.append(self)
             scheduler.parking.return_to_seat()
             return False
         return True
-
-    def _leave(self) -> None:
-        """End before the first step: the initializer failed."""
-        scheduler = self.scheduler
-        scheduler.parking.searching.discard(self)
-        scheduler.parking.give_up_seat()
-        scheduler.workers.remove(self)
 
     # --- waiting in a task -----------------------------------------------------------------------
 
@@ -284,7 +361,7 @@ class Worker:
         return self.seated and not stack_is_deep()
 
     def run_inline(self, future: Future[Any]) -> bool:
-        """Run `future`'s task on top of the current one, if that is possible; True if it was run."""
+        """Run `future`'s task on top of the current one, if possible; True if it was run."""
         # Only a task of the same pool: another pool's has another initializer and another limit.
         if (
             type(future) is not Task
@@ -292,34 +369,33 @@ class Worker:
             or not self.may_run_inline()
         ):
             return False
-        work = claim(future)
-        if work is None:
-            return False
+        task = cast("Task[Any]", future)
         outer = self.task, self.fn
-        self.task = future
-        self.fn = work[1]
         try:
-            run_claimed(future, work)
+            return task.run(self)
         finally:
             self.task, self.fn = outer
-        return True
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
         """Wait for a future; return whether it is final. Never starves the pool."""
         if timeout is not None:
             return self._park_on(future, timeout) if timeout > 0 else is_final(future)
         task = self.task
-        if task is None:  # in an initializer
-            return wait(future, None)
-        outer = _waits.get(task)
-        _enter_wait(task, self.fn, future)
-        try:
+        if task is None:
+            if future._pool is self.scheduler:
+                raise DeadlockError("an initializer must not wait for its own pool")
+            return self._park_on(future, None)
+        with _Wait(task, self.fn, (future,)):
             return self.run_inline(future) or self._park_on(future, None)
-        finally:
-            if outer is None:
-                _waits.pop(task, None)
-            else:
-                _waits[task] = outer
+
+    def wait_for_all(self, futures: tuple[Future[Any], ...], event: Any) -> bool:
+        """Wait for the event that is set when all of `futures` are final."""
+        assert self.task is not None
+        with _Wait(self.task, self.fn, futures):
+            for future in futures:
+                self.run_inline(future)
+            with blocking():
+                return bool(event.wait())
 
     def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
         for _ in range(LOOKS_BEFORE_PARKING):
@@ -342,13 +418,21 @@ class Worker:
     def _give_up_seat(self, reason: object) -> None:
         self.seated = False
         self.blocked_in = reason
+        self._leave_queue()
         self.scheduler.parking.give_up_seat()
         self.scheduler.notify_if_work()
 
+    def _leave_queue(self) -> None:
+        """Put what is in the run queue where every worker looks regularly, and none may be late."""
+        while self.queue:
+            task = self.queue.take()
+            if task is not None:
+                self.scheduler.injector.append(task)
+
     def adopt(self, waiter: Any, future: Future[Any]) -> None:
-        """This thread is about to wait on a `concurrent.futures` waiter, for `future` among others."""
+        """This thread is about to wait on a `concurrent.futures` waiter, for `future` too."""
         if not isinstance(waiter.event, _AdoptedEvent):
-            waiter.event = _AdoptedEvent(waiter.event)
+            waiter.event = _AdoptedEvent(waiter)
         waiter.event.futures.append(future)
 
 
@@ -356,9 +440,9 @@ class blocking:
     """`with fairpool.blocking():` tells the pool that this worker is about to block.
 
     For waits that the pool cannot see: I/O, a lock or an event of `threading`, a child process. For
-    the time of the block another worker takes this one's place, so that `max_workers` stay runnable;
-    afterwards this one goes on at once, and the pool parks the one that is too many at the end of its
-    step. May be nested. On a thread that is not a worker it does nothing.
+    the time of the block another worker takes this one's place, so that `max_workers` stay
+    runnable; afterwards this one goes on at once, and the pool parks the one that is too many at
+    the end of its step. May be nested. On a thread that is not a worker it does nothing.
     """
 
     __slots__ = ("_worker",)

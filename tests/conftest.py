@@ -1,0 +1,197 @@
+"""What holds for every test run: the right build, the built wheel, no GIL, and no hang.
+
+- ``FAIRPOOL_TEST_WHEEL=1``: the run is refused unless ``fairpool`` comes from site-packages.
+- ``FAIRPOOL_TEST_BUILD=free-threaded`` or ``gil``: the run is refused on the other build.
+- On a free-threaded build a dependency that switches the GIL back on fails the run.
+- ``FAIRPOOL_TEST_TIMEOUT`` (seconds, default 120): a test that takes longer ends the process with
+  status 3, after a dump of every live pool and of all stacks. A stress test gets
+  ``FAIRPOOL_STRESS_SECONDS`` on top.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.machinery
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Generator
+
+import pytest
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+HANG_EXIT_STATUS = 3
+WATCHDOG_PERIOD = 0.5  # seconds; only decides how late a hang is noticed
+
+
+# --- the watchdog ---------------------------------------------------------------------------------
+
+
+class Watchdog:
+    """A daemon thread that ends the process when one test takes too long.
+
+    It takes no lock that a test could hold: the test in progress is one attribute, which the main
+    thread replaces and the watchdog reads. It polls, because a condition to wait on would be one
+    more thing that a broken test can leave locked.
+    """
+
+    def __init__(self, stderr_fd: int) -> None:
+        """Start watching; reports go to *stderr_fd*, which the watchdog then owns."""
+        self._stderr_fd = stderr_fd
+        self._watched: tuple[str, float, float] | None = None
+        threading.Thread(target=self._run, name="test-watchdog", daemon=True).start()
+
+    def watch(self, nodeid: str, seconds: float) -> None:
+        self._watched = (nodeid, seconds, time.monotonic() + seconds)
+
+    def rest(self) -> None:
+        self._watched = None
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(WATCHDOG_PERIOD)
+            watched = self._watched
+            if watched is not None and time.monotonic() > watched[2]:
+                self._bark(watched[0], watched[1])
+
+    def _bark(self, nodeid: str, seconds: float) -> None:
+        self._say(f"\n\n{nodeid}: no end after {seconds:.0f} s; pools and stacks follow\n")
+        try:
+            # First the stacks: faulthandler needs nothing from the pools, and cannot fail on them.
+            faulthandler.dump_traceback(file=self._stderr_fd, all_threads=True)
+            self._say(describe_live_pools())
+        except BaseException as error:
+            self._say(f"watchdog: {error!r}\n")
+        finally:
+            os._exit(HANG_EXIT_STATUS)
+
+    def _say(self, text: str) -> None:
+        os.write(self._stderr_fd, text.encode("utf-8", "backslashreplace"))
+
+
+def describe_live_pools() -> str:
+    """Return the dumps of all live pools; whatever fails is told in the text instead of raised."""
+    # Not imported here: a hung test may hold the import lock.
+    scheduler_module = sys.modules.get("fairpool._scheduler")
+    dump_module = sys.modules.get("fairpool._dump")
+    out = io.StringIO()
+    if scheduler_module is None or dump_module is None:
+        return "no pool was made\n"
+    for scheduler in scheduler_module.live():
+        try:
+            dump_module.dump(scheduler, out)
+        except Exception as error:
+            out.write(f"{scheduler!r} cannot be dumped: {error!r}\n")
+    return out.getvalue() or "no live pool\n"
+
+
+_watchdog: Watchdog | None = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    # A hook, not an autouse fixture: setup and teardown of other fixtures are watched as well.
+    assert _watchdog is not None
+    seconds = float(os.environ.get("FAIRPOOL_TEST_TIMEOUT", "120"))
+    if item.get_closest_marker("stress"):
+        seconds += float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "0")
+    _watchdog.watch(item.nodeid, seconds)
+    try:
+        return (yield)
+    finally:
+        _watchdog.rest()
+
+
+# --- the build and the wheel ----------------------------------------------------------------------
+
+
+def pytest_configure() -> None:
+    global _watchdog
+    # Output is not captured at this moment, so that file descriptor 2 is the real one.
+    _watchdog = Watchdog(os.dup(2))
+
+    build = "free-threaded" if FREE_THREADED else "gil"
+    wanted = os.environ.get("FAIRPOOL_TEST_BUILD", build)
+    if wanted != build:
+        raise pytest.UsageError(f"these tests are for a {wanted} build; this one is {build}")
+    if FREE_THREADED:
+        os.environ.setdefault("PYTHON_GIL", "0")  # for the subprocesses of tests
+    if os.environ.get("FAIRPOOL_TEST_WHEEL") == "1":
+        import fairpool
+
+        found = pathlib.Path(fairpool.__file__).resolve()
+        site_packages = pathlib.Path(sysconfig.get_path("purelib")).resolve()
+        if not found.is_relative_to(site_packages):
+            raise pytest.UsageError(
+                f"the wheel is to be tested, but fairpool came from {found}, not {site_packages}"
+            )
+
+
+def pytest_report_header() -> str:
+    gil = "GIL on" if not FREE_THREADED or sys._is_gil_enabled() else "GIL off"
+    return f"build: {'free-threaded' if FREE_THREADED else 'gil'}, {gil}"
+
+
+# --- the GIL stays off ----------------------------------------------------------------------------
+
+
+def gil_offenders() -> list[str]:
+    """Return what switches, or has switched, the GIL on; empty when it is and stays off.
+
+    PYTHON_GIL=0 keeps the GIL off whatever is imported, and so would hide an extension module that
+    switches it on for the users: the question is put to a fresh interpreter that runs without it.
+    """
+    stdlib = pathlib.Path(sysconfig.get_path("platstdlib")).resolve() / "lib-dynload"
+    loaders = {
+        name: getattr(getattr(module, "__spec__", None), "loader", None)
+        for name, module in list(sys.modules.items())
+    }
+    names = [
+        name
+        for name, loader in loaders.items()
+        if isinstance(loader, importlib.machinery.ExtensionFileLoader)
+        and not pathlib.Path(loader.path).resolve().is_relative_to(stdlib)
+    ]
+    offenders = ["(unknown module)"] if sys._is_gil_enabled() else []
+    if names:
+        program = (
+            "import importlib, sys, warnings\n"
+            "warnings.simplefilter('ignore')\n"
+            "sys.path[:] = sys.argv[1].split('\\n')\n"
+            "for name in sys.argv[2:]:\n"
+            "    importlib.import_module(name)\n"
+            "    if sys._is_gil_enabled():\n"
+            "        print(name)\n"
+            "        break\n"
+        )
+        answer = subprocess.run(
+            [sys.executable, "-c", program, "\n".join(sys.path), *sorted(names)],
+            env={key: value for key, value in os.environ.items() if key != "PYTHON_GIL"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if answer.returncode != 0:
+            offenders.append(f"(unknown: {answer.stderr.strip()})")
+        else:
+            offenders = answer.stdout.split() or offenders
+    return offenders
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # At the end, because a test may import more than its collection did.
+    if not FREE_THREADED or os.environ["PYTHON_GIL"] == "1":
+        return  # a run with the GIL on is then what was asked for
+    if offenders := gil_offenders():
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            line = f"ERROR: the GIL is switched on by {', '.join(offenders)}"
+            reporter.write_line("")
+            reporter.write_line(line, red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

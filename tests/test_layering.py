@@ -1,0 +1,153 @@
+"""The house keeps its shape: a module imports only from ranks below its own.
+
+The ranks are those of the package's docstring. The imports are read with `ast`, so that one inside
+a function or under ``TYPE_CHECKING`` counts as well: it is a dependency all the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+import pytest
+
+import fairpool
+
+PACKAGE = "fairpool"
+
+RANKS = {
+    "_sync": 0,
+    "_errors": 0,
+    "_future": 1,
+    "_runqueue": 1,
+    "_share": 1,
+    "_park": 1,
+    "_task": 2,
+    "_combiner": 3,
+    "_worker": 4,
+    "_scheduler": 5,
+    "_dump": 6,
+    "_lock": 6,
+    "_pool": 7,
+    "__init__": 8,
+    "testing": 9,
+    "trace": 9,
+}
+
+# `_sync` is the only door to these, so that a test can put a lying clock or lock behind it.
+DOOR = "_sync"
+BEHIND_THE_DOOR = {"threading", "_thread", "time"}
+
+
+def imports_of(module: str, source: str) -> set[str]:
+    """Return what *module* imports: ``fairpool.x`` for modules of the package, else the top name.
+
+    A relative import is resolved; ``from . import x`` names the module ``x`` when there is such a
+    rank, and the package itself (its ``__init__``) when not.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source, filename=f"{module}.py")):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level > 1:
+                names = [f"{'.' * node.level}{node.module or ''}"]  # out of the package: unknown
+            elif node.level == 0 and node.module != PACKAGE:
+                names = [node.module or ""]
+            elif node.level == 1 and node.module:
+                names = [f"{PACKAGE}.{node.module}"]
+            else:
+                names = [f"{PACKAGE}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top != PACKAGE:
+                found.add(name if name.startswith(".") else top)
+                continue
+            inner = rest.partition(".")[0]
+            # `import fairpool` and `from fairpool import FairPool` go through the front door.
+            is_module = inner in RANKS or inner.startswith("_")
+            found.add(f"{PACKAGE}.{inner if is_module else '__init__'}")
+    return found
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """Return one sentence per broken rule in *sources*, which maps module names to source text."""
+    broken = []
+    for module, source in sorted(sources.items()):
+        if module not in RANKS:
+            broken.append(f"{module}: has no rank; give it one here and in the docstring's map")
+            continue
+        for name in sorted(imports_of(module, source)):
+            if name in BEHIND_THE_DOOR and module != DOOR:
+                broken.append(f"{module}: imports {name}, which is behind {DOOR}")
+            if name.startswith("."):
+                broken.append(f"{module}: imports {name}, from outside the package")
+            if not name.startswith(f"{PACKAGE}."):
+                continue
+            target = name.removeprefix(f"{PACKAGE}.")
+            if target not in RANKS:
+                broken.append(f"{module}: imports {target}, which has no rank")
+            elif RANKS[target] >= RANKS[module]:
+                # Strictly lower: with that, an import cycle is impossible.
+                broken.append(
+                    f"{module} (rank {RANKS[module]}): imports {target} (rank {RANKS[target]})"
+                )
+    return broken
+
+
+def package_sources() -> dict[str, str]:
+    folder = pathlib.Path(fairpool.__file__).parent
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts): path.read_text(encoding="utf-8")
+        for path in sorted(folder.rglob("*.py"))
+    }
+
+
+def test_imports_point_down_the_ranks() -> None:
+    sources = package_sources()
+    assert {"__init__", "_sync"} <= sources.keys()  # the folder was found, and is not empty
+    assert violations(sources) == []
+
+
+# --- the checker itself can say no ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("_task", "from fairpool._worker import run", "_task (rank 2): imports _worker (rank 4)"),
+        ("_task", "from ._worker import run", "_task (rank 2): imports _worker (rank 4)"),
+        ("_task", "from . import _worker", "_task (rank 2): imports _worker (rank 4)"),
+        ("_task", "import fairpool._worker as w", "_task (rank 2): imports _worker (rank 4)"),
+        ("_park", "from ._share import Share", "_park (rank 1): imports _share (rank 1)"),
+        ("_lock", "from ._pool import FairPool", "_lock (rank 5): imports _pool (rank 5)"),
+        ("_sync", "from ._sync import now", "_sync (rank 0): imports _sync (rank 0)"),
+        ("_pool", "from fairpool import FairPool", "_pool (rank 5): imports __init__ (rank 6)"),
+        ("_pool", "import fairpool", "_pool (rank 5): imports __init__ (rank 6)"),
+        ("_pool", "def f():\n    import fairpool", "_pool (rank 5): imports __init__ (rank 6)"),
+        ("_pool", "from ._sauna import steam", "_pool: imports _sauna, which has no rank"),
+        ("_pool", "from ..other import x", "_pool: imports ..other, from outside the package"),
+        ("_park", "import threading", "_park: imports threading, which is behind _sync"),
+        ("_park", "from time import sleep", "_park: imports time, which is behind _sync"),
+        ("_park", "import os, _thread", "_park: imports _thread, which is behind _sync"),
+        ("_sauna", "", "_sauna: has no rank; give it one here and in the docstring's map"),
+    ],
+)
+def test_a_broken_rule_is_told(module: str, source: str, complaint: str) -> None:
+    assert violations({module: source}) == [complaint]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("_sync", "import threading, time, _thread"),
+        ("_worker", "from . import _task, _sync\nfrom fairpool._park import Park"),
+        ("__init__", "from ._pool import FairPool\nfrom ._lock import Lock"),
+        ("testing", "from fairpool import FairPool\nimport random"),
+        ("_pool", "import concurrent.futures\nfrom os import path"),
+    ],
+)
+def test_a_rule_that_is_kept_is_not_told(module: str, source: str) -> None:
+    assert violations({module: source}) == []
