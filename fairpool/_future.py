@@ -328,9 +328,9 @@ class Future(_StdFuture[T]):
             cell.append(registrant)  # R1
             if type(self._cell) is list:  # R2: see docs/protocols/future.md
                 return
-            settle(self, cell)
+            _call_late(self, cell, registrant)
         else:
-            settle(self, [registrant])
+            _call(self, registrant)
 
     def _unregister(self, registrant: Callable[[Any], object]) -> None:
         """Forget a registrant that has not been called yet, if it is still there."""
@@ -406,6 +406,8 @@ class Future(_StdFuture[T]):
     # --- what concurrent.futures.wait and as_completed use ---------------------------------------
 
     def _get_view(self) -> _View:
+        if type(self._cell) is list and self._pool is not None:
+            self._pool.check_same_process()
         view: _View | None = self.__dict__.get("_view")
         if view is None:
             view = self.__dict__.setdefault("_view", _View(self))  # A1: one view for all
@@ -514,7 +516,7 @@ def put_back(future: Future[Any], cell: list[Any], registrant: Any) -> None:
     """
     cell.insert(0, registrant)
     if type(future._cell) is not list:
-        settle(future, cell)
+        _call_late(future, cell, registrant)
 
 
 def finish(future: Future[Any], result: Any) -> None:
@@ -549,21 +551,41 @@ def conclude(future: Future[Any], state: _Final, value: Any) -> None:
 
 def settle(future: Future[Any], cell: list[Any]) -> None:
     """Call the registrants of a final future, callbacks last. Several threads may do so at once."""
-    later = []
-    while cell:
-        try:
-            registrant = cell.pop()  # the arbiter: each registrant is called by one thread
-        except IndexError:
-            break
-        if type(registrant) is _Callback:
-            later.append(registrant)  # a callback may take long, or need what a waiter does next
-        else:
-            registrant(future)
-    for callback in later:
-        try:
-            callback(future)
-        except BaseException:  # SystemExit too: a callback has no say over the thread it runs on
-            LOGGER.exception("exception calling callback for %r", future)
+    callbacks = []
+    try:
+        while cell:
+            try:
+                registrant = cell.pop()  # the arbiter: each registrant is called by one thread
+            except IndexError:
+                break
+            if type(registrant) is _Callback:
+                callbacks.append(registrant)
+            else:
+                _call(future, registrant)
+    finally:
+        # Last, because a callback may take long, or need what a waiter does next.
+        for callback in callbacks:
+            _call(future, callback)
+
+
+def _call(future: Future[Any], registrant: Callable[[Any], object]) -> None:
+    try:
+        registrant(future)
+    except BaseException as error:
+        # SystemExit too: a callback has no say over the thread that it happens to run on. Only
+        # Ctrl-C is meant for the thread, if it is one of the user's.
+        if isinstance(error, KeyboardInterrupt) and here.worker is None:
+            raise
+        LOGGER.exception("exception calling callback for %r", future)
+
+
+def _call_late(future: Future[Any], cell: list[Any], registrant: Any) -> None:
+    """A registrant that went into the list when the future was final already, or nearly so."""
+    try:
+        cell.remove(registrant)  # against whoever settles: one of the two gets it
+    except ValueError:
+        return
+    _call(future, registrant)
 
 
 def wait(future: Future[Any], timeout: float | None) -> bool:

@@ -101,7 +101,7 @@ class FairPool(ThreadPoolExecutor):
             raise scheduler.refusal()
         backlog = scheduler.backlog
         if backlog is not None:
-            backlog.enter(scheduler)
+            backlog = backlog.enter(scheduler)
         task: Task[T] = Task()
         task._pool = scheduler
         task._cell = [(copy_context(), fn, args, kwargs or None, backlog)]

@@ -43,27 +43,26 @@ class Backlog:
         self._limit = limit
         self._permits: SimpleQueue[bool] = SimpleQueue()
 
-    def enter(self, scheduler: Scheduler) -> None:
-        """Take a permit; wait for one if there is none."""
+    def enter(self, scheduler: Scheduler) -> Backlog | None:
+        """Take a permit for a task, waiting for one if there is none; return who gets it back."""
         if next(self._fresh) < self._limit:  # A4
-            return
+            return self
         try:
             permit = self._permits.get_nowait()
         except Empty:
-            permit = self._make_room(scheduler)
+            worker = here.worker
+            if worker is not None and worker.scheduler is scheduler and not scheduler.may_start():
+                # All spare workers wait, in `submit` perhaps: nobody may be left to make room.
+                scheduler.warn_once("max_pending is exceeded, because all spare workers wait")
+                return None
+            # No task is run inline to make room: it could wait for what the submitter does next. In
+            # a worker the seat goes to another one, which starts what is queued.
+            with blocking():
+                permit = self._permits.get()
         if not permit:
             self._permits.put(False)  # closed: pass it on to whoever waits, too
             raise scheduler.refusal()
-
-    def _make_room(self, scheduler: Scheduler) -> bool:
-        # No task is run inline to make room: it could wait for what the submitter does next. In a
-        # worker the seat goes to another one, which starts what is queued.
-        with blocking():
-            if not scheduler.may_start():
-                # All spare workers wait, in `submit` perhaps, and nobody would make room.
-                LOGGER.warning("%s: max_pending is exceeded, to go on at all", scheduler)
-                return True
-            return self._permits.get()
+        return self
 
     def leave(self) -> None:
         """Give the permit of a task back: it was claimed."""
@@ -84,6 +83,7 @@ class Scheduler:
         "_initializer",
         "_numbers",
         "_prefix",
+        "_warned",
         "backlog",
         "idle_timeout",
         "injector",
@@ -106,6 +106,7 @@ class Scheduler:
         self.max_workers = max_workers
         self.idle_timeout = idle_timeout
         self._forked = False
+        self._warned = False
         self.backlog = None if max_pending is None else Backlog(max_pending)
         self._cap = max_workers + SPARE_WORKERS_MAX
         self._initializer = initializer
@@ -113,6 +114,8 @@ class Scheduler:
         self._prefix = prefix
         self._reset()
         _live.add(ref(self, _live.discard))
+        if _exiting:  # made by a thread that still runs while the interpreter ends
+            self.close(_exiting[0])
 
     def _reset(self) -> None:
         self._numbers = count()
@@ -173,9 +176,7 @@ class Scheduler:
     def _start_worker(self, seat: list[None]) -> None:
         """Start one more worker, which takes over the seat."""
         if not self.may_start():
-            LOGGER.warning(
-                "%s has %d workers, all waiting; no more are started", self._prefix, self._cap
-            )
+            self.warn_once(f"{self._cap} workers are there, and no more are started")
             return
         worker = Worker(self, f"{self._prefix}_{next(self._numbers)}")
         try:
@@ -189,8 +190,10 @@ class Scheduler:
             if worker.be_born():
                 worker.ended.unpark()
                 self._strike(worker)
-                if worker in self.workers:
+                try:
                     self.workers.remove(worker)
+                except ValueError:  # not listed yet
+                    pass
                 self.parking.searching.discard(worker)
             else:
                 seat.clear()
@@ -198,6 +201,11 @@ class Scheduler:
         for other in self.roster.copy():
             if other.thread.ident is not None and not other.thread.is_alive():
                 self._strike(other)
+
+    def warn_once(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True  # two threads at once may both warn
+            LOGGER.warning("%s: %s", self._prefix, message)
 
     def may_start(self) -> bool:
         """Whether the cap on workers leaves room for another one."""
@@ -275,8 +283,7 @@ class Scheduler:
                 return
             for worker in roster:
                 with blocking():  # in a worker of another pool
-                    worker.ended.park()
-                    worker.ended.unpark()  # for whoever joins besides
+                    worker.ended.pass_through()
                     if worker.thread.ident is not None:  # None: it could not be started
                         worker.thread.join()
                 self._strike(worker)
@@ -309,8 +316,13 @@ def live() -> list[Scheduler]:
     return [scheduler for entry in _live.copy() if (scheduler := entry()) is not None]
 
 
+# Why no pool is open any more, once the main thread has ended.
+_exiting: list[Exception] = []
+
+
 def _close_all_at_exit() -> None:
     error = RuntimeError("cannot schedule new futures after interpreter shutdown")
+    _exiting.append(error)
     for scheduler in live():
         if scheduler.is_open():
             scheduler.close(error)

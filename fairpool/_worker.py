@@ -40,10 +40,11 @@ __all__ = ["Worker", "blocking", "waits"]
 # and 0.45 with 50). With the GIL, one look: searching would only keep the others from running.
 LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
 
-# Every so many steps a worker looks at the injector before its own run queue, so that tasks which
-# keep submitting cannot starve what comes from outside. The number is tokio's (and Go's): a prime,
-# so that it does not fall in step with a loop of the user's.
-STEPS_BETWEEN_INJECTOR_LOOKS = 61
+# Every so many steps a worker looks at the injector and at other run queues before its own, so that
+# tasks which keep submitting cannot starve what comes from outside, or what lies in the run queue
+# of a worker that is blocked. The number is tokio's (and Go's): a prime, so that it does not fall
+# in step with a loop of the user's.
+STEPS_BETWEEN_LOOKS_AROUND = 61
 
 # Which futures each waiting task waits for, all of them and without a time-out, and the function of
 # the waiting task. Item assignment and `get` take the dict's mutex (A1, A2); proof in
@@ -168,6 +169,7 @@ class Worker:
     """One thread of a pool. All methods but `run` are for its own thread."""
 
     __slots__ = (
+        "_turn",
         "_unborn",
         "blocked_in",
         "ended",
@@ -185,6 +187,7 @@ class Worker:
         self.queue = _NO_QUEUE
         self.parker = Parker()
         self.ended = Parker()  # unparked when the thread is done with everything
+        self._turn = False
         self._unborn = [None]
         self.task: Task[Any] | None = None
         self.fn: Any = None
@@ -200,8 +203,8 @@ class Worker:
         if not self.be_born():
             return
         scheduler = self.scheduler
-        here.worker = self
         self.queue = RunQueue()  # made by the thread that uses it most: see `_loop`
+        here.worker = self
         try:
             if scheduler.has_initializer:
                 # It may take long, or meet the others in a barrier: who queues a task must not
@@ -231,7 +234,7 @@ class Worker:
         # the queue's mutex: a mention less is a cache miss less.
         scheduler = self.scheduler
         own_length, take_own = self.queue.__len__, self.queue.popleft
-        outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
+        take_outside = scheduler.injector.popleft
         debts = scheduler.parking.debts.__len__
         steps = 0
         task = self._search()
@@ -244,17 +247,13 @@ class Worker:
                     continue
                 steps += 1
                 try:
-                    if own_length() and not (
-                        steps % STEPS_BETWEEN_INJECTOR_LOOKS == 0 and outside_length()
-                    ):
-                        task = take_own()
-                    else:
-                        task = take_outside()
+                    if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
+                        task = self.look()
+                    if task is None:
+                        task = take_own() if own_length() else take_outside()
                 except IndexError:  # nothing there, or a thief was quicker
                     task = self._search()
-            except (
-                BaseException
-            ) as error:  # nothing of a task's gets here: our own MemoryError, say
+            except BaseException as error:  # not a task's, but our own MemoryError, say
                 LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
                 if task is not None and task.running():
                     fail(task, error, self.fn)
@@ -263,8 +262,8 @@ class Worker:
     def _search(self) -> Task[Any] | None:
         """A task to run, or None if this worker is to end."""
         parking = self.scheduler.parking
-        while self in self.scheduler.workers:  # not so in the child of a task that forked
-            if parking.debts and parking.pay_debt():  # unparked to see that the pool was closed
+        while here.worker is self:  # not so in the child of a task that forked
+            if parking.debts and parking.pay_debt():
                 if not self._park(seated=False):
                     break
                 continue
@@ -273,24 +272,30 @@ class Worker:
             if len(parking.searching) * 2 > self.scheduler.max_workers + 1:
                 looks = 1  # only an optimization: enough others are looking
             for _ in range(looks):
-                task = self.look()
+                task: Task[Any] | None = self.look()
                 if task is not None:
                     parking.searching.discard(self)
                     # Whoever queued something meanwhile may have relied on this worker.
                     self.scheduler.notify_if_work()
                     return task
                 yield_cpu()
-            parking.searching.discard(self)
             if not self._park():
                 break
         return None
 
     def look(self) -> Task[Any] | None:
+        """Take a task from the injector or a run queue; which of them comes first takes turns."""
+        self._turn = not self._turn
+        if self._turn:
+            return self._take_outside() or self._steal()
+        return self._steal() or self._take_outside()
+
+    def _take_outside(self) -> Task[Any] | None:
         injector = self.scheduler.injector
-        if injector:
-            task = injector.take()
-            if task is not None:
-                return task  # type: ignore[no-any-return]
+        task: Task[Any] | None = injector.take() if injector else None
+        return task
+
+    def _steal(self) -> Task[Any] | None:
         workers = self.scheduler.workers
         count = len(workers)
         start = int(random() * count)
@@ -314,7 +319,7 @@ class Worker:
         parking = scheduler.parking
         self.task = None  # a parked worker keeps nothing alive
         self.fn = None
-        self._leave_queue()
+        parking.searching.discard(self)
         parking.parked.append(self)
         if seated:
             parking.give_up_seat()
@@ -356,9 +361,10 @@ class Worker:
     def may_run_inline(self) -> bool:
         """Whether a task may be run on top of the current one.
 
-        Not without a seat, and not deep in the stack, where it would have less of it than it needs.
+        Not without a seat. Not deep in the stack, where it would have less of it than it needs,
+        unless there can be no other worker to run it.
         """
-        return self.seated and not stack_is_deep()
+        return self.seated and (not stack_is_deep() or not self.scheduler.may_start())
 
     def run_inline(self, future: Future[Any]) -> bool:
         """Run `future`'s task on top of the current one, if possible; True if it was run."""
@@ -418,16 +424,13 @@ class Worker:
     def _give_up_seat(self, reason: object) -> None:
         self.seated = False
         self.blocked_in = reason
-        self._leave_queue()
         self.scheduler.parking.give_up_seat()
-        self.scheduler.notify_if_work()
-
-    def _leave_queue(self) -> None:
-        """Put what is in the run queue where every worker looks regularly, and none may be late."""
-        while self.queue:
-            task = self.queue.take()
-            if task is not None:
-                self.scheduler.injector.append(task)
+        try:
+            self.scheduler.notify_if_work()
+        except BaseException:  # a RecursionError, say
+            self.scheduler.parking.return_to_seat()
+            self.seated = True
+            raise
 
     def adopt(self, waiter: Any, future: Future[Any]) -> None:
         """This thread is about to wait on a `concurrent.futures` waiter, for `future` too."""
