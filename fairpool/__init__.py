@@ -22,11 +22,30 @@ The house (private modules; imports only point down the ranks):
 
 from __future__ import annotations
 
+from asyncio import CancelledError
+
 from fairpool._errors import BrokenFairPool, DeadlockError
 from fairpool._future import Future
-from fairpool._pool import FairPool
+from fairpool._pool import FairPool, run
+from fairpool._task import Task
+from fairpool._tasks import create_task, current_task, gather, shield, sleep, yield_now
 from fairpool._worker import blocking
 
-__all__ = ["BrokenFairPool", "DeadlockError", "FairPool", "Future", "blocking"]
+__all__ = [
+    "BrokenFairPool",
+    "CancelledError",
+    "DeadlockError",
+    "FairPool",
+    "Future",
+    "Task",
+    "blocking",
+    "create_task",
+    "current_task",
+    "gather",
+    "run",
+    "shield",
+    "sleep",
+    "yield_now",
+]
 
 __version__ = "0.1.0"

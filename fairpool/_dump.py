@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, TextIO
 
 from fairpool._future import Future, describe, is_final
-from fairpool._worker import Worker, waits
+from fairpool._waits import waits
+from fairpool._worker import Worker
 
 __all__ = ["dump"]
 

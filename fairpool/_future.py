@@ -23,7 +23,9 @@ Guarantees:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from asyncio import CancelledError as _TaskCancelledError
+from asyncio import _get_running_loop, wrap_future
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as _StdFuture
 from concurrent.futures import TimeoutError as _TimeoutError
@@ -143,6 +145,24 @@ class _Callback:
 
     def __call__(self, future: Future[Any]) -> None:
         self._fn(future)
+
+
+class _Catch:
+    """Calls the handler of `Future.catch` for the exceptions that it is meant for."""
+
+    __slots__ = ("__qualname__", "_on_error", "_types")
+
+    def __init__(
+        self, on_error: Callable[[BaseException], Any], types: tuple[type[BaseException], ...]
+    ) -> None:
+        self.__qualname__ = describe(on_error)
+        self._on_error = on_error
+        self._types = types
+
+    def __call__(self, error: BaseException) -> Any:
+        if isinstance(error, self._types):
+            return self._on_error(error)
+        raise error
 
 
 class _View:
@@ -309,6 +329,79 @@ class Future(_StdFuture[T]):
         wait_for = wait if worker is None else worker.wait_for
         if not wait_for(self, timeout):
             raise _TimeoutError()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the result without blocking: in a task of a pool, or in an asyncio loop.
+
+        Raises what the work raised, and `asyncio.CancelledError` if the future was cancelled.
+        """
+        if type(self._cell) is list:
+            loop = _get_running_loop()
+            if loop is not None:
+                return (yield from wrap_future(self, loop=loop).__await__())
+            while type(self._cell) is list:  # a wake-up is a hint
+                yield self
+        if self._cell is CANCELLED:
+            raise _TaskCancelledError
+        return self.result()
+
+    def _suspend(self, continuation: Any) -> None:
+        """Called by the worker of a coroutine that has yielded this future."""
+        continuation.awaited = self
+        if self._pool is not None or self._sources():
+            continuation.enter_wait(self)
+        self._register(continuation)
+
+    def _sources(self) -> tuple[Future[Any], ...]:
+        """The futures that all have to be final before this one can be, as far as is known."""
+        return ()
+
+    # --- chains ------------------------------------------------------------------------------
+
+    def then(
+        self,
+        on_result: Callable[[T], Any],
+        on_error: Callable[[BaseException], Any] | None = None,
+    ) -> Future[Any]:
+        """Have `on_result(result)` called by a worker, and return the Future of what it returns.
+
+        If this future fails, `on_error(exception)` is called instead, if it is given; else the new
+        future fails likewise, and if this one is cancelled, so is the new one. What is called may
+        return a future or a coroutine: the new future then has the outcome of that. It runs on the pool
+        of this future (or of the current task), in a copy of the current context.
+        """
+        _check_callable("then", on_result)
+        if on_error is not None:
+            _check_callable("then", on_error)
+        return self._link(on_result, on_error, None)
+
+    def catch(
+        self, on_error: Callable[[BaseException], Any], *types: type[BaseException]
+    ) -> Future[Any]:
+        """As `then`, but called only if this future fails with one of `types` (default: Exception)."""
+        _check_callable("catch", on_error)
+        for kind in types:
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(f"catch() takes exception types after the function, not {kind!r}")
+        return self._link(None, _Catch(on_error, types or (Exception,)), None)
+
+    def finally_(self, fn: Callable[[], Any]) -> Future[T]:
+        """Have `fn()` called once this future is final, however; the new future has its outcome.
+
+        If `fn` raises, or the future or the coroutine that it returns fails, that is the outcome.
+        """
+        _check_callable("finally_", fn)
+        return self._link(None, None, fn)
+
+    def _link(self, *handlers: Callable[..., Any] | None) -> Future[Any]:
+        pool = self._pool
+        if pool is None:
+            worker = here.worker
+            if worker is None:
+                raise RuntimeError(f"no pool to run this on: {self!r} belongs to none; use it in a task")
+            pool = worker.scheduler
+        link: Future[Any] = pool.link(self, handlers)
+        return link
 
     # --- being told --------------------------------------------------------------------------
 
@@ -477,6 +570,29 @@ def describe(what: object) -> str:
         return object.__repr__(what)  # not the user's `__repr__`, which may raise
     module = getattr(what, "__module__", None)
     return f"{module}.{name}" if isinstance(module, str) else name
+
+
+def _check_callable(method: str, fn: object) -> None:
+    if not callable(fn):
+        raise TypeError(f"{method}() takes a callable, not {fn!r}")
+
+
+def _await_standard(future: _StdFuture[T]) -> Generator[Any, None, T]:
+    """`concurrent.futures.Future.__await__`: as `Future.__await__`, for any pool's future."""
+    if not future.done():
+        loop = _get_running_loop()
+        if loop is not None:
+            return (yield from wrap_future(future, loop=loop).__await__())
+        while not future.done():
+            yield future
+    if future.cancelled():
+        raise _TaskCancelledError
+    return future.result()
+
+
+# `await` looks for a method of the class, and the standard library's has none: so it gets one.
+if not hasattr(_StdFuture, "__await__"):
+    _StdFuture.__await__ = _await_standard  # type: ignore[attr-defined]
 
 
 # --- the protocol: module-level functions, because they are on every task's path ------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from itertools import count, islice
@@ -17,7 +17,7 @@ from fairpool._scheduler import Scheduler
 from fairpool._sync import cpu_count, here, monotonic
 from fairpool._task import Task
 
-__all__ = ["FairPool"]
+__all__ = ["FairPool", "run"]
 
 T = TypeVar("T")
 
@@ -242,3 +242,25 @@ def _result_of_oldest(pending: deque[Future[Any]], timeout: float | None) -> Any
         return pending[0].result(timeout)
     finally:
         pending.popleft().cancel()
+
+
+def run(
+    coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any
+) -> T:
+    """Run a coroutine in a pool of its own, and return its result: the one-line entry point.
+
+    `options` are those of `FairPool`. Ctrl-C cancels the coroutine, lets it clean up, and is raised
+    then. Must not be called from a task.
+    """
+    if not hasattr(coro, "send") or not hasattr(coro, "throw"):
+        raise TypeError(f"run() takes a coroutine, not {coro!r}")
+    if here.worker is not None:
+        coro.close()
+        raise RuntimeError("run() makes a pool of its own; in a task, await the coroutine")
+    with FairPool(max_workers, **options) as pool:
+        main = pool._scheduler.spawn(coro)
+        try:
+            return main.result()  # type: ignore[no-any-return]
+        except KeyboardInterrupt:
+            main.cancel()
+            raise

@@ -10,17 +10,19 @@ Closing is described, with its proof, in `docs/protocols/shutdown.md`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
 
 from fairpool._errors import BrokenFairPool
-from fairpool._future import LOGGER
+from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import at_exit, here, in_child_after_fork
-from fairpool._task import Task
+from fairpool._task import Task, run_coroutine, run_link
+from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
 
 __all__ = ["Backlog", "Scheduler", "live"]
@@ -91,6 +93,8 @@ class Scheduler:
         "parking",
         "refusals",
         "roster",
+        "suspended",
+        "timers",
         "workers",
     )
 
@@ -124,6 +128,8 @@ class Scheduler:
         self.workers: list[Worker] = []
         self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
         self.parking = Parking(self.max_workers, self._start_worker)
+        self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
+        self.timers = Timers(f"{self._prefix}_timer", self.idle_timeout)
 
     # --- work --------------------------------------------------------------------------------
 
@@ -155,6 +161,56 @@ class Scheduler:
                     if cancelled:
                         raise
 
+    def spawn(self, coroutine: Any, name: str | None = None) -> Task[Any]:
+        """A queued task that runs a coroutine object; raises if it will not be run."""
+        task: Task[Any] = Task()
+        task._pool = self
+        task._cell = [(copy_context(), run_coroutine, (coroutine,), None, None)]
+        if name is not None:
+            task.set_name(name)
+        try:
+            if self.refusals:
+                raise self.refusal()
+            self.put(task)
+        except BaseException:
+            coroutine.close()
+            raise
+        return task
+
+    def link(
+        self, source: Future[Any], handlers: tuple[Callable[..., Any] | None, ...]
+    ) -> Task[Any]:
+        """A task that is queued when `source` is final. See `Future.then`."""
+        task: Task[Any] = Task()
+        task._pool = self
+        task._cell = [(copy_context(), run_link, (source, *handlers), None, None)]
+        source._register(task)
+        return task
+
+    def resume(self, item: Any) -> None:
+        """Queue a continuation, or a task that has been accepted before. From any thread."""
+        worker = here.worker
+        if worker is not None and worker.scheduler is self:
+            worker.queue.append(item)
+        else:
+            self.injector.append(item)
+        parking = self.parking
+        if parking.seats and not parking.searching:
+            self.notify()
+
+    def notify(self) -> None:
+        """`Parking.notify`, where there is no caller to tell that no worker could be started."""
+        try:
+            self.parking.notify()
+        except Exception:
+            LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+
+    def suspended_ended(self, continuation: Any) -> None:
+        """A coroutine that had been suspended is at its end."""
+        self.suspended.discard(continuation)
+        if self.refusals and not self.suspended:
+            self.parking.unpark_all()  # those that parked until this was the last
+
     def has_work(self) -> bool:
         """Whether any queue holds a task: ordered against every `append`."""
         if self.injector.holds_work():
@@ -166,10 +222,7 @@ class Scheduler:
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its seat."""
         if self.has_work():
-            try:
-                self.parking.notify()
-            except Exception:
-                LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+            self.notify()
 
     # --- workers -----------------------------------------------------------------------------
 
@@ -258,6 +311,15 @@ class Scheduler:
         """Whether the pool was closed, ordered against `close` (A2)."""
         return bool(self.refusals.copy())
 
+    def is_waiting_to_close(self) -> bool:
+        """Whether the pool was closed, and there are coroutines that are suspended."""
+        self.suspended.discard(None)  # takes the set's mutex: ordered against `suspended_ended`
+        return self.is_closed() and bool(self.suspended)
+
+    def is_over(self) -> bool:
+        """Whether the pool was closed, and nothing is left to be run."""
+        return self.is_closed() and not self.is_waiting_to_close() and not self.has_work()
+
     def close(self, reason: Exception) -> None:
         """Take no more tasks; workers end when the queues are empty. May be called repeatedly."""
         self.refusals.append(reason)
@@ -274,12 +336,13 @@ class Scheduler:
     def join(self) -> None:
         """Wait until all workers have ended. The pool must be closed."""
         while True:
-            if self.has_work() and not self.workers.copy():
-                # Accepted by a `put` that has not come to its `notify`: its task is run before
-                # this returns.
-                self.notify_if_work()
+            if not self.is_over() and not self.workers.copy():
+                # Accepted by a `put` that has not come to its `notify`, or suspended: it is run to
+                # its end before this returns.
+                self.notify()
             roster = self.roster.copy()
             if not roster:
+                self.timers.stop()
                 return
             for worker in roster:
                 with blocking():  # in a worker of another pool
@@ -326,6 +389,9 @@ def _close_all_at_exit() -> None:
     for scheduler in live():
         if scheduler.is_open():
             scheduler.close(error)
+        # A coroutine that waits for something which nobody is left to bring would keep the process.
+        for continuation in scheduler.suspended.copy():
+            continuation.task.interrupt("the interpreter is shutting down")
 
 
 def _after_fork() -> None:

@@ -1,28 +1,49 @@
-"""`Task`: a future together with the work that will end it.
+"""`Task`: a future together with the work that will end it; and how its steps are run.
 
 One object, not a future and a work item: what is never made is never freed. A task is queued, is
-claimed by one worker (or cancelled), and is run in its own copy of the submitter's context.
+claimed by one worker (or cancelled), and is run in its own copy of the submitter's context. If its
+function returns a coroutine, that is run as well, step by step, and its result is the task's.
+
+What is left of a coroutine after a step is a `Continuation`. Guarantees, with the proofs in
+`docs/protocols/tasks.md`:
+
+- One resumer. A continuation is queued by whoever took the one item out of its list `armed`, or
+  by the worker that has just run its step; and it is armed only after `send()` has returned.
+- A wake-up is a hint. What suspends a coroutine looks again when it is resumed, and suspends it again
+  if it must. So a wake-up that comes too late, or for another reason, does no harm.
+- A cancellation request is never lost: it is seen by the step that runs, or wakes the continuation.
+
+A coroutine yields *requests* to its worker: None (let others go first), a future (wait for it), or
+an object of the package's with a method `_suspend(continuation)`.
 """
 
 from __future__ import annotations
 
+from asyncio import CancelledError
+from collections.abc import Callable
+from concurrent.futures import Future as _StdFuture
+from contextvars import Context
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from fairpool._future import (
     CANCELLED,
     FAILED,
     FINISHED,
+    LOGGER,
     Failure,
     Future,
     claim,
     conclude,
     describe,
     fail,
+    is_final,
     put_back,
     settle,
 )
+from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["Task"]
+__all__ = ["Continuation", "Task", "run_coroutine", "run_link"]
 
 T = TypeVar("T")
 
@@ -30,29 +51,30 @@ T = TypeVar("T")
 class Task(Future[T]):
     """What `FairPool.submit` returns."""
 
-    __slots__ = ()
+    __slots__ = ("_machine",)
 
     # Whoever makes a task sets its slots, once, before it is published:
     #   _pool  the scheduler
     #   _cell  [(context, fn, args, kwargs or None, backlog or None)]
     # A Python-level `__init__` would cost as much as all of its stores.
-    __init__ = object.__init__
+    #   _machine  unset at first. The coroutine, from when it is there until its first suspension; then
+    #             its Continuation; None at the end. Written by the worker that runs the task.
+    __init__ = object.__init__  # type: ignore[assignment]
 
-    def run(self, worker: Any) -> bool:
-        """Claim this task and run it to its end, on the calling worker; False if it was claimed
-        before.
+    def run(self, worker: Any) -> Any:
+        """Claim this task and run it, on the calling worker. Raises nothing of the task's.
 
-        Raises nothing of the task's. What follows is `claim` and `finish` of `_future`, written
-        out: this is the path of every task.
+        Returns what the worker is to run next, if this has made one thing runnable, else None. What
+        follows is `claim` and `finish` of `_future`, written out: this is the path of every task.
         """
         cell = self._cell
         try:
             work = cell.pop(0)  # type: ignore[union-attr]
         except (IndexError, AttributeError):  # claimed, or final
-            return False
+            return None
         if type(work) is not tuple:
             put_back(self, cell, work)  # type: ignore[arg-type]
-            return False
+            return None
         context, fn, args, kwargs, backlog = work
         worker.task = self
         worker.fn = fn
@@ -70,44 +92,410 @@ class Task(Future[T]):
             trace = error.__traceback__
             error.__traceback__ = trace.tb_next if trace is not None else None
             del trace
+            if fn is run_link and isinstance(error, CancelledError):
+                conclude(self, CANCELLED, None)
+                return None
             fail(self, error, fn)
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
-        else:
-            self._value = result
-            self._cell = FINISHED
-            cell.reverse()  # type: ignore[union-attr]
-            if cell:
-                settle(self, cell)  # type: ignore[arg-type]
-        return True
+            return None
+        if type(result) is CoroutineType:
+            worker.fn = self._machine = result
+            return _drive(self, context, result, None, result.send, None, worker)
+        self._value = result
+        self._cell = FINISHED
+        cell.reverse()  # type: ignore[union-attr]
+        return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
 
-    def cancel(self) -> bool:
-        """Cancel the task if it has not been started; return whether it is cancelled.
+    def __call__(self, source: Future[Any]) -> None:
+        """A task is a registrant: what it waited for is final, so it can be queued."""
+        self._pool.resume(self)
 
-        Of two calls at the very same time, one may return False although the other is about to
-        cancel.
+    # --- cancelling --------------------------------------------------------------------------
+
+    def cancel(self, msg: str | None = None) -> bool:
+        """Cancel the task; return whether it is cancelled, or will be asked to end.
+
+        A task that has not been started is cancelled at once. A coroutine that has been gets
+        `asyncio.CancelledError` at its suspension point; if it waits for a future, that is cancelled
+        first, as in asyncio. A plain function that runs is not interrupted: False. Of two calls at
+        the very same time on a task that has not been started, one may return False although the
+        other is about to cancel it.
         """
         work = claim(self)
-        if work is None:
-            return self.cancelled()
-        if work[4] is not None:
-            work[4].leave()
-        conclude(self, CANCELLED, None)
-        return True
+        if work is not None:
+            _drop(work)
+            conclude(self, CANCELLED, None)
+            return True
+        if type(self._cell) is not list:
+            return self._cell is CANCELLED
+        if not hasattr(self, "_machine"):
+            return False
+        return self.interrupt(msg)
+
+    def interrupt(self, msg: str | None = None) -> bool:
+        """Ask a coroutine that has been started to end; False if it has ended."""
+        cell = self._cell
+        if type(cell) is not list:
+            return False
+        request = _CancelRequest(msg)
+        cell.append(request)  # X1
+        machine = getattr(self, "_machine", None)  # X2
+        if type(machine) is Continuation:
+            machine.interrupt()
+        return not is_final(self)
+
+    def cancelling(self) -> int:
+        """The number of cancellation requests that were not taken back by `uncancel`."""
+        return len(self._cancel_requests())
+
+    def uncancel(self) -> int:
+        """Take back one cancellation request; return how many are left."""
+        cell = self._cell
+        requests = self._cancel_requests()
+        if requests and type(cell) is list:
+            try:
+                cell.remove(requests.pop(0))
+            except ValueError:
+                pass
+        return len(requests)
+
+    def _cancel_requests(self) -> list[_CancelRequest]:
+        cell = self._cell
+        if type(cell) is not list:
+            return []
+        return [entry for entry in cell.copy() if type(entry) is _CancelRequest]
 
     def abandon(self, error: BaseException) -> None:
         """End the task with an error that has been reported, if it has not been started."""
         work = claim(self)
         if work is not None:
-            if work[4] is not None:
-                work[4].leave()
+            _drop(work)
             failure = Failure(error, work[1])
             failure.retrieved = True
             conclude(self, FAILED, failure)
 
-    def _describe(self) -> str:
+    # --- showing it --------------------------------------------------------------------------
+
+    def get_name(self) -> str:
+        """The name given with `set_name`, else that of its function."""
+        return self.__dict__.get("_name") or self._describe() or f"Task-{id(self):#x}"
+
+    def set_name(self, name: object) -> None:
+        """Give the task a name, for `repr` and `FairPool.dump`."""
+        self.__dict__["_name"] = str(name)
+
+    def _sources(self) -> tuple[Future[Any], ...]:
         cell = self._cell
         try:
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
-            return ""
-        return describe(work[1]) if type(work) is tuple else ""
+            return ()
+        if type(work) is tuple and work[1] is run_link:
+            return (work[2][0],)
+        return ()
+
+    def _describe(self) -> str:
+        name = self.__dict__.get("_name")
+        if name is not None:
+            return str(name)
+        cell = self._cell
+        try:
+            work = cell[0]  # type: ignore[index]
+        except (IndexError, TypeError):
+            work = None
+        if type(work) is tuple:
+            if work[1] is run_link:
+                return describe(next(fn for fn in work[2][1:] if fn is not None))
+            return describe(work[2][0] if work[1] is run_coroutine else work[1])
+        machine = getattr(self, "_machine", None)
+        if type(machine) is Continuation:
+            return machine.describe()
+        return describe(machine) if machine is not None else ""
+
+
+class _CancelRequest:
+    """An item in the cell of a task that was asked to end. As a registrant, it has nothing to do."""
+
+    __slots__ = ("delivered", "msg")
+
+    def __init__(self, msg: str | None) -> None:
+        self.msg = msg
+        self.delivered = False
+
+    def __call__(self, task: Future[Any]) -> None:
+        pass
+
+
+def _drop(work: tuple[Any, ...]) -> None:
+    """The work of a task that was claimed but will not be run."""
+    if work[4] is not None:
+        work[4].leave()
+    if work[1] is run_coroutine:
+        work[2][0].close()  # else Python warns that it was never awaited
+
+
+def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
+    """Settle a task at the end of its step; return the one thing to run next, if there is just one.
+
+    It stays with this worker, whose caches hold what it is about, and no other one is woken for it.
+    Nothing of a user's runs between here and its step, so it is not kept waiting.
+    """
+    if len(cell) == 1:
+        try:
+            registrant = cell.pop()
+        except IndexError:
+            return None
+        if type(registrant) is Continuation:
+            if registrant.task._pool is task._pool and registrant.disarm():
+                return registrant
+        elif type(registrant) is Task:
+            if registrant._pool is task._pool:
+                return registrant
+        cell.append(registrant)
+    settle(task, cell)
+    return None
+
+
+def _drive(
+    task: Task[Any],
+    context: Context,
+    coroutine: Any,
+    continuation: Continuation | None,
+    call: Callable[[Any], Any],
+    value: Any,
+    worker: Any,
+) -> Any:
+    """Run one step of a coroutine, to its next suspension or its end. Returns as `Task.run`.
+
+    `call(value)` resumes it: `coroutine.send(None)`, or `coroutine.throw(error)`.
+    """
+    while True:
+        try:
+            request = context.run(call, value)
+        except StopIteration as stop:
+            result = stop.value
+            break
+        except CancelledError:
+            if continuation is not None:
+                continuation.end()
+            conclude(task, CANCELLED, None)
+            return None
+        except BaseException as error:
+            trace = error.__traceback__
+            error.__traceback__ = trace.tb_next if trace is not None else None
+            del trace
+            if continuation is not None:
+                continuation.end()
+            fail(task, error, coroutine)
+            del task, value  # no cycle: see `Task.run`
+            return None
+        if continuation is None:
+            continuation = Continuation(task, context, coroutine)
+        if request is None:
+            worker.requeue(continuation)
+            return None
+        value = continuation.suspend(request)
+        if value is None:
+            return None
+        call = coroutine.throw
+    if continuation is not None:
+        if continuation.refused and task.cancelling():
+            LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
+        continuation.end()
+    cell = task._cell
+    task._value = result
+    task._cell = FINISHED
+    cell.reverse()  # type: ignore[union-attr]
+    return _hand_over(task, cell) if cell else None  # type: ignore[arg-type]
+
+
+class Continuation:
+    """The rest of a task after a suspension.
+
+    `armed` holds one item while the coroutine is suspended for something: whoever takes it out queues
+    the continuation. While the step runs, or the continuation is queued, it is empty.
+    """
+
+    __slots__ = (
+        "_coroutine",
+        "_send",
+        "_waits",
+        "armed",
+        "awaited",
+        "context",
+        "interrupted",
+        "refused",
+        "task",
+    )
+
+    def __init__(self, task: Task[Any], context: Context, coroutine: Any) -> None:
+        self.task = task
+        self.context = context
+        self._coroutine = coroutine
+        self._send = coroutine.send
+        self._waits = False  # whether `enter_wait` was called
+        self.armed: list[None] = []
+        self.awaited: Any = None  # the future that it waits for, if it is one
+        # Set by whoever cancels, after X1; looked at by the step after `armed` was emptied or filled.
+        self.interrupted = False
+        self.refused = False  # got a cancellation, and did not end
+        task._pool.suspended.add(self)
+        task._machine = self  # D1
+        # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same list);
+        # who makes one after it sees D1 in X2.
+        if type(task._cell) is list and task._cancel_requests():
+            self.interrupted = True
+
+    def run(self, worker: Any) -> Any:
+        """Run the next step. Returns as `Task.run`."""
+        task = self.task
+        worker.task = task
+        worker.fn = self._coroutine
+        self.awaited = None
+        if self._waits:
+            self._waits = False
+            leave_wait(task)
+        if self.interrupted:
+            error = self._interruption()
+            if error is not None:
+                throw = self._coroutine.throw
+                return _drive(task, self.context, self._coroutine, self, throw, error, worker)
+        return _drive(task, self.context, self._coroutine, self, self._send, None, worker)
+
+    def suspend(self, request: Any) -> BaseException | None:
+        """Arm, after `send` has returned; or return what is to be thrown into the coroutine at once."""
+        suspend = getattr(request, "_suspend", None)
+        if suspend is None:
+            if not isinstance(request, _StdFuture):
+                return _foreign(request)
+            self.awaited = request
+        self.armed.append(None)  # A1
+        if self.interrupted and self.disarm():
+            # Whoever interrupts after A1 wakes the continuation; who did so before it is seen here.
+            error = self._interruption()
+            if error is not None:
+                return error
+            self.armed.append(None)
+        try:
+            if suspend is None:
+                request.add_done_callback(self)
+            else:
+                suspend(self)
+        except BaseException as error:
+            if self.disarm():
+                return error
+            # Woken meanwhile: it is resumed, asks again, and gets the error then.
+        return None
+
+    def disarm(self) -> bool:
+        """Take the item out of `armed`: True to the one who is to resume the continuation."""
+        try:
+            self.armed.pop()
+        except IndexError:
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Resume, if suspended. May be called from any thread, and too often."""
+        if self.disarm():
+            self.task._pool.resume(self)
+
+    def __call__(self, future: Any) -> None:
+        self.wake()
+
+    def enter_wait(self, future: Future[Any]) -> None:
+        """Write down that this task waits for `future`. Raises `DeadlockError`."""
+        enter_wait(self.task, self._coroutine, (future,))
+        self._waits = True
+
+    def interrupt(self) -> None:
+        """A cancellation was requested (X1 is done)."""
+        self.interrupted = True
+        if not self.disarm():
+            return  # its step runs, or is queued
+        # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
+        awaited = self.awaited
+        if awaited is None or not awaited.cancel():
+            self.task._pool.resume(self)
+            return
+        self.armed.append(None)
+        if awaited.done():  # its call may have come when there was nothing in `armed`
+            self.wake()
+
+    def _interruption(self) -> BaseException | None:
+        self.interrupted = False
+        news = [request for request in self.task._cancel_requests() if not request.delivered]
+        if not news:
+            return None
+        for request in news:
+            request.delivered = True
+        self.refused = True
+        msg = news[0].msg
+        return CancelledError() if msg is None else CancelledError(msg)
+
+    def end(self) -> None:
+        """The coroutine has ended."""
+        task = self.task
+        self.refused = False
+        self._coroutine = self._send = self.awaited = None
+        task._machine = None  # no cycle is left behind
+        task._pool.suspended_ended(self)
+
+    def describe(self) -> str:
+        coroutine = self._coroutine
+        return describe(coroutine) if coroutine is not None else ""
+
+
+def _foreign(request: object) -> TypeError:
+    """The error for a coroutine that yielded something that no worker can wait for."""
+    if getattr(request, "_asyncio_future_blocking", None) is not None:
+        return TypeError(
+            f"a fairpool task cannot await {request!r}, which belongs to an asyncio loop; run what makes "
+            "it there, with asyncio.run_coroutine_threadsafe(coroutine, loop), and await the future "
+            "which that returns"
+        )
+    return TypeError(
+        f"a fairpool task cannot await what yields {request!r}; it can await coroutines, futures of "
+        "fairpool and of concurrent.futures, and what fairpool offers (sleep, Event, Queue, ...)"
+    )
+
+
+# --- functions that are the work of tasks made by the package -------------------------------------
+
+
+def run_coroutine(coroutine: Any) -> Any:
+    """The work of a task that was made from a coroutine object."""
+    return coroutine
+
+
+def run_link(
+    source: Future[Any],
+    on_result: Callable[[Any], Any] | None,
+    on_error: Callable[[BaseException], Any] | None,
+    in_any_case: Callable[[], Any] | None,
+) -> Any:
+    """The work of a link in a chain: `source` is final, and this is called with its outcome."""
+    if in_any_case is not None:
+        return _pass_through(source, in_any_case())
+    if source._cell is FINISHED:
+        outcome = source._value
+        if on_result is not None:
+            outcome = on_result(outcome)
+    elif source._cell is CANCELLED:
+        raise CancelledError
+    else:
+        failure = source._failure()
+        if on_error is None:
+            raise failure.exception.with_traceback(failure.traceback)
+        outcome = on_error(failure.exception)
+    return _wait_for(outcome) if isinstance(outcome, _StdFuture) else outcome
+
+
+async def _wait_for(future: Any) -> Any:
+    return await future
+
+
+async def _pass_through(source: Future[Any], outcome: Any) -> Any:
+    if isinstance(outcome, _StdFuture) or type(outcome) is CoroutineType:
+        await outcome
+    return await source

@@ -32,8 +32,9 @@ from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import FREE_THREADED, Thread, here, stack_is_deep, yield_cpu
 from fairpool._task import Task
+from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["Worker", "blocking", "waits"]
+__all__ = ["Worker", "blocking"]
 
 # How often a searching worker looks around before it parks. 500 looks, about 50 µs, were best in
 # the prototype (design notes: a section/rest of 15/60 µs reaches 0.88 of its bound with 500 looks
@@ -45,69 +46,6 @@ LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
 # of a worker that is blocked. The number is tokio's (and Go's): a prime, so that it does not fall
 # in step with a loop of the user's.
 STEPS_BETWEEN_LOOKS_AROUND = 61
-
-# Which futures each waiting task waits for, all of them and without a time-out, and the function of
-# the waiting task. Item assignment and `get` take the dict's mutex (A1, A2); proof in
-# docs/protocols/waiting.md.
-_waits: dict[Future[Any], tuple[tuple[Future[Any], ...], Any]] = {}
-
-
-def _enter_wait(task: Future[Any], fn: object, awaited: tuple[Future[Any], ...]) -> None:
-    """Write down that `task` waits for `awaited`; raise `DeadlockError` if that closes a cycle.
-
-    Of all the waits that form a cycle, the one that is written down last sees all the others.
-    """
-    _waits[task] = (awaited, fn)
-    seen = set()
-    # Depth first; each entry is a future and the names on the way to it.
-    ways: list[tuple[Future[Any], tuple[str, ...]]] = [(f, (describe(fn),)) for f in awaited]
-    while ways:
-        future, names = ways.pop()
-        if future is task:
-            chain = " waits for ".join([*names, names[0]])
-            raise DeadlockError(
-                f"this wait would never end: {chain}; do not wait for it in the task"
-            )
-        if future in seen:
-            continue
-        seen.add(future)
-        edge = _waits.get(future)
-        if edge is not None:
-            further, fn = edge
-            names = (*names, describe(fn))
-            ways.extend((following, names) for following in further)
-
-
-def waits() -> list[tuple[Future[Any], tuple[tuple[Future[Any], ...], Any]]]:
-    """Who waits for whom, at one moment: (task, (awaited futures, the task's function))."""
-    return list(_waits.copy().items())
-
-
-class _Wait:
-    """`with _Wait(task, fn, futures):` the task waits for all of these; may be nested."""
-
-    __slots__ = ("_outer", "_task")
-
-    def __init__(self, task: Future[Any], fn: object, futures: tuple[Future[Any], ...]) -> None:
-        self._task = task
-        self._outer = _waits.get(
-            task
-        )  # a wait in a callback, or in a `__del__`, in the midst of one
-        try:
-            _enter_wait(task, fn, futures)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._outer is None:
-            _waits.pop(self._task, None)
-        else:
-            _waits[self._task] = self._outer
-
 
 class _SeatWaiter(Waiter):
     """Wakes a worker that gave up its seat, and has its seat back before it wakes.
@@ -169,6 +107,8 @@ class Worker:
     """One thread of a pool. All methods but `run` are for its own thread."""
 
     __slots__ = (
+        "_inline",
+        "_seats",
         "_turn",
         "_unborn",
         "blocked_in",
@@ -188,6 +128,8 @@ class Worker:
         self.parker = Parker()
         self.ended = Parker()  # unparked when the thread is done with everything
         self._turn = False
+        self._inline = 0  # how many steps are being run on top of another
+        self._seats = scheduler.parking.seats
         self._unborn = [None]
         self.task: Task[Any] | None = None
         self.fn: Any = None
@@ -240,12 +182,19 @@ class Worker:
         task = self._search()
         while task is not None:
             try:
-                task.run(self)
+                following = task.run(self)
                 task = None
+                steps += 1
+                if following is not None:
+                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
+                        task = following
+                        following = None
+                        continue
+                    self.requeue(following)
+                    following = None
                 if debts() and scheduler.parking.pay_debt():
                     task = self._search() if self._park(seated=False) else None
                     continue
-                steps += 1
                 try:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
                         task = self.look()
@@ -324,7 +273,7 @@ class Worker:
         if seated:
             parking.give_up_seat()
         scheduler.notify_if_work()
-        if scheduler.is_closed() and not scheduler.has_work() and self._unlist_parked():
+        if scheduler.is_over() and self._unlist_parked():
             ended = self._unlist()
             # Those that parked while there was still work are to see that there is none.
             parking.unpark_all()
@@ -349,7 +298,7 @@ class Worker:
         scheduler.workers.remove(self)
         here.worker = None  # what is submitted on this thread from here on goes to the injector
         # Its own run queue too: a worker that has paid a debt may have left it to busy thieves.
-        if self.queue.holds_work() or scheduler.has_work():
+        if self.queue.holds_work() or scheduler.has_work() or scheduler.is_waiting_to_close():
             here.worker = self
             scheduler.workers.append(self)
             scheduler.parking.return_to_seat()
@@ -367,7 +316,7 @@ class Worker:
         return self.seated and (not stack_is_deep() or not self.scheduler.may_start())
 
     def run_inline(self, future: Future[Any]) -> bool:
-        """Run `future`'s task on top of the current one, if possible; True if it was run."""
+        """Run `future`'s task on top of the current one, if possible; True if it is final now."""
         # Only a task of the same pool: another pool's has another initializer and another limit.
         if (
             type(future) is not Task
@@ -377,10 +326,24 @@ class Worker:
             return False
         task = cast("Task[Any]", future)
         outer = self.task, self.fn
+        self._inline += 1
         try:
-            return task.run(self)
+            following = task.run(self)
+            if following is not None:
+                self.requeue(following)
         finally:
+            self._inline -= 1
             self.task, self.fn = outer
+        return is_final(task)
+
+    def requeue(self, item: Any) -> None:
+        """Put a continuation, or a task, at the end of the run queue, at the end of its step."""
+        queue = self.queue
+        queue.append(item)
+        # This worker is about to take the oldest. Only what it leaves is for another one; and where
+        # the step was run inline, on top of another, it leaves all.
+        if self._seats and (len(queue) > 1 or self._inline):
+            self.scheduler.notify()
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
         """Wait for a future; return whether it is final. Never starves the pool."""
@@ -391,17 +354,24 @@ class Worker:
             if future._pool is self.scheduler:
                 raise DeadlockError("an initializer must not wait for its own pool")
             return self._park_on(future, None)
-        with _Wait(task, self.fn, (future,)):
+        outer = enter_wait(task, self.fn, (future,))
+        try:
             return self.run_inline(future) or self._park_on(future, None)
+        finally:
+            leave_wait(task, outer)
 
     def wait_for_all(self, futures: tuple[Future[Any], ...], event: Any) -> bool:
         """Wait for the event that is set when all of `futures` are final."""
         assert self.task is not None
-        with _Wait(self.task, self.fn, futures):
+        task = self.task
+        outer = enter_wait(task, self.fn, futures)
+        try:
             for future in futures:
                 self.run_inline(future)
             with blocking():
                 return bool(event.wait())
+        finally:
+            leave_wait(task, outer)
 
     def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
         for _ in range(LOOKS_BEFORE_PARKING):

@@ -1,0 +1,209 @@
+"""What tasks use: `run`, `create_task`, `current_task`, `gather`, `shield`, `sleep`, `yield_now`.
+
+Names and meanings are asyncio's, where asyncio has the thing.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Coroutine, Generator, Iterator
+from concurrent.futures import Future as _StdFuture
+from itertools import count
+from types import coroutine
+from typing import Any, TypeVar
+
+from fairpool._future import CANCELLED, FINISHED, Future, claim, conclude, fail, finish
+from fairpool._sync import here, monotonic
+from fairpool._task import Task
+
+__all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
+
+T = TypeVar("T")
+
+
+def current_scheduler(what: str) -> Any:
+    """The scheduler of the pool whose task is calling; RuntimeError outside of tasks."""
+    worker = here.worker
+    if worker is None:
+        raise RuntimeError(f"{what} is for tasks of a FairPool, and this thread runs none")
+    return worker.scheduler
+
+
+def current_task() -> Task[Any] | None:
+    """The task that is running on this thread, or None."""
+    worker = here.worker
+    return None if worker is None else worker.task
+
+
+def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Task[T]:
+    """Have a coroutine run as a task of the current pool. Raises RuntimeError outside of tasks."""
+    if not hasattr(coro, "send") or not hasattr(coro, "throw"):
+        raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
+    try:
+        scheduler = current_scheduler("create_task()")
+    except BaseException:
+        coro.close()
+        raise
+    return scheduler.spawn(coro, name)  # type: ignore[no-any-return]
+
+
+# --- letting others go first ------------------------------------------------------------------------
+
+
+class _YieldNow:
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[None]:
+        return iter(_ONE_YIELD)
+
+
+_ONE_YIELD = (None,)
+_YIELD_NOW = _YieldNow()
+
+
+def yield_now() -> _YieldNow:
+    """`await yield_now()`: let other tasks go first; goes on at once if there are none."""
+    return _YIELD_NOW
+
+
+class _Nap:
+    """The request of a coroutine that wants to sleep."""
+
+    __slots__ = ("_deadline",)
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def _suspend(self, continuation: Any) -> None:
+        continuation.task._pool.timers.add(self._deadline, continuation)
+
+
+@coroutine
+def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | None]:
+    """Sleep for `delay` seconds, at least; returns `result`. No thread sleeps meanwhile."""
+    if delay <= 0:
+        yield None
+        return result
+    current_scheduler("sleep()")
+    deadline = monotonic() + delay
+    nap = _Nap(deadline)
+    while True:
+        yield nap
+        if monotonic() >= deadline:  # a wake-up is a hint
+            return result
+
+
+# --- several at once --------------------------------------------------------------------------------
+
+
+def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
+    if isinstance(awaitable, _StdFuture):
+        return awaitable
+    if hasattr(awaitable, "send") and hasattr(awaitable, "throw"):
+        return create_task(awaitable)
+    if hasattr(awaitable, "__await__"):
+        return create_task(_await(awaitable))
+    raise TypeError(f"{what} takes coroutines and futures, not {awaitable!r}")
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class _Gather(Future[list[Any]]):
+    """The future of a `gather`. A registrant of each of its children."""
+
+    __slots__ = ("_all", "_children", "_ended", "_requested")
+
+    def __init__(self, children: list[Any], return_exceptions: bool) -> None:
+        super().__init__()
+        self._children = children
+        self._all = return_exceptions
+        self._ended = count(1)
+        self._requested = False
+        for child in children:
+            if isinstance(child, Future):
+                child._register(self)
+            else:
+                child.add_done_callback(self)
+
+    def __call__(self, child: Any) -> None:
+        last = next(self._ended) == len(self._children)  # A4
+        if not self._all and not _succeeded(child) and claim(self) is not None:
+            if child.cancelled():
+                conclude(self, CANCELLED, None)
+            else:
+                fail(self, child.exception(), "gather()")
+        elif last and claim(self) is not None:
+            if self._requested:
+                conclude(self, CANCELLED, None)
+            else:
+                finish(self, [_outcome(each) for each in self._children])
+
+    def cancel(self) -> bool:
+        """Cancel all children; the gather is cancelled when they have ended."""
+        if self.done():
+            return self.cancelled()
+        self._requested = True
+        # A list, not a generator: all of them are to be cancelled.
+        return any([child.cancel() for child in self._children])
+
+    def _sources(self) -> tuple[Future[Any], ...]:
+        return () if self.done() else tuple(self._children)
+
+
+def _succeeded(child: Any) -> bool:
+    if isinstance(child, Future):
+        return child._cell is FINISHED
+    return not child.cancelled() and child.exception() is None
+
+
+def _outcome(child: Any) -> Any:
+    if isinstance(child, Future) and child._cell is FINISHED:
+        return child._value
+    if child.cancelled():
+        return CancelledError()
+    error = child.exception()
+    return child.result() if error is None else error
+
+
+def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any]]:
+    """A future of the results of all of these, in their order. Coroutines become tasks.
+
+    The first that fails is raised at once, and the others run on; with `return_exceptions`, exceptions are
+    results like others. To cancel the gather is to cancel all of them.
+    """
+    children = [_as_future(each, "gather()") for each in awaitables]
+    future = _Gather(children, return_exceptions)
+    if not children:
+        future.set_result([])
+    return future
+
+
+class _Shield(Future[T]):
+    """The future of a `shield`: has the outcome of another one, and does not pass on its cancelling."""
+
+    __slots__ = ()
+
+    def __call__(self, inner: Any) -> None:
+        if claim(self) is None:
+            return
+        if inner.cancelled():
+            conclude(self, CANCELLED, None)
+        elif (error := inner.exception()) is not None:
+            fail(self, error, "shield()")
+        else:
+            finish(self, inner.result())
+
+
+def shield(awaitable: Any) -> Future[Any]:
+    """A future that has the outcome of this one, but whose cancellation does not cancel it."""
+    inner = _as_future(awaitable, "shield()")
+    outer: _Shield[Any] = _Shield()
+    if isinstance(inner, Future):
+        inner._register(outer)
+    else:
+        inner.add_done_callback(outer)
+    return outer
+
+

@@ -1,0 +1,134 @@
+"""`Timers`: what is to be woken at which time: one heap and one thread for a pool.
+
+A thread of its own, because the workers may all be in long steps when a deadline comes, and a worker
+that parks until the next deadline would have to be found and unparked whenever an earlier one is
+added. It is started with the first timer, and ends when there has been none for a while.
+
+Protocol: an adder does T1 append to `_incoming`, T2 look at `_wakes_at`, and unpark the thread if
+that is too late. The thread does U1 write `_wakes_at`, U2 look at `_incoming` (`holds_work`), U3 park.
+T1 and U2 are calls on the same deque: either the thread sees the timer, or the adder sees `_wakes_at`.
+The thread ends in the same way: E1 put the token back into `_absent`, E2 look at `_incoming`; an adder
+that finds the token takes it and starts the thread, after T1.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from typing import Any
+
+from fairpool._runqueue import RunQueue
+from fairpool._sync import Lock, Thread, monotonic
+
+__all__ = ["Timer", "Timers"]
+
+# When this many timers have been cancelled, and they are more than half, the heap is made anew.
+CANCELLED_MIN = 64
+
+# [deadline, number, target or None once it is cancelled]; the number keeps equal deadlines in order.
+Timer = list[Any]
+
+
+class Timers:
+    """Deadlines (in `monotonic` seconds) and whom to `wake()` then, in order."""
+
+    __slots__ = (
+        "_absent",
+        "_cancelled",
+        "_idle_timeout",
+        "_incoming",
+        "_lock",
+        "_name",
+        "_numbers",
+        "_stopped",
+        "_thread",
+        "_wakes_at",
+    )
+
+    def __init__(self, name: str, idle_timeout: float) -> None:
+        self._name = name
+        self._idle_timeout = idle_timeout
+        self._numbers = count()
+        self._incoming = RunQueue()
+        self._cancelled = RunQueue()  # one item for each; only its length counts
+        self._absent = [None]  # holds a token while there is no thread
+        self._lock = Lock()
+        self._wakes_at = -inf
+        self._stopped = False
+        self._thread: Thread | None = None
+
+    def add(self, deadline: float, target: Any) -> Timer:
+        """Have `target.wake()` called at `deadline`, on the timer thread. From any thread."""
+        timer = [deadline, next(self._numbers), target]
+        self._incoming.append(timer)  # T1
+        if self._absent:
+            self._start()
+        if deadline < self._wakes_at:  # T2
+            self._unpark()
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Do not wake the target of `timer`, if it has not been done. From any thread."""
+        timer[2] = None
+        self._cancelled.append(None)
+
+    def stop(self) -> None:
+        """End the thread, and wait for it. No timer is needed any more."""
+        self._stopped = True
+        thread = self._thread
+        if thread is not None:
+            self._unpark()
+            thread.join()
+
+    def _start(self) -> None:
+        try:
+            self._absent.pop()
+        except IndexError:
+            return
+        try:
+            thread = Thread(target=self._run, name=self._name, daemon=True)
+            self._thread = thread
+            thread.start()
+        except BaseException:
+            self._absent.append(None)
+            raise
+
+    def _unpark(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:  # it has a token already
+            pass
+
+    def _run(self) -> None:
+        heap: list[Timer] = []
+        while True:
+            self._wakes_at = -inf
+            self._lock.acquire(False)  # take back a token that came meanwhile
+            while (timer := self._incoming.take()) is not None:
+                heappush(heap, timer)
+            if len(self._cancelled) > max(CANCELLED_MIN, len(heap) >> 1):
+                self._cancelled.clear()
+                heap = [timer for timer in heap if timer[2] is not None]
+                heapify(heap)
+            now = monotonic()
+            while heap and heap[0][0] <= now:
+                target = heappop(heap)[2]
+                if target is not None:
+                    target.wake()
+            timer = target = None
+            self._wakes_at = heap[0][0] if heap else inf  # U1
+            if self._incoming.holds_work():  # U2
+                continue
+            if self._stopped:
+                return
+            timeout = max(0.0, heap[0][0] - monotonic()) if heap else self._idle_timeout
+            woken = self._lock.acquire(timeout=min(timeout, 31536000.0))  # U3; at most a year
+            if not woken and not heap:
+                self._absent.append(None)  # E1
+                if not self._incoming.holds_work():  # E2
+                    return
+                try:
+                    self._absent.pop()
+                except IndexError:  # an adder has started another thread
+                    return

@@ -1,0 +1,68 @@
+"""Who waits for whom, and the `DeadlockError` of a wait that would never end.
+
+A task waits for one or several futures, all of them and without a time-out: in `result()` on its
+worker, in `concurrent.futures.wait`, or with `await`. A `then` link and a `gather` wait for their
+sources from birth. Protocol and proof: `docs/protocols/waiting.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairpool._errors import DeadlockError
+from fairpool._future import Future, describe
+
+__all__ = ["enter_wait", "leave_wait", "waits"]
+
+Edge = tuple[tuple[Future[Any], ...], Any]
+
+# Which futures each waiting task waits for, and its function or coroutine. Item assignment and `get`
+# take the dict's mutex (A1, A2).
+_waits: dict[Future[Any], Edge] = {}
+
+
+def enter_wait(task: Future[Any], what: object, awaited: tuple[Future[Any], ...]) -> Edge | None:
+    """Write down that `task` waits for `awaited`; raise `DeadlockError` if that closes a cycle.
+
+    Of all the waits that form a cycle, the one that is written down last sees all the others.
+    Returns what was written down before, for `leave_wait`: a wait in a callback, or in a `__del__`,
+    may come in the midst of another.
+    """
+    outer = _waits.get(task)
+    _waits[task] = (awaited, what)
+    seen = set()
+    # Depth first; each entry is a future and the names on the way to it.
+    ways: list[tuple[Future[Any], tuple[str, ...]]] = [(f, (describe(what),)) for f in awaited]
+    while ways:
+        future, names = ways.pop()
+        if future is task:
+            leave_wait(task, outer)
+            chain = " waits for ".join([*names, names[0]])
+            raise DeadlockError(
+                f"this wait would never end: {chain}; do not wait for it in the task"
+            )
+        if future in seen:
+            continue
+        seen.add(future)
+        edge = _waits.get(future)
+        if edge is None:
+            further: tuple[Future[Any], ...] = future._sources()
+            names = (*names, future._describe()) if further else names
+        else:
+            further, what = edge
+            names = (*names, describe(what))
+        ways.extend((following, names) for following in further)
+    return outer
+
+
+def leave_wait(task: Future[Any], outer: Edge | None = None) -> None:
+    """The wait that `enter_wait` wrote down is over."""
+    if outer is None:
+        _waits.pop(task, None)
+    else:
+        _waits[task] = outer
+
+
+def waits() -> list[tuple[Future[Any], Edge]]:
+    """Who waits for whom, at one moment: (task, (awaited futures, the task's function))."""
+    return list(_waits.copy().items())
