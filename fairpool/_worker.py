@@ -278,7 +278,8 @@ class Worker:
             # Those that parked while there was still work are to see that there is none.
             parking.unpark_all()
             return not ended
-        if not self.parker.park(scheduler.idle_timeout):
+        # With tasks in its run queue, for busy thieves, it does not end.
+        if not self.parker.park(-1 if self.queue else scheduler.idle_timeout):
             if self._unlist_parked():
                 return not self._unlist()
             self.parker.park()  # taken out of the list, so about to be unparked
@@ -293,15 +294,17 @@ class Worker:
         return True
 
     def _unlist(self) -> bool:
-        """End (True), unless there is work: whoever queued it may have counted on this worker."""
+        """End (True), unless there is work and a seat: who queued it may have counted on us."""
         scheduler = self.scheduler
         scheduler.workers.remove(self)
         here.worker = None  # what is submitted on this thread from here on goes to the injector
-        # Its own run queue too: a worker that has paid a debt may have left it to busy thieves.
-        if self.queue.holds_work() or scheduler.has_work() or scheduler.is_waiting_to_close():
+        if scheduler.has_work() or scheduler.is_waiting_to_close():
+            try:
+                scheduler.parking.seats.pop()
+            except IndexError:
+                return True  # those that have the seats will look at every queue
             here.worker = self
             scheduler.workers.append(self)
-            scheduler.parking.return_to_seat()
             return False
         return True
 
