@@ -41,7 +41,7 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
         return "parked"
     if worker in searching:
         return "searching"
-    reason, task, fn = worker.blocked_in, worker.task, worker.fn
+    reason, task, fn = worker.blocked_in, worker.task, worker.doing
     if task is None:
         return "in the initializer" if fn is None else "between tasks"
     running = f"{describe(fn)} {_short(task)}"

@@ -44,6 +44,7 @@ __all__ = [
     "Failure",
     "Future",
     "Waiter",
+    "call",
     "claim",
     "conclude",
     "describe",
@@ -347,12 +348,14 @@ class Future(_StdFuture[T]):
 
     def _suspend(self, continuation: Any) -> None:
         """Called by the worker of a coroutine that has yielded this future."""
-        continuation.awaited = self
-        if self._pool is not None or self._sources():
+        if self._pool is not None or self.has_sources:
             continuation.enter_wait(self)
         self._register(continuation)
 
-    def _sources(self) -> tuple[Future[Any], ...]:
+    # Whether this is a kind of future that cannot be final before others are, its `sources()`.
+    has_sources = False
+
+    def sources(self) -> tuple[Future[Any], ...]:
         """The futures that all have to be final before this one can be, as far as is known."""
         return ()
 
@@ -370,16 +373,18 @@ class Future(_StdFuture[T]):
         return a future or a coroutine: the new future then has the outcome of that. It runs on the pool
         of this future (or of the current task), in a copy of the current context.
         """
-        _check_callable("then", on_result)
-        if on_error is not None:
-            _check_callable("then", on_error)
+        if not callable(on_result):
+            raise TypeError(f"then() takes a callable, not {on_result!r}")
+        if on_error is not None and not callable(on_error):
+            raise TypeError(f"then() takes a callable as on_error, not {on_error!r}")
         return self._link(on_result, on_error, None)
 
     def catch(
         self, on_error: Callable[[BaseException], Any], *types: type[BaseException]
     ) -> Future[Any]:
         """As `then`, but called only if this future fails with one of `types` (default: Exception)."""
-        _check_callable("catch", on_error)
+        if not callable(on_error):
+            raise TypeError(f"catch() takes a callable, not {on_error!r}")
         for kind in types:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"catch() takes exception types after the function, not {kind!r}")
@@ -390,17 +395,23 @@ class Future(_StdFuture[T]):
 
         If `fn` raises, or the future or the coroutine that it returns fails, that is the outcome.
         """
-        _check_callable("finally_", fn)
+        if not callable(fn):
+            raise TypeError(f"finally_() takes a callable, not {fn!r}")
         return self._link(None, None, fn)
 
-    def _link(self, *handlers: Callable[..., Any] | None) -> Future[Any]:
+    def _link(
+        self,
+        on_result: Callable[[T], Any] | None,
+        on_error: Callable[[BaseException], Any] | None,
+        in_any_case: Callable[[], Any] | None,
+    ) -> Future[Any]:
         pool = self._pool
         if pool is None:
             worker = here.worker
             if worker is None:
                 raise RuntimeError(f"no pool to run this on: {self!r} belongs to none; use it in a task")
             pool = worker.scheduler
-        link: Future[Any] = pool.link(self, handlers)
+        link: Future[Any] = pool.link(self, on_result, on_error, in_any_case)
         return link
 
     # --- being told --------------------------------------------------------------------------
@@ -423,7 +434,7 @@ class Future(_StdFuture[T]):
                 return
             _call_late(self, cell, registrant)
         else:
-            _call(self, registrant)
+            call(self, registrant)
 
     def _unregister(self, registrant: Callable[[Any], object]) -> None:
         """Forget a registrant that has not been called yet, if it is still there."""
@@ -572,11 +583,6 @@ def describe(what: object) -> str:
     return f"{module}.{name}" if isinstance(module, str) else name
 
 
-def _check_callable(method: str, fn: object) -> None:
-    if not callable(fn):
-        raise TypeError(f"{method}() takes a callable, not {fn!r}")
-
-
 def _await_standard(future: _StdFuture[T]) -> Generator[Any, None, T]:
     """`concurrent.futures.Future.__await__`: as `Future.__await__`, for any pool's future."""
     if not future.done():
@@ -677,14 +683,14 @@ def settle(future: Future[Any], cell: list[Any]) -> None:
             if type(registrant) is _Callback:
                 callbacks.append(registrant)
             else:
-                _call(future, registrant)
+                call(future, registrant)
     finally:
         # Last, because a callback may take long, or need what a waiter does next.
         for callback in callbacks:
-            _call(future, callback)
+            call(future, callback)
 
 
-def _call(future: Future[Any], registrant: Callable[[Any], object]) -> None:
+def call(future: Future[Any], registrant: Callable[[Any], object]) -> None:
     try:
         registrant(future)
     except BaseException as error:
@@ -701,7 +707,7 @@ def _call_late(future: Future[Any], cell: list[Any], registrant: Any) -> None:
         cell.remove(registrant)  # against whoever settles: one of the two gets it
     except ValueError:
         return
-    _call(future, registrant)
+    call(future, registrant)
 
 
 def wait(future: Future[Any], timeout: float | None) -> bool:

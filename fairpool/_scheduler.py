@@ -9,7 +9,7 @@ Closing is described, with its proof, in `docs/protocols/shutdown.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -21,7 +21,7 @@ from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import at_exit, here, in_child_after_fork
-from fairpool._task import Task, run_coroutine, run_link
+from fairpool._task import Link, Task, run_link
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
 
@@ -165,7 +165,7 @@ class Scheduler:
         """A queued task that runs a coroutine object; raises if it will not be run."""
         task: Task[Any] = Task()
         task._pool = self
-        task._cell = [(copy_context(), run_coroutine, (coroutine,), None, None)]
+        task._cell = [(copy_context(), coroutine, None, None, None)]
         if name is not None:
             task.set_name(name)
         try:
@@ -177,15 +177,42 @@ class Scheduler:
             raise
         return task
 
+    def spawn_all(
+        self, coroutines: Iterable[Any], registrant: Any, tasks: list[Task[Any]]
+    ) -> None:
+        """As `spawn` for each of these, with a registrant that is there from the start.
+
+        Each is put into the list `tasks` before it can run.
+        """
+        worker = here.worker
+        put = (self.injector if worker is None or worker.scheduler is not self else worker.queue).append
+        parking = self.parking
+        seats, searching = parking.seats, parking.searching
+        for coroutine in coroutines:
+            task: Task[Any] = Task()
+            task._pool = self
+            task._cell = [(copy_context(), coroutine, None, None, None), registrant]
+            tasks.append(task)
+            put(task)  # S1
+            if self.refusals and task.cancel():  # S2
+                raise self.refusal()
+            if seats and not searching:  # S3
+                self.notify()
+
     def link(
-        self, source: Future[Any], handlers: tuple[Callable[..., Any] | None, ...]
-    ) -> Task[Any]:
+        self,
+        source: Future[Any],
+        on_result: Callable[[Any], Any] | None,
+        on_error: Callable[[BaseException], Any] | None,
+        in_any_case: Callable[[], Any] | None,
+    ) -> Link[Any]:
         """A task that is queued when `source` is final. See `Future.then`."""
-        task: Task[Any] = Task()
-        task._pool = self
-        task._cell = [(copy_context(), run_link, (source, *handlers), None, None)]
-        source._register(task)
-        return task
+        link: Link[Any] = Link()
+        link._pool = self
+        handlers = (source, on_result, on_error, in_any_case)
+        link._cell = [(copy_context(), run_link, handlers, None, None)]
+        source._register(link)
+        return link
 
     def resume(self, item: Any) -> None:
         """Queue a continuation, or a task that has been accepted before. From any thread."""
@@ -205,10 +232,9 @@ class Scheduler:
         except Exception:
             LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
 
-    def suspended_ended(self, continuation: Any) -> None:
-        """A coroutine that had been suspended is at its end."""
-        self.suspended.discard(continuation)
-        if self.refusals and not self.suspended:
+    def suspended_ended(self) -> None:
+        """A coroutine that had been suspended has ended, and the pool is closed."""
+        if not self.suspended:
             self.parking.unpark_all()  # those that parked until this was the last
 
     def has_work(self) -> bool:

@@ -33,6 +33,7 @@ from fairpool._future import (
     LOGGER,
     Failure,
     Future,
+    call,
     claim,
     conclude,
     describe,
@@ -43,7 +44,7 @@ from fairpool._future import (
 )
 from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["Continuation", "Task", "run_coroutine", "run_link"]
+__all__ = ["Continuation", "Link", "Task", "run_link"]
 
 T = TypeVar("T")
 
@@ -76,39 +77,49 @@ class Task(Future[T]):
             put_back(self, cell, work)  # type: ignore[arg-type]
             return None
         context, fn, args, kwargs, backlog = work
-        worker.task = self
+        worker.item = self
         worker.fn = fn
         if backlog is not None:
             backlog.leave()
         try:
-            if kwargs is not None:
+            if args is None:  # a coroutine object
+                result = fn
+            elif kwargs is not None:
                 result = context.run(fn, *args, **kwargs)
             elif args:
                 result = context.run(fn, *args)
             else:  # without a star it is half the price
                 result = context.run(fn)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
-            # This frame is of no use to whoever reads the traceback, and holds `work`.
-            trace = error.__traceback__
-            error.__traceback__ = trace.tb_next if trace is not None else None
-            del trace
-            if fn is run_link and isinstance(error, CancelledError):
-                conclude(self, CANCELLED, None)
-                return None
-            fail(self, error, fn)
+            _fail(self, error, fn)
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
         if type(result) is CoroutineType:
-            worker.fn = self._machine = result
-            return _drive(self, context, result, None, result.send, None, worker)
+            self._machine = result
+            try:
+                request = context.run(result.send, None)
+            except StopIteration as stop:
+                result = stop.value
+            except BaseException as error:
+                _fail(self, error, result)
+                del self, work, args, kwargs, result
+                return None
+            else:
+                continuation = Continuation(self, context, result)
+                following = continuation.suspend(request)
+                if following is continuation:  # it has only yielded
+                    worker.requeue(continuation)
+                    return None
+                return following
         self._value = result
         self._cell = FINISHED
         cell.reverse()  # type: ignore[union-attr]
         return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
 
-    def __call__(self, source: Future[Any]) -> None:
-        """A task is a registrant: what it waited for is final, so it can be queued."""
-        self._pool.resume(self)
+    @property
+    def task(self) -> Task[T]:
+        """Itself: what a worker runs is a task or a continuation, and has a task."""
+        return self
 
     # --- cancelling --------------------------------------------------------------------------
 
@@ -184,16 +195,6 @@ class Task(Future[T]):
         """Give the task a name, for `repr` and `FairPool.dump`."""
         self.__dict__["_name"] = str(name)
 
-    def _sources(self) -> tuple[Future[Any], ...]:
-        cell = self._cell
-        try:
-            work = cell[0]  # type: ignore[index]
-        except (IndexError, TypeError):
-            return ()
-        if type(work) is tuple and work[1] is run_link:
-            return (work[2][0],)
-        return ()
-
     def _describe(self) -> str:
         name = self.__dict__.get("_name")
         if name is not None:
@@ -206,11 +207,31 @@ class Task(Future[T]):
         if type(work) is tuple:
             if work[1] is run_link:
                 return describe(next(fn for fn in work[2][1:] if fn is not None))
-            return describe(work[2][0] if work[1] is run_coroutine else work[1])
+            return describe(work[1])
         machine = getattr(self, "_machine", None)
         if type(machine) is Continuation:
             return machine.describe()
         return describe(machine) if machine is not None else ""
+
+
+class Link(Task[T]):
+    """A task that is queued when its source is final: what `Future.then` returns."""
+
+    __slots__ = ()
+
+    has_sources = True
+
+    def sources(self) -> tuple[Future[Any], ...]:
+        cell = self._cell
+        try:
+            work = cell[0]  # type: ignore[index]
+        except (IndexError, TypeError):
+            return ()
+        return (work[2][0],) if type(work) is tuple else ()
+
+    def __call__(self, source: Future[Any]) -> None:
+        """A link is a registrant: its source is final, so it can be queued."""
+        self._pool.resume(self)
 
 
 class _CancelRequest:
@@ -230,8 +251,8 @@ def _drop(work: tuple[Any, ...]) -> None:
     """The work of a task that was claimed but will not be run."""
     if work[4] is not None:
         work[4].leave()
-    if work[1] is run_coroutine:
-        work[2][0].close()  # else Python warns that it was never awaited
+    if work[2] is None:
+        work[1].close()  # else Python warns that it was never awaited
 
 
 def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
@@ -240,73 +261,35 @@ def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
     It stays with this worker, whose caches hold what it is about, and no other one is woken for it.
     Nothing of a user's runs between here and its step, so it is not kept waiting.
     """
-    if len(cell) == 1:
-        try:
-            registrant = cell.pop()
-        except IndexError:
-            return None
-        if type(registrant) is Continuation:
-            if registrant.task._pool is task._pool and registrant.disarm():
-                return registrant
-        elif type(registrant) is Task:
-            if registrant._pool is task._pool:
-                return registrant
-        cell.append(registrant)
-    settle(task, cell)
+    if len(cell) > 1:
+        settle(task, cell)
+        return None
+    try:
+        registrant = cell.pop()
+    except IndexError:
+        return None
+    kind = type(registrant)
+    if kind is Continuation:
+        if registrant.task._pool is task._pool:
+            return registrant if registrant.disarm() else None
+    elif kind is Link and registrant._pool is task._pool:
+        return registrant
+    call(task, registrant)
     return None
 
 
-def _drive(
-    task: Task[Any],
-    context: Context,
-    coroutine: Any,
-    continuation: Continuation | None,
-    call: Callable[[Any], Any],
-    value: Any,
-    worker: Any,
-) -> Any:
-    """Run one step of a coroutine, to its next suspension or its end. Returns as `Task.run`.
-
-    `call(value)` resumes it: `coroutine.send(None)`, or `coroutine.throw(error)`.
-    """
-    while True:
-        try:
-            request = context.run(call, value)
-        except StopIteration as stop:
-            result = stop.value
-            break
-        except CancelledError:
-            if continuation is not None:
-                continuation.end()
-            conclude(task, CANCELLED, None)
-            return None
-        except BaseException as error:
-            trace = error.__traceback__
-            error.__traceback__ = trace.tb_next if trace is not None else None
-            del trace
-            if continuation is not None:
-                continuation.end()
-            fail(task, error, coroutine)
-            del task, value  # no cycle: see `Task.run`
-            return None
-        if continuation is None:
-            continuation = Continuation(task, context, coroutine)
-        if request is None:
-            worker.requeue(continuation)
-            return None
-        value = continuation.suspend(request)
-        if value is None:
-            return None
-        call = coroutine.throw
-    if continuation is not None:
-        if continuation.refused and task.cancelling():
-            LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
-        continuation.end()
-    cell = task._cell
-    task._value = result
-    task._cell = FINISHED
-    cell.reverse()  # type: ignore[union-attr]
-    return _hand_over(task, cell) if cell else None  # type: ignore[arg-type]
+def _fail(task: Task[Any], error: BaseException, source: Any) -> None:
+    """What a step of `task` has raised ends it."""
+    if isinstance(error, CancelledError) and (
+        type(source) is CoroutineType or source is run_link
+    ):
+        conclude(task, CANCELLED, None)
+        return
+    # The frame of `run` is of no use to whoever reads the traceback, and holds what it worked with.
+    trace = error.__traceback__
+    error.__traceback__ = trace.tb_next if trace is not None else None
+    del trace
+    fail(task, error, source)
 
 
 class Continuation:
@@ -317,64 +300,72 @@ class Continuation:
     """
 
     __slots__ = (
-        "_coroutine",
+        "_attention",
+        "coroutine",
+        "_refused",
+        "_run",
         "_send",
         "_waits",
         "armed",
         "awaited",
-        "context",
-        "interrupted",
-        "refused",
         "task",
     )
 
     def __init__(self, task: Task[Any], context: Context, coroutine: Any) -> None:
         self.task = task
-        self.context = context
-        self._coroutine = coroutine
+        self._run = context.run
+        self.coroutine = coroutine
         self._send = coroutine.send
-        self._waits = False  # whether `enter_wait` was called
         self.armed: list[None] = []
         self.awaited: Any = None  # the future that it waits for, if it is one
-        # Set by whoever cancels, after X1; looked at by the step after `armed` was emptied or filled.
-        self.interrupted = False
-        self.refused = False  # got a cancellation, and did not end
+        self._waits = False  # whether `enter_wait` was called
+        self._refused = False  # got a cancellation, and did not end
+        # Set when there is something to do before the next step: by `enter_wait`, and by whoever
+        # cancels, after X1. Looked at by the step, after `armed` was emptied or filled.
+        self._attention = False
         task._pool.suspended.add(self)
         task._machine = self  # D1
         # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same list);
         # who makes one after it sees D1 in X2.
-        if type(task._cell) is list and task._cancel_requests():
-            self.interrupted = True
+        if task._cell and task._cancel_requests():
+            self._attention = True
 
     def run(self, worker: Any) -> Any:
-        """Run the next step. Returns as `Task.run`."""
-        task = self.task
-        worker.task = task
-        worker.fn = self._coroutine
-        self.awaited = None
-        if self._waits:
-            self._waits = False
-            leave_wait(task)
-        if self.interrupted:
-            error = self._interruption()
+        """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
+        worker.item = self
+        if self._attention:
+            error = self._attend()
             if error is not None:
-                throw = self._coroutine.throw
-                return _drive(task, self.context, self._coroutine, self, throw, error, worker)
-        return _drive(task, self.context, self._coroutine, self, self._send, None, worker)
+                return self._throw(error)
+        try:
+            request = self._run(self._send, None)
+        except BaseException as raised:
+            return self._end(raised)
+        if request is None:
+            return self
+        return self.suspend(request)
 
-    def suspend(self, request: Any) -> BaseException | None:
-        """Arm, after `send` has returned; or return what is to be thrown into the coroutine at once."""
+    def _throw(self, error: BaseException) -> Any:
+        try:
+            request = self._run(self.coroutine.throw, error)
+        except BaseException as raised:
+            return self._end(raised)
+        return self.suspend(request)
+
+    def suspend(self, request: Any) -> Any:
+        """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
+        if request is None:
+            return self
         suspend = getattr(request, "_suspend", None)
-        if suspend is None:
-            if not isinstance(request, _StdFuture):
-                return _foreign(request)
-            self.awaited = request
+        if suspend is None and not isinstance(request, _StdFuture):
+            return self._throw(_foreign(request))
+        self.awaited = request if isinstance(request, _StdFuture) else None
         self.armed.append(None)  # A1
-        if self.interrupted and self.disarm():
+        if self._attention and self.disarm():
             # Whoever interrupts after A1 wakes the continuation; who did so before it is seen here.
-            error = self._interruption()
+            error = self._attend()
             if error is not None:
-                return error
+                return self._throw(error)
             self.armed.append(None)
         try:
             if suspend is None:
@@ -383,9 +374,32 @@ class Continuation:
                 suspend(self)
         except BaseException as error:
             if self.disarm():
-                return error
+                return self._throw(error)
             # Woken meanwhile: it is resumed, asks again, and gets the error then.
         return None
+
+    def _end(self, raised: BaseException) -> Any:
+        """The step has ended the coroutine."""
+        task = self.task
+        coroutine = self.coroutine
+        if type(raised) is StopIteration and self._refused and task.cancelling():
+            LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
+        self.coroutine = self._send = self._run = self.awaited = None  # type: ignore[assignment]
+        task._machine = None  # no cycle is left behind
+        pool = task._pool
+        pool.suspended.discard(self)
+        if type(raised) is StopIteration:
+            cell = task._cell
+            task._value = raised.value
+            task._cell = FINISHED
+            cell.reverse()  # type: ignore[union-attr]
+            following = _hand_over(task, cell) if cell else None  # type: ignore[arg-type]
+        else:
+            _fail(task, raised, coroutine)
+            following = None
+        if pool.refusals:
+            pool.suspended_ended()
+        return following
 
     def disarm(self) -> bool:
         """Take the item out of `armed`: True to the one who is to resume the continuation."""
@@ -405,12 +419,12 @@ class Continuation:
 
     def enter_wait(self, future: Future[Any]) -> None:
         """Write down that this task waits for `future`. Raises `DeadlockError`."""
-        enter_wait(self.task, self._coroutine, (future,))
-        self._waits = True
+        enter_wait(self.task, self.coroutine, (future,))
+        self._waits = self._attention = True
 
     def interrupt(self) -> None:
         """A cancellation was requested (X1 is done)."""
-        self.interrupted = True
+        self._attention = True
         if not self.disarm():
             return  # its step runs, or is queued
         # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
@@ -422,27 +436,23 @@ class Continuation:
         if awaited.done():  # its call may have come when there was nothing in `armed`
             self.wake()
 
-    def _interruption(self) -> BaseException | None:
-        self.interrupted = False
+    def _attend(self) -> BaseException | None:
+        """What is to be done before the next step; returns what is to be thrown, if anything."""
+        self._attention = False
+        if self._waits:
+            self._waits = False
+            leave_wait(self.task)
         news = [request for request in self.task._cancel_requests() if not request.delivered]
         if not news:
             return None
         for request in news:
             request.delivered = True
-        self.refused = True
+        self._refused = True
         msg = news[0].msg
         return CancelledError() if msg is None else CancelledError(msg)
 
-    def end(self) -> None:
-        """The coroutine has ended."""
-        task = self.task
-        self.refused = False
-        self._coroutine = self._send = self.awaited = None
-        task._machine = None  # no cycle is left behind
-        task._pool.suspended_ended(self)
-
     def describe(self) -> str:
-        coroutine = self._coroutine
+        coroutine = self.coroutine
         return describe(coroutine) if coroutine is not None else ""
 
 
@@ -461,11 +471,6 @@ def _foreign(request: object) -> TypeError:
 
 
 # --- functions that are the work of tasks made by the package -------------------------------------
-
-
-def run_coroutine(coroutine: Any) -> Any:
-    """The work of a task that was made from a coroutine object."""
-    return coroutine
 
 
 def run_link(

@@ -9,7 +9,7 @@ from asyncio import CancelledError
 from collections.abc import Coroutine, Generator, Iterator
 from concurrent.futures import Future as _StdFuture
 from itertools import count
-from types import coroutine
+from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 
 from fairpool._future import CANCELLED, FINISHED, Future, claim, conclude, fail, finish
@@ -113,27 +113,35 @@ async def _await(awaitable: Any) -> Any:
 class _Gather(Future[list[Any]]):
     """The future of a `gather`. A registrant of each of its children."""
 
-    __slots__ = ("_all", "_children", "_ended", "_requested")
+    __slots__ = ("_all", "_children", "_count", "_ended", "_requested")
 
-    def __init__(self, children: list[Any], return_exceptions: bool) -> None:
+    has_sources = True
+
+    def __init__(self, size: int, return_exceptions: bool) -> None:
         super().__init__()
-        self._children = children
+        self._children: list[Any] = []
+        self._count = size
         self._all = return_exceptions
-        self._ended = count(1)
+        self._ended = count(1).__next__
         self._requested = False
-        for child in children:
-            if isinstance(child, Future):
-                child._register(self)
-            else:
-                child.add_done_callback(self)
 
-    def __call__(self, child: Any) -> None:
-        last = next(self._ended) == len(self._children)  # A4
-        if not self._all and not _succeeded(child) and claim(self) is not None:
-            if child.cancelled():
-                conclude(self, CANCELLED, None)
-            else:
-                fail(self, child.exception(), "gather()")
+    def __call__(self, child: Future[Any]) -> None:
+        last = self._ended() == self._count  # A4
+        if child._cell is FINISHED and not last:
+            return
+        self._child_ended(child, child._cell is FINISHED, last)
+
+    def standard_child_ended(self, child: _StdFuture[Any]) -> None:
+        succeeded = not child.cancelled() and child.exception() is None
+        self._child_ended(child, succeeded, self._ended() == self._count)
+
+    def _child_ended(self, child: Any, succeeded: bool, last: bool) -> None:
+        if not succeeded and not self._all:
+            if claim(self) is not None:
+                if child.cancelled():
+                    conclude(self, CANCELLED, None)
+                else:
+                    fail(self, child.exception(), "gather()")
         elif last and claim(self) is not None:
             if self._requested:
                 conclude(self, CANCELLED, None)
@@ -148,14 +156,8 @@ class _Gather(Future[list[Any]]):
         # A list, not a generator: all of them are to be cancelled.
         return any([child.cancel() for child in self._children])
 
-    def _sources(self) -> tuple[Future[Any], ...]:
+    def sources(self) -> tuple[Future[Any], ...]:
         return () if self.done() else tuple(self._children)
-
-
-def _succeeded(child: Any) -> bool:
-    if isinstance(child, Future):
-        return child._cell is FINISHED
-    return not child.cancelled() and child.exception() is None
 
 
 def _outcome(child: Any) -> Any:
@@ -173,10 +175,23 @@ def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any
     The first that fails is raised at once, and the others run on; with `return_exceptions`, exceptions are
     results like others. To cancel the gather is to cancel all of them.
     """
-    children = [_as_future(each, "gather()") for each in awaitables]
-    future = _Gather(children, return_exceptions)
-    if not children:
+    future = _Gather(len(awaitables), return_exceptions)
+    if not awaitables:
         future.set_result([])
+    elif all(type(each) is CoroutineType for each in awaitables):
+        try:
+            current_scheduler("gather()").spawn_all(awaitables, future, future._children)
+        except BaseException:
+            for each in awaitables[len(future._children) :]:
+                each.close()  # else Python warns that it was never awaited
+            raise
+    else:
+        future._children = [_as_future(each, "gather()") for each in awaitables]
+        for child in future._children:
+            if isinstance(child, Future):
+                child._register(future)
+            else:
+                child.add_done_callback(future.standard_child_ended)
     return future
 
 

@@ -30,29 +30,44 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Future[Any], ...]
     """
     outer = _waits.get(task)
     _waits[task] = (awaited, what)
-    seen = set()
-    # Depth first; each entry is a future and the names on the way to it.
-    ways: list[tuple[Future[Any], tuple[str, ...]]] = [(f, (describe(what),)) for f in awaited]
+    seen: set[Future[Any]] | None = None
+    ways = [*awaited]
     while ways:
-        future, names = ways.pop()
+        future = ways.pop()
         if future is task:
+            names = _names_of_cycle(task)
             leave_wait(task, outer)
-            chain = " waits for ".join([*names, names[0]])
             raise DeadlockError(
-                f"this wait would never end: {chain}; do not wait for it in the task"
+                f"this wait would never end: {names}; do not wait for it in the task"
             )
+        edge = _waits.get(future)
+        if edge is not None:
+            further = edge[0]
+        elif future.has_sources:
+            further = future.sources()
+        else:
+            continue
+        if seen is None:
+            seen = set()
+        if future not in seen:
+            seen.add(future)
+            ways.extend(further)
+    return outer
+
+
+def _names_of_cycle(task: Future[Any]) -> str:
+    """The shortest way from `task` back to itself, for people to read."""
+    ways: list[tuple[Future[Any], tuple[str, ...]]] = [(task, ())]
+    seen = set()
+    for future, names in ways:  # grows meanwhile: breadth first
+        if future is task and names:
+            return " waits for ".join([*names, names[0]])
         if future in seen:
             continue
         seen.add(future)
-        edge = _waits.get(future)
-        if edge is None:
-            further: tuple[Future[Any], ...] = future._sources()
-            names = (*names, future._describe()) if further else names
-        else:
-            further, what = edge
-            names = (*names, describe(what))
-        ways.extend((following, names) for following in further)
-    return outer
+        further, what = _waits.get(future) or (future.sources(), future._describe() or "a future")
+        ways.extend((following, (*names, describe(what))) for following in further)
+    return "the task waits for itself"  # a neighbour has just been unwound by its own error
 
 
 def leave_wait(task: Future[Any], outer: Edge | None = None) -> None:

@@ -31,7 +31,7 @@ from fairpool._future import (
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import FREE_THREADED, Thread, here, stack_is_deep, yield_cpu
-from fairpool._task import Task
+from fairpool._task import Continuation, Task
 from fairpool._waits import enter_wait, leave_wait
 
 __all__ = ["Worker", "blocking"]
@@ -40,6 +40,10 @@ __all__ = ["Worker", "blocking"]
 # the prototype (design notes: a section/rest of 15/60 µs reaches 0.88 of its bound with 500 looks
 # and 0.45 with 50). With the GIL, one look: searching would only keep the others from running.
 LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
+
+# How many tasks a steal takes at most, besides the one it is for: as many as tokio's local queue
+# gives away would be 128; fewer keep the order closer to first come, first served.
+STEAL_MAX = 32
 
 # Every so many steps a worker looks at the injector and at other run queues before its own, so that
 # tasks which keep submitting cannot starve what comes from outside, or what lies in the run queue
@@ -114,11 +118,11 @@ class Worker:
         "blocked_in",
         "ended",
         "fn",
+        "item",
         "parker",
         "queue",
         "scheduler",
         "seated",
-        "task",
         "thread",
     )
 
@@ -131,8 +135,8 @@ class Worker:
         self._inline = 0  # how many steps are being run on top of another
         self._seats = scheduler.parking.seats
         self._unborn = [None]
-        self.task: Task[Any] | None = None
-        self.fn: Any = None
+        self.item: Any = None  # the task or the continuation that this worker runs or has run last
+        self.fn: Any = None  # the function, if it is a task
         self.seated = True
         self.blocked_in: object = None
         self.thread = Thread(target=self.run, name=name)
@@ -175,23 +179,30 @@ class Worker:
         # an object counts references in its header, and these headers are where other threads take
         # the queue's mutex: a mention less is a cache miss less.
         scheduler = self.scheduler
-        own_length, take_own = self.queue.__len__, self.queue.popleft
-        take_outside = scheduler.injector.popleft
-        debts = scheduler.parking.debts.__len__
+        queue = self.queue
+        own_length, take_own, put_own = queue.__len__, queue.popleft, queue.append
+        outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
+        debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
         steps = 0
         task = self._search()
         while task is not None:
             try:
                 following = task.run(self)
-                task = None
+                yielded, task = task, None
                 steps += 1
                 if following is not None:
-                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
+                    if following is yielded:
+                        put_own(yielded)  # to the end of the queue
+                        if seats() and own_length() > 1:
+                            scheduler.notify()
+                    elif steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
                         task = following
-                        following = None
+                        following = yielded = None
                         continue
-                    self.requeue(following)
+                    else:
+                        self.requeue(following)
                     following = None
+                yielded = None
                 if debts() and scheduler.parking.pay_debt():
                     task = self._search() if self._park(seated=False) else None
                     continue
@@ -199,8 +210,13 @@ class Worker:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
                         task = self.look()
                     if task is None:
-                        task = take_own() if own_length() else take_outside()
-                except IndexError:  # nothing there, or a thief was quicker
+                        if own_length():
+                            task = take_own()
+                        elif outside_length():
+                            task = take_outside()
+                        else:
+                            task = self._steal() or self._search()
+                except IndexError:  # somebody was quicker
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
                 LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
@@ -253,11 +269,22 @@ class Worker:
                 queue = workers[(start + i) % count].queue
             except IndexError:  # the list has just become shorter
                 continue
-            if queue:
-                task = queue.take()
-                if task is not None:
-                    return task  # type: ignore[no-any-return]
+            task: Task[Any] | None = queue.take() if queue else None
+            if task is not None:
+                if queue is not self.queue:
+                    self._take_more(queue)
+                return task
         return None
+
+    def _take_more(self, queue: RunQueue) -> None:
+        """Take half of what is left, too: a steal costs as much as several small tasks."""
+        for _ in range(min(len(queue) >> 1, STEAL_MAX)):
+            task = queue.take()
+            if task is None:
+                return
+            # In no queue for a moment. Whoever parks meanwhile and missed it is made up for by our
+            # last look when we leave `searching`; if we were not in it, we run it ourselves.
+            self.queue.append(task)
 
     def _park(self, seated: bool = True) -> bool:
         """Park until there may be work (True), or end (False).
@@ -266,7 +293,7 @@ class Worker:
         """
         scheduler = self.scheduler
         parking = scheduler.parking
-        self.task = None  # a parked worker keeps nothing alive
+        self.item = None  # a parked worker keeps nothing alive
         self.fn = None
         parking.searching.discard(self)
         parking.parked.append(self)
@@ -308,6 +335,18 @@ class Worker:
             return False
         return True
 
+    @property
+    def task(self) -> Task[Any] | None:
+        """The task that this worker runs, or has run last."""
+        item = self.item
+        return None if item is None else item.task  # type: ignore[no-any-return]
+
+    @property
+    def doing(self) -> Any:
+        """The function or the coroutine that this worker runs, or has run last."""
+        item = self.item
+        return item.coroutine if type(item) is Continuation else self.fn
+
     # --- waiting in a task -----------------------------------------------------------------------
 
     def may_run_inline(self) -> bool:
@@ -328,7 +367,7 @@ class Worker:
         ):
             return False
         task = cast("Task[Any]", future)
-        outer = self.task, self.fn
+        outer = self.item, self.fn
         self._inline += 1
         try:
             following = task.run(self)
@@ -336,11 +375,11 @@ class Worker:
                 self.requeue(following)
         finally:
             self._inline -= 1
-            self.task, self.fn = outer
+            self.item, self.fn = outer
         return is_final(task)
 
     def requeue(self, item: Any) -> None:
-        """Put a continuation, or a task, at the end of the run queue, at the end of its step."""
+        """Put a continuation, or a link, at the end of the run queue, at the end of a step."""
         queue = self.queue
         queue.append(item)
         # This worker is about to take the oldest. Only what it leaves is for another one; and where
@@ -357,7 +396,7 @@ class Worker:
             if future._pool is self.scheduler:
                 raise DeadlockError("an initializer must not wait for its own pool")
             return self._park_on(future, None)
-        outer = enter_wait(task, self.fn, (future,))
+        outer = enter_wait(task, self.doing, (future,))
         try:
             return self.run_inline(future) or self._park_on(future, None)
         finally:
@@ -367,7 +406,7 @@ class Worker:
         """Wait for the event that is set when all of `futures` are final."""
         assert self.task is not None
         task = self.task
-        outer = enter_wait(task, self.fn, futures)
+        outer = enter_wait(task, self.doing, futures)
         try:
             for future in futures:
                 self.run_inline(future)
