@@ -12,12 +12,15 @@ The house (private modules; imports only point down the ranks):
     1  _future     one result, settled once
     1  _runqueue   runnable tasks, first in, first out
     1  _park       seats, searching, park and unpark
-    2  _task       a future together with its work
-    4  _worker     next task, run, steal, park; waiting in a task
-    5  _scheduler  what the workers of one pool share
-    6  _dump       a pool's state in text
-    7  _pool       the public face
-    8  __init__    re-exports
+    2  _timer      what is to be woken at which time
+    2  _waits      who waits for whom; cycles
+    3  _task       a future together with its work, and the steps of coroutines
+    5  _worker     next task, run, steal, park; waiting in a task
+    6  _scheduler  what the workers of one pool share
+    7  _dump       a pool's state in text
+    7  _tasks      gather, sleep and the like
+    8  _pool       the public face
+    9  __init__    re-exports
 """
 
 from __future__ import annotations

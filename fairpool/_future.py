@@ -370,8 +370,8 @@ class Future(_StdFuture[T]):
 
         If this future fails, `on_error(exception)` is called instead, if it is given; else the new
         future fails likewise, and if this one is cancelled, so is the new one. What is called may
-        return a future or a coroutine: the new future then has the outcome of that. It runs on the pool
-        of this future (or of the current task), in a copy of the current context.
+        return a future or a coroutine: the new future then has the outcome of that. It runs on the
+        pool of this future (or of the current task), in a copy of the current context.
         """
         if not callable(on_result):
             raise TypeError(f"then() takes a callable, not {on_result!r}")
@@ -382,7 +382,7 @@ class Future(_StdFuture[T]):
     def catch(
         self, on_error: Callable[[BaseException], Any], *types: type[BaseException]
     ) -> Future[Any]:
-        """As `then`, but called only if this future fails with one of `types` (default: Exception)."""
+        """As `then`, but called only if this future fails, with one of `types` (Exception)."""
         if not callable(on_error):
             raise TypeError(f"catch() takes a callable, not {on_error!r}")
         for kind in types:
@@ -409,7 +409,9 @@ class Future(_StdFuture[T]):
         if pool is None:
             worker = here.worker
             if worker is None:
-                raise RuntimeError(f"no pool to run this on: {self!r} belongs to none; use it in a task")
+                raise RuntimeError(
+                    f"no pool to run this on: {self!r} belongs to none; use it in a task"
+                )
             pool = worker.scheduler
         link: Future[Any] = pool.link(self, on_result, on_error, in_any_case)
         return link

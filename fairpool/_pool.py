@@ -244,9 +244,7 @@ def _result_of_oldest(pending: deque[Future[Any]], timeout: float | None) -> Any
         pending.popleft().cancel()
 
 
-def run(
-    coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any
-) -> T:
+def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any) -> T:
     """Run a coroutine in a pool of its own, and return its result: the one-line entry point.
 
     `options` are those of `FairPool`. Ctrl-C cancels the coroutine, lets it clean up, and is raised

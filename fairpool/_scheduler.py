@@ -177,15 +177,15 @@ class Scheduler:
             raise
         return task
 
-    def spawn_all(
-        self, coroutines: Iterable[Any], registrant: Any, tasks: list[Task[Any]]
-    ) -> None:
+    def spawn_all(self, coroutines: Iterable[Any], registrant: Any, tasks: list[Task[Any]]) -> None:
         """As `spawn` for each of these, with a registrant that is there from the start.
 
         Each is put into the list `tasks` before it can run.
         """
         worker = here.worker
-        put = (self.injector if worker is None or worker.scheduler is not self else worker.queue).append
+        put = (
+            self.injector if worker is None or worker.scheduler is not self else worker.queue
+        ).append
         parking = self.parking
         seats, searching = parking.seats, parking.searching
         for coroutine in coroutines:

@@ -9,8 +9,8 @@ What is left of a coroutine after a step is a `Continuation`. Guarantees, with t
 
 - One resumer. A continuation is queued by whoever took the one item out of its list `armed`, or
   by the worker that has just run its step; and it is armed only after `send()` has returned.
-- A wake-up is a hint. What suspends a coroutine looks again when it is resumed, and suspends it again
-  if it must. So a wake-up that comes too late, or for another reason, does no harm.
+- A wake-up is a hint. What suspends a coroutine looks again when it is resumed, and suspends it
+  again if it must. So a wake-up that comes too late, or for another reason, does no harm.
 - A cancellation request is never lost: it is seen by the step that runs, or wakes the continuation.
 
 A coroutine yields *requests* to its worker: None (let others go first), a future (wait for it), or
@@ -58,9 +58,11 @@ class Task(Future[T]):
     #   _pool  the scheduler
     #   _cell  [(context, fn, args, kwargs or None, backlog or None)]
     # A Python-level `__init__` would cost as much as all of its stores.
-    #   _machine  unset at first. The coroutine, from when it is there until its first suspension; then
-    #             its Continuation; None at the end. Written by the worker that runs the task.
-    __init__ = object.__init__  # type: ignore[assignment]
+    #   _machine  unset at first. The coroutine, from when it is there until its first suspension;
+    #             then its Continuation; None at the end. Written by the worker that runs the task.
+    __init__ = object.__init__
+
+    _machine: Any
 
     def run(self, worker: Any) -> Any:
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
@@ -127,10 +129,10 @@ class Task(Future[T]):
         """Cancel the task; return whether it is cancelled, or will be asked to end.
 
         A task that has not been started is cancelled at once. A coroutine that has been gets
-        `asyncio.CancelledError` at its suspension point; if it waits for a future, that is cancelled
-        first, as in asyncio. A plain function that runs is not interrupted: False. Of two calls at
-        the very same time on a task that has not been started, one may return False although the
-        other is about to cancel it.
+        `asyncio.CancelledError` at its suspension point; if it waits for a future, that is
+        cancelled first, as in asyncio. A plain function that runs is not interrupted: False. Of two
+        calls at the very same time on a task that has not been started, one may return False
+        although the other is about to cancel it.
         """
         work = claim(self)
         if work is not None:
@@ -235,7 +237,7 @@ class Link(Task[T]):
 
 
 class _CancelRequest:
-    """An item in the cell of a task that was asked to end. As a registrant, it has nothing to do."""
+    """An item in the cell of a task that was asked to end. As a registrant, it does nothing."""
 
     __slots__ = ("delivered", "msg")
 
@@ -280,9 +282,7 @@ def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
 
 def _fail(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
-    if isinstance(error, CancelledError) and (
-        type(source) is CoroutineType or source is run_link
-    ):
+    if isinstance(error, CancelledError) and (type(source) is CoroutineType or source is run_link):
         conclude(task, CANCELLED, None)
         return
     # The frame of `run` is of no use to whoever reads the traceback, and holds what it worked with.
@@ -295,19 +295,19 @@ def _fail(task: Task[Any], error: BaseException, source: Any) -> None:
 class Continuation:
     """The rest of a task after a suspension.
 
-    `armed` holds one item while the coroutine is suspended for something: whoever takes it out queues
-    the continuation. While the step runs, or the continuation is queued, it is empty.
+    `armed` holds one item while the coroutine is suspended for something: whoever takes it out
+    queues the continuation. While the step runs, or the continuation is queued, it is empty.
     """
 
     __slots__ = (
         "_attention",
-        "coroutine",
         "_refused",
         "_run",
         "_send",
         "_waits",
         "armed",
         "awaited",
+        "coroutine",
         "task",
     )
 
@@ -325,8 +325,8 @@ class Continuation:
         self._attention = False
         task._pool.suspended.add(self)
         task._machine = self  # D1
-        # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same list);
-        # who makes one after it sees D1 in X2.
+        # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same
+        # list); who makes one after it sees D1 in X2.
         if task._cell and task._cancel_requests():
             self._attention = True
 
@@ -460,13 +460,13 @@ def _foreign(request: object) -> TypeError:
     """The error for a coroutine that yielded something that no worker can wait for."""
     if getattr(request, "_asyncio_future_blocking", None) is not None:
         return TypeError(
-            f"a fairpool task cannot await {request!r}, which belongs to an asyncio loop; run what makes "
-            "it there, with asyncio.run_coroutine_threadsafe(coroutine, loop), and await the future "
-            "which that returns"
+            f"a fairpool task cannot await {request!r}, which belongs to an asyncio loop; run what "
+            "makes it there, with asyncio.run_coroutine_threadsafe(coroutine, loop), and await the "
+            "future which that returns"
         )
     return TypeError(
-        f"a fairpool task cannot await what yields {request!r}; it can await coroutines, futures of "
-        "fairpool and of concurrent.futures, and what fairpool offers (sleep, Event, Queue, ...)"
+        f"a fairpool task cannot await what yields {request!r}; it can await coroutines, futures "
+        "of fairpool and of concurrent.futures, and what fairpool offers (sleep, Event, Queue, ...)"
     )
 
 
@@ -502,5 +502,5 @@ async def _wait_for(future: Any) -> Any:
 
 async def _pass_through(source: Future[Any], outcome: Any) -> Any:
     if isinstance(outcome, _StdFuture) or type(outcome) is CoroutineType:
-        await outcome
+        await outcome  # type: ignore[misc]
     return await source

@@ -47,7 +47,7 @@ def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Tas
     return scheduler.spawn(coro, name)  # type: ignore[no-any-return]
 
 
-# --- letting others go first ------------------------------------------------------------------------
+# --- letting others go first ------------------------------------------------------------------
 
 
 class _YieldNow:
@@ -62,7 +62,7 @@ _YIELD_NOW = _YieldNow()
 
 
 def yield_now() -> _YieldNow:
-    """`await yield_now()`: let other tasks go first; goes on at once if there are none."""
+    """Let other tasks go first: `await yield_now()`. Goes on at once if there are none."""
     return _YIELD_NOW
 
 
@@ -93,7 +93,7 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
             return result
 
 
-# --- several at once --------------------------------------------------------------------------------
+# --- several at once --------------------------------------------------------------------------
 
 
 def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
@@ -153,8 +153,8 @@ class _Gather(Future[list[Any]]):
         if self.done():
             return self.cancelled()
         self._requested = True
-        # A list, not a generator: all of them are to be cancelled.
-        return any([child.cancel() for child in self._children])
+        answers = [child.cancel() for child in self._children]  # all of them, not only the first
+        return any(answers)
 
     def sources(self) -> tuple[Future[Any], ...]:
         return () if self.done() else tuple(self._children)
@@ -172,8 +172,8 @@ def _outcome(child: Any) -> Any:
 def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any]]:
     """A future of the results of all of these, in their order. Coroutines become tasks.
 
-    The first that fails is raised at once, and the others run on; with `return_exceptions`, exceptions are
-    results like others. To cancel the gather is to cancel all of them.
+    The first that fails is raised at once, and the others run on; with `return_exceptions`,
+    exceptions are results like others. To cancel the gather is to cancel all of them.
     """
     future = _Gather(len(awaitables), return_exceptions)
     if not awaitables:
@@ -196,7 +196,7 @@ def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any
 
 
 class _Shield(Future[T]):
-    """The future of a `shield`: has the outcome of another one, and does not pass on its cancelling."""
+    """The future of a `shield`: has the outcome of another one, and does not cancel it."""
 
     __slots__ = ()
 
@@ -220,5 +220,3 @@ def shield(awaitable: Any) -> Future[Any]:
     else:
         inner.add_done_callback(outer)
     return outer
-
-

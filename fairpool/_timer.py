@@ -1,14 +1,14 @@
 """`Timers`: what is to be woken at which time: one heap and one thread for a pool.
 
-A thread of its own, because the workers may all be in long steps when a deadline comes, and a worker
-that parks until the next deadline would have to be found and unparked whenever an earlier one is
-added. It is started with the first timer, and ends when there has been none for a while.
+A thread of its own, because the workers may all be in long steps when a deadline comes, and a
+worker that parks until the next deadline would have to be found and unparked whenever an earlier
+one is added. It is started with the first timer, and ends when there has been none for a while.
 
 Protocol: an adder does T1 append to `_incoming`, T2 look at `_wakes_at`, and unpark the thread if
-that is too late. The thread does U1 write `_wakes_at`, U2 look at `_incoming` (`holds_work`), U3 park.
-T1 and U2 are calls on the same deque: either the thread sees the timer, or the adder sees `_wakes_at`.
-The thread ends in the same way: E1 put the token back into `_absent`, E2 look at `_incoming`; an adder
-that finds the token takes it and starts the thread, after T1.
+that is too late. The thread does U1 write `_wakes_at`, U2 look at `_incoming` (`holds_work`), U3
+park. T1 and U2 are calls on the same deque: either the thread sees the timer, or the adder sees
+`_wakes_at`. The thread ends in the same way: E1 put the token back into `_absent`, E2 look at
+`_incoming`; an adder that finds the token takes it and starts the thread, after T1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ __all__ = ["Timer", "Timers"]
 # When this many timers have been cancelled, and they are more than half, the heap is made anew.
 CANCELLED_MIN = 64
 
-# [deadline, number, target or None once it is cancelled]; the number keeps equal deadlines in order.
+# [deadline, number, target or None once it is cancelled]; the number keeps equal deadlines in
+# order.
 Timer = list[Any]
 
 

@@ -16,8 +16,8 @@ __all__ = ["enter_wait", "leave_wait", "waits"]
 
 Edge = tuple[tuple[Future[Any], ...], Any]
 
-# Which futures each waiting task waits for, and its function or coroutine. Item assignment and `get`
-# take the dict's mutex (A1, A2).
+# Which futures each waiting task waits for, and its function or coroutine. Item assignment and
+# `get` take the dict's mutex (A1, A2).
 _waits: dict[Future[Any], Edge] = {}
 
 

@@ -23,7 +23,6 @@ from fairpool._future import (
     LOOKS_BEFORE_PARKING,
     Future,
     Waiter,
-    describe,
     fail,
     is_final,
     wait,
@@ -50,6 +49,7 @@ STEAL_MAX = 32
 # of a worker that is blocked. The number is tokio's (and Go's): a prime, so that it does not fall
 # in step with a loop of the user's.
 STEPS_BETWEEN_LOOKS_AROUND = 61
+
 
 class _SeatWaiter(Waiter):
     """Wakes a worker that gave up its seat, and has its seat back before it wakes.
@@ -184,7 +184,7 @@ class Worker:
         outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
         debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
         steps = 0
-        task = self._search()
+        task: Any = self._search()
         while task is not None:
             try:
                 following = task.run(self)
@@ -339,7 +339,7 @@ class Worker:
     def task(self) -> Task[Any] | None:
         """The task that this worker runs, or has run last."""
         item = self.item
-        return None if item is None else item.task  # type: ignore[no-any-return]
+        return None if item is None else item.task
 
     @property
     def doing(self) -> Any:
