@@ -148,24 +148,6 @@ class _Callback:
         self._fn(future)
 
 
-class _Catch:
-    """Calls the handler of `Future.catch` for the exceptions that it is meant for."""
-
-    __slots__ = ("__qualname__", "_on_error", "_types")
-
-    def __init__(
-        self, on_error: Callable[[BaseException], Any], types: tuple[type[BaseException], ...]
-    ) -> None:
-        self.__qualname__ = describe(on_error)
-        self._on_error = on_error
-        self._types = types
-
-    def __call__(self, error: BaseException) -> Any:
-        if isinstance(error, self._types):
-            return self._on_error(error)
-        raise error
-
-
 class _View:
     """What `concurrent.futures.wait` and `as_completed` look at: `_condition` and `_waiters`.
 
@@ -377,7 +359,7 @@ class Future(_StdFuture[T]):
             raise TypeError(f"then() takes a callable, not {on_result!r}")
         if on_error is not None and not callable(on_error):
             raise TypeError(f"then() takes a callable as on_error, not {on_error!r}")
-        return self._link(on_result, on_error, None)
+        return self._link(on_result, on_error, (BaseException,), None)
 
     def catch(
         self, on_error: Callable[[BaseException], Any], *types: type[BaseException]
@@ -388,7 +370,7 @@ class Future(_StdFuture[T]):
         for kind in types:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"catch() takes exception types after the function, not {kind!r}")
-        return self._link(None, _Catch(on_error, types or (Exception,)), None)
+        return self._link(None, on_error, types or (Exception,), None)
 
     def finally_(self, fn: Callable[[], Any]) -> Future[T]:
         """Have `fn()` called once this future is final, however; the new future has its outcome.
@@ -397,12 +379,13 @@ class Future(_StdFuture[T]):
         """
         if not callable(fn):
             raise TypeError(f"finally_() takes a callable, not {fn!r}")
-        return self._link(None, None, fn)
+        return self._link(None, None, (), fn)
 
     def _link(
         self,
         on_result: Callable[[T], Any] | None,
         on_error: Callable[[BaseException], Any] | None,
+        types: tuple[type[BaseException], ...],
         in_any_case: Callable[[], Any] | None,
     ) -> Future[Any]:
         pool = self._pool
@@ -413,7 +396,7 @@ class Future(_StdFuture[T]):
                     f"no pool to run this on: {self!r} belongs to none; use it in a task"
                 )
             pool = worker.scheduler
-        link: Future[Any] = pool.link(self, on_result, on_error, in_any_case)
+        link: Future[Any] = pool.link(self, on_result, on_error, types, in_any_case)
         return link
 
     # --- being told --------------------------------------------------------------------------
@@ -675,21 +658,25 @@ def conclude(future: Future[Any], state: _Final, value: Any) -> None:
 
 def settle(future: Future[Any], cell: list[Any]) -> None:
     """Call the registrants of a final future, callbacks last. Several threads may do so at once."""
-    callbacks = []
-    try:
-        while cell:
-            try:
+    callbacks: list[_Callback] = []
+    interrupt = None
+    while cell or callbacks:
+        try:
+            if cell:
                 registrant = cell.pop()  # the arbiter: each registrant is called by one thread
-            except IndexError:
-                break
-            if type(registrant) is _Callback:
-                callbacks.append(registrant)
+                if type(registrant) is _Callback:
+                    callbacks.append(registrant)
+                    continue
             else:
-                call(future, registrant)
-    finally:
-        # Last, because a callback may take long, or need what a waiter does next.
-        for callback in callbacks:
-            call(future, callback)
+                # Last, because a callback may take long, or need what a waiter does next.
+                registrant = callbacks.pop(0)
+            call(future, registrant)
+        except IndexError:
+            continue
+        except KeyboardInterrupt as error:  # the others must not suffer from it
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def call(future: Future[Any], registrant: Callable[[Any], object]) -> None:

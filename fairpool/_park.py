@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from fairpool._sync import Lock
@@ -53,6 +54,17 @@ class Parker:
             pass
 
 
+_NEVER = object()
+
+
+def _take(container: Any, into: list[Any]) -> None:
+    """Move the last item of a deque or a list to the end of another list, if there is one."""
+    try:
+        into.extend(islice(iter(container.pop, _NEVER), 1))
+    except IndexError:
+        pass
+
+
 class Parking:
     """The seats of one pool, and its workers that are not running a task."""
 
@@ -77,29 +89,24 @@ class Parking:
         # each worker takes in `holds_work` after it left `searching` or freed a seat.
         if self.searching or not self.seats:
             return
+        # What is taken goes into a list in the same C call: an interrupt (Ctrl-C) may come between
+        # any two calls, and `finally` gives back what the lists hold.
+        seat: list[None] = []
+        woken: list[Any] = []
         try:
-            seat = [self.seats.pop()]
-        except IndexError:
-            return
-        try:
-            worker = self.parked.pop()  # the one that parked last: its cache is warm
-        except IndexError:
-            try:
+            _take(self.seats, seat)
+            if seat:
+                _take(self.parked, woken)  # the one that parked last: its cache is warm
+            if woken:
+                self.searching.add(woken[0])
+                seat.clear()
+            elif seat:
                 self._start(seat)
-            finally:
-                if seat:
-                    self.seats.append(seat.pop())
-            return
-        self.searching.add(worker)
-        try:
-            worker.parker.unpark()
-        except (
-            RecursionError
-        ):  # raised before the call: undo (3.11 counts C calls in with Python's)
-            self.searching.discard(worker)
-            self.parked.append(worker)
-            self.seats.append(None)
-            raise
+        finally:
+            for worker in woken:
+                worker.parker.unpark()
+            if seat and not woken:
+                self.seats.append(seat.pop())
 
     def give_up_seat(self) -> None:
         """The calling worker is about to stop being runnable."""
@@ -125,10 +132,12 @@ class Parking:
 
     def unpark_all(self) -> None:
         """Unpark every parked worker, to let it find out that the pool was closed."""
-        while True:
+        while self.parked:
+            woken: list[Any] = []
             try:
-                worker = self.parked.pop()
-            except IndexError:
-                return
-            self.return_to_seat()
-            worker.parker.unpark()
+                _take(self.parked, woken)
+                for _ in woken:
+                    self.return_to_seat()
+            finally:
+                for worker in woken:
+                    worker.parker.unpark()

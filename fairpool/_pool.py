@@ -86,6 +86,11 @@ class FairPool(ThreadPoolExecutor):
         self._close = finalize(self, _close, ref(self._scheduler))
         self._close.atexit = False
 
+    @property
+    def _max_workers(self) -> int:  # type: ignore[override]
+        """What programs that look into a `ThreadPoolExecutor` look for most."""
+        return self._scheduler.max_workers
+
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Have `fn(*args, **kwargs)` called by a worker; return its Future.
 
@@ -165,6 +170,7 @@ class FairPool(ThreadPoolExecutor):
                 "use shutdown(wait=False) here"
             )
         self._close()
+        scheduler.close(RuntimeError("cannot schedule new futures after shutdown"))
         if cancel_futures:
             scheduler.drain(lambda task: task.cancel())
         if wait:
@@ -228,8 +234,9 @@ def _results(
     try:
         while pending:
             timeout = None if deadline is None else deadline - monotonic()
-            yield _result_of_oldest(pending, timeout)
-            pending.extend(islice(more, 1))
+            result = [_result_of_oldest(pending, timeout)]
+            pending.extend(islice(more, 1))  # before the consumer has its turn, not after
+            yield result.pop()
     finally:
         for task in pending:
             task.cancel()
@@ -256,9 +263,11 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
         coro.close()
         raise RuntimeError("run() makes a pool of its own; in a task, await the coroutine")
     with FairPool(max_workers, **options) as pool:
-        main = pool._scheduler.spawn(coro)
+        scheduler = pool._scheduler
+        main = scheduler.spawn(coro)
         try:
             return main.result()  # type: ignore[no-any-return]
-        except KeyboardInterrupt:
-            main.cancel()
-            raise
+        finally:
+            # What main has left behind, and main itself after a Ctrl-C: as asyncio.run does.
+            pool.shutdown(wait=False, cancel_futures=True)
+            scheduler.cancel_all()

@@ -21,7 +21,7 @@ from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import at_exit, here, in_child_after_fork
-from fairpool._task import Link, Task, run_link
+from fairpool._task import Continuation, Handler, Link, Task
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
 
@@ -87,6 +87,7 @@ class Scheduler:
         "_prefix",
         "_warned",
         "backlog",
+        "cancels_all",
         "idle_timeout",
         "injector",
         "max_workers",
@@ -110,6 +111,7 @@ class Scheduler:
         self.max_workers = max_workers
         self.idle_timeout = idle_timeout
         self._forked = False
+        self.cancels_all = False
         self._warned = False
         self.backlog = None if max_pending is None else Backlog(max_pending)
         self._cap = max_workers + SPARE_WORKERS_MAX
@@ -204,13 +206,17 @@ class Scheduler:
         source: Future[Any],
         on_result: Callable[[Any], Any] | None,
         on_error: Callable[[BaseException], Any] | None,
+        types: tuple[type[BaseException], ...],
         in_any_case: Callable[[], Any] | None,
     ) -> Link[Any]:
-        """A task that is queued when `source` is final. See `Future.then`."""
+        """A task that is queued when `source` is final; raises if the pool is closed."""
+        if self.refusals:
+            raise self.refusal()
+        handler = None if on_error is None else Handler(on_error, types)
         link: Link[Any] = Link()
         link._pool = self
-        handlers = (source, on_result, on_error, in_any_case)
-        link._cell = [(copy_context(), run_link, handlers, None, None)]
+        handlers = (source, on_result, handler, in_any_case)
+        link._cell = [(copy_context(), None, handlers, None, None)]
         source._register(link)
         return link
 
@@ -311,6 +317,9 @@ class Scheduler:
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.close(BrokenFairPool(message))
             self.drain(lambda task: task.abandon(BrokenFairPool(message)))
+            for continuation in self.suspended.copy():
+                if continuation.disarm():
+                    continuation.abandon(BrokenFairPool(message))
             return False
         return True
 
@@ -347,17 +356,34 @@ class Scheduler:
         return self.is_closed() and not self.is_waiting_to_close() and not self.has_work()
 
     def close(self, reason: Exception) -> None:
-        """Take no more tasks; workers end when the queues are empty. May be called repeatedly."""
-        self.refusals.append(reason)
+        """Take no more tasks; workers end when the queues are empty.
+
+        May be called repeatedly, and is to be, where an interrupt may have cut it off before.
+        """
+        if not self.refusals:
+            self.refusals.append(reason)
         if self.backlog is not None:
             self.backlog.close()
         self.parking.unpark_all()
 
     def drain(self, end: Callable[[Task[Any]], object]) -> None:
-        """Take every queued task and end it."""
+        """Take every queued task that was not started and end it."""
+        started = []
         for queue in [self.injector, *(worker.queue for worker in self.workers.copy())]:
-            while (task := queue.take()) is not None:
-                end(task)
+            while (item := queue.take()) is not None:
+                if type(item) is Continuation:
+                    started.append(item)
+                else:
+                    end(item)
+        for item in started:
+            self.resume(item)
+
+    def cancel_all(self) -> None:
+        """Ask every coroutine that has been started to end, also those in their first step."""
+        self.cancels_all = True
+        # Whoever is suspended for the first time adds itself, and then looks at the flag.
+        for continuation in self.suspended.copy():
+            continuation.task.interrupt("the pool is ending")
 
     def join(self) -> None:
         """Wait until all workers have ended. The pool must be closed."""
@@ -416,8 +442,7 @@ def _close_all_at_exit() -> None:
         if scheduler.is_open():
             scheduler.close(error)
         # A coroutine that waits for something which nobody is left to bring would keep the process.
-        for continuation in scheduler.suspended.copy():
-            continuation.task.interrupt("the interpreter is shutting down")
+        scheduler.cancel_all()
 
 
 def _after_fork() -> None:

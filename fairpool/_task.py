@@ -44,7 +44,7 @@ from fairpool._future import (
 )
 from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["Continuation", "Link", "Task", "run_link"]
+__all__ = ["Continuation", "Handler", "Link", "Task"]
 
 T = TypeVar("T")
 
@@ -113,10 +113,18 @@ class Task(Future[T]):
                     worker.requeue(continuation)
                     return None
                 return following
+            if cell and self._has_news(cell):
+                conclude(self, CANCELLED, None)  # asked for in its only step
+                return None
         self._value = result
         self._cell = FINISHED
         cell.reverse()  # type: ignore[union-attr]
         return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
+
+    @staticmethod
+    def _has_news(cell: Any) -> bool:
+        """Whether there is a cancellation request that has not been delivered."""
+        return any(type(entry) is _CancelRequest and not entry.delivered for entry in cell.copy())
 
     @property
     def task(self) -> Task[T]:
@@ -207,8 +215,9 @@ class Task(Future[T]):
         except (IndexError, TypeError):
             work = None
         if type(work) is tuple:
-            if work[1] is run_link:
-                return describe(next(fn for fn in work[2][1:] if fn is not None))
+            if work[1] is None:  # a link
+                fn = next(fn for fn in work[2][1:] if fn is not None)
+                return describe(fn.handler if type(fn) is Handler else fn)
             return describe(work[1])
         machine = getattr(self, "_machine", None)
         if type(machine) is Continuation:
@@ -217,7 +226,11 @@ class Task(Future[T]):
 
 
 class Link(Task[T]):
-    """A task that is queued when its source is final: what `Future.then` returns."""
+    """A task that is queued when its source is final: what `Future.then` returns.
+
+    Its work is (context, None, (source, on_result, on_error, in_any_case), None, None) until it is
+    run.
+    """
 
     __slots__ = ()
 
@@ -229,11 +242,40 @@ class Link(Task[T]):
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return ()
-        return (work[2][0],) if type(work) is tuple else ()
+        return (work[2][0],) if type(work) is tuple and work[1] is None else ()
 
     def __call__(self, source: Future[Any]) -> None:
         """A link is a registrant: its source is final, so it can be queued."""
         self._pool.resume(self)
+
+    def run(self, worker: Any) -> Any:
+        """Take over the outcome of the source, or run the handler for it. Returns as `Task.run`."""
+        work = claim(self)
+        if work is None:
+            return None
+        source, on_result, on_error, in_any_case = work[2]
+        value = source._value
+        if in_any_case is not None:
+            call: tuple[Any, ...] = (_run_in_any_case, (source, in_any_case))
+        elif source._cell is FINISHED and on_result is not None:
+            call = (_run_handler, (on_result, value))
+        elif source._cell is FAILED and on_error is not None and on_error.handles(value.exception):
+            value.retrieved = True
+            call = (_run_handler, (on_error.handler, value.exception))
+        else:
+            # Nothing is raised on the way, so the traceback does not grow from link to link.
+            if source._cell is FAILED:
+                failure = Failure(value.exception, value.source)
+                failure.traceback = value.traceback
+                value.retrieved = True
+                value = failure
+            cell = self._cell
+            self._value = value
+            self._cell = source._cell
+            cell.reverse()  # type: ignore[union-attr]
+            return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
+        self._cell.insert(0, (work[0], *call, None, None))  # type: ignore[union-attr]
+        return super().run(worker)
 
 
 class _CancelRequest:
@@ -282,7 +324,9 @@ def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
 
 def _fail(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
-    if isinstance(error, CancelledError) and (type(source) is CoroutineType or source is run_link):
+    if isinstance(error, CancelledError) and (
+        type(source) is CoroutineType or source is _run_in_any_case
+    ):
         conclude(task, CANCELLED, None)
         return
     # The frame of `run` is of no use to whoever reads the traceback, and holds what it worked with.
@@ -323,8 +367,11 @@ class Continuation:
         # Set when there is something to do before the next step: by `enter_wait`, and by whoever
         # cancels, after X1. Looked at by the step, after `armed` was emptied or filled.
         self._attention = False
-        task._pool.suspended.add(self)
+        pool = task._pool
+        pool.suspended.add(self)  # before the look at `cancels_all`: see `Scheduler.cancel_all`
         task._machine = self  # D1
+        if pool.cancels_all:
+            task.interrupt("the pool is ending")
         # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same
         # list); who makes one after it sees D1 in X2.
         if task._cell and task._cancel_requests():
@@ -356,16 +403,20 @@ class Continuation:
         """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
         if request is None:
             return self
-        suspend = getattr(request, "_suspend", None)
-        if suspend is None and not isinstance(request, _StdFuture):
+        try:
+            suspend = getattr(request, "_suspend", None)
+            is_future = isinstance(request, _StdFuture)
+        except BaseException as error:  # it is foreign, and may raise anything
+            return self._throw(error)
+        if suspend is None and not is_future:
             return self._throw(_foreign(request))
-        self.awaited = request if isinstance(request, _StdFuture) else None
+        self.awaited = request if is_future else None
         self.armed.append(None)  # A1
         if self._attention and self.disarm():
             # Whoever interrupts after A1 wakes the continuation; who did so before it is seen here.
-            error = self._attend()
-            if error is not None:
-                return self._throw(error)
+            interruption = self._attend()
+            if interruption is not None:
+                return self._throw(interruption)
             self.armed.append(None)
         try:
             if suspend is None:
@@ -388,8 +439,11 @@ class Continuation:
         task._machine = None  # no cycle is left behind
         pool = task._pool
         pool.suspended.discard(self)
-        if type(raised) is StopIteration:
-            cell = task._cell
+        cell = task._cell
+        if type(raised) is StopIteration and cell and task._has_news(cell):
+            conclude(task, CANCELLED, None)  # asked for in its last step
+            following = None
+        elif type(raised) is StopIteration:
             task._value = raised.value
             task._cell = FINISHED
             cell.reverse()  # type: ignore[union-attr]
@@ -451,49 +505,69 @@ class Continuation:
         msg = news[0].msg
         return CancelledError() if msg is None else CancelledError(msg)
 
+    def abandon(self, error: BaseException) -> None:
+        """End the task without running it. For who took this out of a queue, or disarmed it."""
+        self.coroutine.close()
+        self._end(error)
+
     def describe(self) -> str:
         coroutine = self.coroutine
         return describe(coroutine) if coroutine is not None else ""
 
 
+def _short(request: object) -> str:
+    # Not the `repr` of just anything: it may be long, and may raise.
+    return repr(request) if type(request) in (int, str, float) else object.__repr__(request)
+
+
 def _foreign(request: object) -> TypeError:
     """The error for a coroutine that yielded something that no worker can wait for."""
-    if getattr(request, "_asyncio_future_blocking", None) is not None:
+    if hasattr(type(request), "_asyncio_future_blocking"):
         return TypeError(
-            f"a fairpool task cannot await {request!r}, which belongs to an asyncio loop; run what "
-            "makes it there, with asyncio.run_coroutine_threadsafe(coroutine, loop), and await the "
-            "future which that returns"
+            f"a fairpool task cannot await {describe(request)}, which belongs to an asyncio loop; "
+            "run what makes it there, with asyncio.run_coroutine_threadsafe(coroutine, loop), and "
+            "await the future which that returns"
         )
     return TypeError(
-        f"a fairpool task cannot await what yields {request!r}; it can await coroutines, futures "
-        "of fairpool and of concurrent.futures, and what fairpool offers (sleep, Event, Queue, ...)"
+        f"a fairpool task cannot await what yields {_short(request)}; it can await coroutines, "
+        "futures of fairpool and of concurrent.futures, and what fairpool offers (sleep, Event, "
+        "Queue, ...)"
     )
 
 
 # --- functions that are the work of tasks made by the package -------------------------------------
 
 
-def run_link(
-    source: Future[Any],
-    on_result: Callable[[Any], Any] | None,
-    on_error: Callable[[BaseException], Any] | None,
-    in_any_case: Callable[[], Any] | None,
-) -> Any:
-    """The work of a link in a chain: `source` is final, and this is called with its outcome."""
-    if in_any_case is not None:
-        return _pass_through(source, in_any_case())
-    if source._cell is FINISHED:
-        outcome = source._value
-        if on_result is not None:
-            outcome = on_result(outcome)
-    elif source._cell is CANCELLED:
-        raise CancelledError
-    else:
-        failure = source._failure()
-        if on_error is None:
-            raise failure.exception.with_traceback(failure.traceback)
-        outcome = on_error(failure.exception)
-    return _wait_for(outcome) if isinstance(outcome, _StdFuture) else outcome
+class Handler:
+    """The `on_error` of a link, and for which exceptions it is meant."""
+
+    __slots__ = ("_types", "handler")
+
+    def __init__(
+        self, handler: Callable[[Any], Any], types: tuple[type[BaseException], ...]
+    ) -> None:
+        self.handler = handler
+        self._types = types
+
+    def handles(self, error: BaseException) -> bool:
+        return isinstance(error, self._types)
+
+
+def _run_handler(handler: Callable[[Any], Any], outcome: Any) -> Any:
+    result = handler(outcome)
+    return _wait_for(result) if isinstance(result, _StdFuture) else result
+
+
+def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
+    result = fn()
+    if isinstance(result, _StdFuture) or type(result) is CoroutineType:
+        return _pass_through(source, result)
+    try:
+        if source._cell is CANCELLED:
+            raise CancelledError
+        return source.result()
+    finally:
+        del source  # the traceback of what is raised holds this frame: no cycle
 
 
 async def _wait_for(future: Any) -> Any:
@@ -501,6 +575,5 @@ async def _wait_for(future: Any) -> Any:
 
 
 async def _pass_through(source: Future[Any], outcome: Any) -> Any:
-    if isinstance(outcome, _StdFuture) or type(outcome) is CoroutineType:
-        await outcome  # type: ignore[misc]
+    await outcome
     return await source

@@ -62,7 +62,7 @@ _YIELD_NOW = _YieldNow()
 
 
 def yield_now() -> _YieldNow:
-    """Let other tasks go first: `await yield_now()`. Goes on at once if there are none."""
+    """What to await in order to let other tasks go first; goes on at once if there are none."""
     return _YIELD_NOW
 
 
@@ -81,6 +81,8 @@ class _Nap:
 @coroutine
 def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | None]:
     """Sleep for `delay` seconds, at least; returns `result`. No thread sleeps meanwhile."""
+    if delay != delay:
+        raise ValueError(f"invalid delay: {delay!r} (not a number)")
     if delay <= 0:
         yield None
         return result
@@ -104,6 +106,16 @@ def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
     if hasattr(awaitable, "__await__"):
         return create_task(_await(awaitable))
     raise TypeError(f"{what} takes coroutines and futures, not {awaitable!r}")
+
+
+def _is_awaitable(what: object) -> bool:
+    return isinstance(what, _StdFuture) or hasattr(what, "__await__") or hasattr(what, "send")
+
+
+def _close_all(awaitables: tuple[Any, ...]) -> None:
+    for each in awaitables:
+        if type(each) is CoroutineType:
+            each.close()  # else Python warns that it was never awaited
 
 
 async def _await(awaitable: Any) -> Any:
@@ -152,9 +164,10 @@ class _Gather(Future[list[Any]]):
         """Cancel all children; the gather is cancelled when they have ended."""
         if self.done():
             return self.cancelled()
-        self._requested = True
+        self._requested = True  # before: the last child may end at once
         answers = [child.cancel() for child in self._children]  # all of them, not only the first
-        return any(answers)
+        self._requested = any(answers)
+        return self._requested
 
     def sources(self) -> tuple[Future[Any], ...]:
         return () if self.done() else tuple(self._children)
@@ -182,10 +195,13 @@ def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any
         try:
             current_scheduler("gather()").spawn_all(awaitables, future, future._children)
         except BaseException:
-            for each in awaitables[len(future._children) :]:
-                each.close()  # else Python warns that it was never awaited
+            _close_all(awaitables[len(future._children) :])
             raise
     else:
+        for each in awaitables:
+            if not _is_awaitable(each):
+                _close_all(awaitables)
+                raise TypeError(f"gather() takes coroutines and futures, not {each!r}")
         future._children = [_as_future(each, "gather()") for each in awaitables]
         for child in future._children:
             if isinstance(child, Future):
@@ -198,9 +214,18 @@ def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any
 class _Shield(Future[T]):
     """The future of a `shield`: has the outcome of another one, and does not cancel it."""
 
-    __slots__ = ()
+    __slots__ = ("_inner",)
+
+    _inner: Future[Any] | None
+
+    has_sources = True
+
+    def sources(self) -> tuple[Future[Any], ...]:
+        inner = self._inner
+        return () if inner is None else (inner,)
 
     def __call__(self, inner: Any) -> None:
+        self._inner = None
         if claim(self) is None:
             return
         if inner.cancelled():
@@ -215,6 +240,7 @@ def shield(awaitable: Any) -> Future[Any]:
     """A future that has the outcome of this one, but whose cancellation does not cancel it."""
     inner = _as_future(awaitable, "shield()")
     outer: _Shield[Any] = _Shield()
+    outer._inner = inner if isinstance(inner, Future) else None
     if isinstance(inner, Future):
         inner._register(outer)
     else:

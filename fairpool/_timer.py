@@ -122,6 +122,8 @@ class Timers:
             if self._incoming.holds_work():  # U2
                 continue
             if self._stopped:
+                self._stopped = False
+                self._absent.append(None)
                 return
             timeout = max(0.0, heap[0][0] - monotonic()) if heap else self._idle_timeout
             woken = self._lock.acquire(timeout=min(timeout, 31536000.0))  # U3; at most a year

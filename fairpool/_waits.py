@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairpool._errors import DeadlockError
-from fairpool._future import Future, describe
+from fairpool._future import Future, describe, is_final
 
 __all__ = ["enter_wait", "leave_wait", "waits"]
 
@@ -29,6 +29,8 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Future[Any], ...]
     may come in the midst of another.
     """
     outer = _waits.get(task)
+    if is_final(task):  # a wait in a callback of the task, which itself waits for nothing any more
+        return outer
     _waits[task] = (awaited, what)
     seen: set[Future[Any]] | None = None
     ways = [*awaited]

@@ -14,6 +14,7 @@ from others and may see a moment ago).
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from random import random
 from typing import Any, cast
 
@@ -99,6 +100,12 @@ class _AdoptedEvent:
             return bool(self._event.wait(timeout))
         if timeout is None and self._needs_all:
             return bool(worker.wait_for_all(tuple(self.futures), self._event))
+        if timeout is None and not worker.scheduler.may_start():
+            # There can be no other worker to run them. Better on top of this task than never.
+            for future in self.futures:
+                if self._event.is_set():
+                    break
+                worker.run_inline(future)
         with blocking():
             return bool(self._event.wait(timeout))
 
@@ -184,6 +191,7 @@ class Worker:
         outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
         debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
         steps = 0
+        yielded: Any = None
         task: Any = self._search()
         while task is not None:
             try:
@@ -220,8 +228,11 @@ class Worker:
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
                 LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
-                if task is not None and task.running():
-                    fail(task, error, self.fn)
+                item = yielded if task is None else task
+                if type(item) is Continuation and item.coroutine is not None:
+                    item.abandon(error)
+                elif item is not None and item.task.running():
+                    fail(item.task, error, self.fn)
                 task = self._search()
 
     def _search(self) -> Task[Any] | None:
@@ -305,8 +316,10 @@ class Worker:
             # Those that parked while there was still work are to see that there is none.
             parking.unpark_all()
             return not ended
-        # With tasks in its run queue, for busy thieves, it does not end.
-        if not self.parker.park(-1 if self.queue else scheduler.idle_timeout):
+        # With tasks in its run queue, for busy thieves, it does not end. Nor while a closed pool
+        # has coroutines that are suspended: the last of them unparks it.
+        waits = self.queue or scheduler.is_waiting_to_close()
+        if not self.parker.park(-1 if waits else scheduler.idle_timeout):
             if self._unlist_parked():
                 return not self._unlist()
             self.parker.park()  # taken out of the list, so about to be unparked
@@ -364,6 +377,7 @@ class Worker:
             type(future) is not Task
             or future._pool is not self.scheduler
             or not self.may_run_inline()
+            or _get_running_loop() is not None  # an `await` in the task would take it for its own
         ):
             return False
         task = cast("Task[Any]", future)
@@ -428,20 +442,22 @@ class Worker:
             future._register(waiter)
             return waiter.park(timeout) or is_final(future)
         finally:
-            future._unregister(waiter)
-            waiter.return_seat()
             self.seated = True
             self.blocked_in = None
+            waiter.return_seat()
+            future._unregister(waiter)
 
     def _give_up_seat(self, reason: object) -> None:
-        self.seated = False
-        self.blocked_in = reason
-        self.scheduler.parking.give_up_seat()
+        parking = self.scheduler.parking
+        parking.give_up_seat()
         try:
+            self.seated = False
+            self.blocked_in = reason
             self.scheduler.notify_if_work()
         except BaseException:  # a RecursionError, say
-            self.scheduler.parking.return_to_seat()
             self.seated = True
+            self.blocked_in = None
+            parking.return_to_seat()
             raise
 
     def adopt(self, waiter: Any, future: Future[Any]) -> None:
@@ -460,17 +476,25 @@ class blocking:
     the end of its step. May be nested. On a thread that is not a worker it does nothing.
     """
 
-    __slots__ = ("_worker",)
+    __slots__ = ("_used", "_worker")
+
+    def __init__(self) -> None:
+        self._used: list[None] = [None]
+        self._worker: Worker | None = None
 
     def __enter__(self) -> None:
+        try:
+            self._used.pop()
+        except IndexError:
+            raise RuntimeError("a blocking() is for one `with`: call blocking() again") from None
         worker = here.worker
-        self._worker = worker if worker is not None and worker.seated else None
-        if self._worker is not None:
-            self._worker._give_up_seat("fairpool.blocking()")
+        if worker is not None and worker.seated:
+            worker._give_up_seat("fairpool.blocking()")
+            self._worker = worker
 
     def __exit__(self, *exc_info: object) -> None:
         worker = self._worker
         if worker is not None:
-            worker.scheduler.parking.return_to_seat()
             worker.seated = True
             worker.blocked_in = None
+            worker.scheduler.parking.return_to_seat()

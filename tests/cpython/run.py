@@ -61,6 +61,7 @@ POKES = [
         "ThreadPoolExecutorTest.test_default_workers",
         "_max_workers",
         "the default is os.process_cpu_count(), not min(32, that + 4)",
+        differs=True,
     ),
     Poke(
         "ThreadPoolExecutorTest.test_saturation",

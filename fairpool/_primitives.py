@@ -1,0 +1,519 @@
+"""`Event`, `Semaphore`, `BoundedSemaphore` and `Queue` for tasks.
+
+Names and meanings are asyncio's. What is different: they belong to no loop and no pool. Tasks of
+several pools may share one, and whatever does not wait (`set`, `release`, `put_nowait`, `shutdown`,
+...) may be called from any thread, from callbacks and from signal handlers, in the midst of itself
+too. The coroutines of an asyncio loop may wait in them as well.
+
+Guarantees:
+
+- First come, first served: a permit goes to the one that has waited longest, and nobody overtakes
+  those who wait. A permit that was given to a task which is cancelled at this very moment goes to
+  the next one: none is lost, and none is given twice.
+- An item that `Queue.put` has accepted is in the queue, or with exactly one `get`, or was dropped
+  by `shutdown(immediate=True)`. Items leave in the order in which they came.
+- No step needs a lock.
+
+This code assumes A1 to A4 of `_sync`. A waiter is a bare future, on which one task waits: whoever
+claims it first decides what becomes of it, the one that brings the permit, or the one that cancels
+the task. Where two threads could miss each other, both do first their write and then their look,
+each by a call on the container that the other's write was a call on (A2): one of the two sees the
+other.
+"""
+
+from __future__ import annotations
+
+import sys
+from asyncio import QueueEmpty, QueueFull
+from collections import deque
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from fairpool._future import CANCELLED, Future, claim, finish
+from fairpool._runqueue import RunQueue
+
+__all__ = [
+    "BoundedSemaphore",
+    "Event",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
+    "Semaphore",
+]
+
+T = TypeVar("T")
+
+if sys.version_info >= (3, 13):
+    from asyncio import QueueShutDown
+else:
+
+    class QueueShutDown(Exception):
+        """The queue was shut down: `asyncio.QueueShutDown`, where Python has it (3.13)."""
+
+
+def _finish_if_waiting(waiter: Future[Any], value: object) -> bool:
+    """Wake whoever waits with `waiter`; False if it was cancelled, or woken before."""
+    if claim(waiter) is None:
+        return False
+    finish(waiter, value)
+    return True
+
+
+def _remove(waiters: Any, waiter: object) -> None:
+    try:
+        waiters.remove(waiter)
+    except ValueError:  # it was taken out by whoever wakes it
+        pass
+
+
+def _check_int(name: str, value: object) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+
+
+# --- Event ----------------------------------------------------------------------------------------
+
+
+class _Gate(Future[bool]):
+    """What an event waits for from one `clear` to the next `set`; claimed as soon as it is set."""
+
+    __slots__ = ("successor",)
+
+    # successor: empty, or {None: the gate that a `clear` has put after this one}.
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.successor: dict[None, _Gate] = {}
+
+    def is_open(self) -> bool:
+        # In this order: a gate is running before it is done.
+        return self.running() or self.done()
+
+
+class _GateWaiter(Future[bool]):
+    """One task's wait for a gate: its cancellation leaves the gate alone."""
+
+    __slots__ = ()
+
+    def __call__(self, gate: Future[Any]) -> None:
+        _finish_if_waiting(self, True)
+
+
+class Event:
+    """A flag for which tasks can wait. As `asyncio.Event`.
+
+    Every method may be called from any thread. A `set` wakes all that wait, also if a `clear`
+    follows at once; one that comes to `wait` after the `clear` is woken by the next `set` only.
+    """
+
+    __slots__ = ("__weakref__", "_gate")
+
+    # A gate is opened once (`claim` is the arbiter), and has one successor (`setdefault` is).
+    # `_gate` is a gate from which the last one is reached over the successors: when two threads
+    # store it, it does not matter which of them is later.
+
+    def __init__(self) -> None:
+        self._gate = _Gate()
+
+    def __repr__(self) -> str:
+        state = "set" if self.is_set() else "unset"
+        return f"<{type(self).__name__} at {id(self):#x} [{state}]>"
+
+    def _last_gate(self) -> _Gate:
+        gate = first = self._gate
+        while gate.successor:
+            gate = gate.successor[None]
+        if gate is not first:
+            self._gate = gate
+        return gate
+
+    def is_set(self) -> bool:
+        """Whether the flag is set."""
+        return self._last_gate().is_open()
+
+    def set(self) -> None:
+        """Set the flag, and wake all tasks that wait for it."""
+        _finish_if_waiting(self._last_gate(), True)
+
+    def clear(self) -> None:
+        """Take the flag back: who comes to `wait` from here on waits for the next `set`."""
+        gate = self._last_gate()
+        if gate.is_open():
+            gate.successor.setdefault(None, _Gate())  # A1: one for all
+            self._last_gate()
+
+    async def wait(self) -> bool:
+        """Wait until the flag is set; returns True, at once if it is."""
+        gate = self._last_gate()
+        if gate.is_open():
+            return True
+        waiter = _GateWaiter()
+        gate._register(waiter)  # called at once if the gate was opened meanwhile
+        try:
+            return await waiter
+        except BaseException:
+            gate._unregister(waiter)
+            raise
+
+
+# --- permits --------------------------------------------------------------------------------------
+
+
+class _Permits:
+    """A number of permits, and the line of tasks that wait for one.
+
+    Protocol: who wants one does L1 append to `_waiters`, L2 take from `_free` (in `_match`); who
+    gives one does M1 append to `_free`, M2 look at `_waiters` (`holds_work`). One of the two sees
+    the other, and whoever sees both a permit and a waiter brings them together. A permit or a
+    waiter that it holds for a moment is missed by others, but it hands the permit over, or puts it
+    back (M1) and looks again (M2).
+    """
+
+    __slots__ = ("_closed", "_dry", "_free", "_fresh", "_limit", "_waiters")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Permits that were never taken are not stored: there may be very many.
+        self._fresh = count()
+        self._dry = limit <= 0  # a hint: once it is set, no fresh one is left
+        self._free: deque[None] = deque()  # those that came back
+        self._waiters = RunQueue()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many permits that came back are free."""
+        return len(self._free)
+
+    def waiting(self) -> int:
+        """How many tasks wait."""
+        return len(self._waiters)
+
+    def is_locked(self) -> bool:
+        """Whether there is none for one that comes now."""
+        return bool(self._waiters) or (self._dry and not self._free)
+
+    def _pop(self) -> bool:
+        try:
+            self._free.pop()
+        except IndexError:
+            if self._dry:
+                return False
+            number = next(self._fresh)  # A4
+            if number + 1 >= self._limit:
+                self._dry = True
+            return number < self._limit
+        return True
+
+    def try_take(self) -> bool:
+        """Take a permit if there is one that nobody waits for."""
+        if self._waiters:
+            self._match()
+            if self._waiters:
+                return False
+        return self._pop()
+
+    async def take(self) -> bool:
+        """Wait for a permit (True), or for `close` (False)."""
+        if self.try_take():
+            return True
+        waiter: Future[bool] = Future()
+        self._waiters.append(waiter)  # L1
+        self._match()  # L2
+        # `close` wrote this before its last call on `_waiters`: whom that did not wake sees it
+        # here.
+        if self._closed:
+            self._wake_all()
+        try:
+            return await waiter
+        except BaseException:
+            _remove(self._waiters, waiter)
+            if claim(waiter) is None and waiter._cell is not CANCELLED:
+                self.give()  # it was given a permit, and is not going to use it
+            raise
+
+    def give(self) -> None:
+        """Give a permit back, or add one."""
+        self._free.append(None)  # M1
+        self._match()
+
+    def _match(self) -> None:
+        """Bring permits and waiters together, as long as there are both."""
+        waiters = self._waiters
+        while waiters.holds_work() and self._pop():  # M2, L2
+            waiter = waiters.take()
+            while waiter is not None and not _finish_if_waiting(waiter, True):
+                waiter = waiters.take()  # that one was cancelled
+            if waiter is None:
+                self._free.append(None)  # M1
+
+    def close(self) -> None:
+        """Wake all that wait, now and later."""
+        self._closed = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        while (waiter := self._waiters.take()) is not None:
+            _finish_if_waiting(waiter, False)
+
+
+class Semaphore:
+    """A number of permits; `acquire` waits while there is none. As `asyncio.Semaphore`.
+
+    First come, first served. `async with semaphore:` acquires and releases. `value`: the number of
+    permits, 1 by default. Raises TypeError if it is no integer, and ValueError if it is negative.
+    """
+
+    __slots__ = ("__weakref__", "_permits")
+
+    def __init__(self, value: int = 1) -> None:
+        _check_int("value", value)
+        if value < 0:
+            raise ValueError(f"value must be at least 0, not {value!r}")
+        self._permits = _Permits(value)
+
+    def __repr__(self) -> str:
+        state = "locked" if self.locked() else "unlocked"
+        waiting = self._permits.waiting()
+        more = f", waiters:{waiting}" if waiting else ""
+        return f"<{type(self).__name__} at {id(self):#x} [{state}{more}]>"
+
+    def locked(self) -> bool:
+        """Whether `acquire` would wait. From any thread; true of one moment."""
+        return self._permits.is_locked()
+
+    async def acquire(self) -> bool:
+        """Wait for a permit and take it; returns True. If it is cancelled, none was taken."""
+        return await self._permits.take()
+
+    def release(self) -> None:
+        """Give a permit back: to whoever has waited longest, if anyone waits. From any thread."""
+        self._permits.give()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.release()
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that is never released more often than it was acquired."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self, value: int = 1) -> None:
+        super().__init__(value)
+        self._held: deque[None] = deque()  # one item for each `acquire` without its `release`
+
+    async def acquire(self) -> bool:
+        """Wait for a permit and take it; returns True. If it is cancelled, none was taken."""
+        await self._permits.take()
+        self._held.append(None)
+        return True
+
+    def release(self) -> None:
+        """As `Semaphore.release`. Raises ValueError if no permit is out."""
+        try:
+            self._held.pop()  # A1: of two that release the last one, one gets the error
+        except IndexError:
+            raise ValueError(f"{self!r} was released more often than acquired") from None
+        self._permits.give()
+
+
+# --- Queue ----------------------------------------------------------------------------------------
+
+
+class Queue(Generic[T]):
+    """A queue between tasks: first in, first out. As `asyncio.Queue` of Python 3.13.
+
+    `maxsize`: how many items it takes before `put` waits; 0 or less: any number. Raises TypeError
+    if it is no integer. Whoever waits in `put` or `get` is served in the order of coming: an item,
+    or a free place, that was promised to one that waits is out of reach for others, and counts
+    neither in `qsize` nor as a place. Methods that do not wait may be called from any thread.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_items",
+        "_joiners",
+        "_maxsize",
+        "_places",
+        "_ready",
+        "_shut",
+        "_unfinished",
+    )
+
+    # An item lies in a list of its own, its cell: who takes it out of that has it. There is one
+    # permit in `_ready` for each cell in `_items`, and while the queue is open, a cell is taken by
+    # the holder of one. After `shutdown` permits mean nothing: who gets a cell has it.
+    #
+    # `shutdown` against `put`: the putter does P1 append to `_items`, P2 look at `_shut`, and takes
+    # its item back if it sees that the queue was shut down. A getter that gives up does G1 look at
+    # `_shut`, G2 look at `_items`. If P2 came before the shutdown, G2 came after P1: so no item is
+    # left to a queue that everybody has given up.
+    #
+    # `join` against `task_done`: in each method.
+
+    def __init__(self, maxsize: int = 0) -> None:
+        _check_int("maxsize", maxsize)
+        self._maxsize = maxsize
+        self._items = RunQueue()  # of cells
+        self._ready = _Permits(0)
+        self._places = _Permits(maxsize) if maxsize > 0 else None
+        self._unfinished = RunQueue()  # one item for each that is still without its `task_done`
+        self._joiners: list[Future[None]] = []
+        self._shut: list[None] = []  # empty while the queue is open
+
+    def __repr__(self) -> str:
+        places = self._places
+        state = [f"maxsize={self._maxsize}", f"qsize={self.qsize()}"]
+        if self._ready.waiting():
+            state.append(f"getters={self._ready.waiting()}")
+        if places is not None and places.waiting():
+            state.append(f"putters={places.waiting()}")
+        if self._unfinished:
+            state.append(f"unfinished={len(self._unfinished)}")
+        if self._shut:
+            state.append("shutdown")
+        return f"<{type(self).__name__} at {id(self):#x} {' '.join(state)}>"
+
+    @property
+    def maxsize(self) -> int:
+        """How many items the queue takes before `put` waits; 0 or less: any number."""
+        return self._maxsize
+
+    def qsize(self) -> int:
+        """How many items are there for a `get` that comes now. True of one moment."""
+        return len(self._items) if self._shut else len(self._ready)
+
+    def empty(self) -> bool:
+        """Whether `get_nowait` would raise. True of one moment."""
+        return not self.qsize()
+
+    def full(self) -> bool:
+        """Whether `put_nowait` would raise `QueueFull`. True of one moment."""
+        return self._places is not None and self._places.is_locked()
+
+    # --- putting ---------------------------------------------------------------------------------
+
+    async def put(self, item: T) -> None:
+        """Put an item in, after waiting for a free place if the queue is full.
+
+        Raises `QueueShutDown` if the queue was shut down, also while this waited: the item is not
+        in the queue then, nor if this is cancelled.
+        """
+        self._refuse_if_shut()
+        if self._places is not None:
+            await self._places.take()
+        self._append(item)
+
+    def put_nowait(self, item: T) -> None:
+        """Put an item in. Raises `QueueFull`, or `QueueShutDown`. From any thread."""
+        self._refuse_if_shut()
+        if self._places is not None and not self._places.try_take():
+            self._refuse_if_shut()
+            raise QueueFull
+        self._append(item)
+
+    def _refuse_if_shut(self) -> None:
+        if self._shut:
+            raise QueueShutDown
+
+    def _append(self, item: T) -> None:
+        self._refuse_if_shut()
+        cell = [item]
+        self._unfinished.append(None)  # before anyone could be done with it
+        self._items.append(cell)  # P1
+        self._ready.give()
+        if self._shut.copy():  # P2
+            try:
+                cell.pop()
+            except IndexError:
+                return  # somebody has the item, or `shutdown` has dropped it
+            self.task_done()
+            raise QueueShutDown
+
+    # --- getting ---------------------------------------------------------------------------------
+
+    async def get(self) -> T:
+        """Take the oldest item, after waiting for one if the queue is empty.
+
+        Raises `QueueShutDown` if the queue was shut down and is empty, also while this waited. If
+        it is cancelled, it has taken nothing.
+        """
+        if not self._shut:
+            await self._ready.take()
+        return self._take()
+
+    def get_nowait(self) -> T:
+        """Take the oldest item. Raises `QueueEmpty`, or `QueueShutDown`. From any thread."""
+        if not self._shut and not self._ready.try_take() and not self._shut:
+            raise QueueEmpty
+        return self._take()
+
+    def _take(self) -> T:
+        """Take an item, with a permit for it or from a queue that was shut down."""
+        self._shut.copy()  # G1: whoever comes without a permit has seen it filled
+        while True:
+            try:
+                cell = self._items.popleft()  # G2
+            except IndexError:
+                raise QueueShutDown from None
+            try:
+                item: T = cell.pop()
+            except IndexError:  # taken back by its putter: the queue was shut down
+                continue
+            if self._places is not None:
+                self._places.give()
+            return item
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def task_done(self) -> None:
+        """Say that the work on an item, which was taken with `get`, is done. From any thread.
+
+        When this was said of every item, `join` returns. Raises ValueError if it is said more often
+        than items were put.
+        """
+        try:
+            self._unfinished.pop()
+        except IndexError:
+            raise ValueError("task_done() was called more often than items were put") from None
+        # First who waits, then whether all is done: so each of them was there when all was done.
+        # (One that comes later may wait for an item that was put meanwhile.) `join` does first its
+        # append to `_joiners`, then its look at `_unfinished`: it sees the `pop` above, or is in
+        # the copy.
+        joiners = self._joiners.copy()
+        if joiners and not self._unfinished.holds_work():
+            for joiner in joiners:
+                _finish_if_waiting(joiner, None)
+
+    async def join(self) -> None:
+        """Wait until `task_done` was called for every item; at once if there is none."""
+        if not self._unfinished.holds_work():
+            return
+        joiner: Future[None] = Future()
+        self._joiners.append(joiner)
+        try:
+            if self._unfinished.holds_work():
+                await joiner
+        finally:
+            _remove(self._joiners, joiner)
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Let `put` raise `QueueShutDown` from now on, and `get` when the queue is empty.
+
+        With `immediate`, the items that are in the queue are dropped, as if they were done. Whoever
+        waits is woken. May be called again, and from any thread.
+        """
+        self._shut.append(None)
+        while immediate and (cell := self._items.take()) is not None:
+            try:
+                cell.pop()
+            except IndexError:  # taken back by its putter
+                continue
+            self.task_done()
+        self._ready.close()
+        if self._places is not None:
+            self._places.close()
