@@ -326,13 +326,17 @@ class Future(_StdFuture[T]):
                 yield self
         if self._cell is CANCELLED:
             raise _TaskCancelledError
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            del self  # what is raised holds this frame: no cycle
 
     def _suspend(self, continuation: Any) -> None:
         """Called by the worker of a coroutine that has yielded this future."""
-        if self._pool is not None or self.has_sources:
-            continuation.enter_wait(self)
         self._register(continuation)
+
+    def put_back(self, registrant: Any) -> None:
+        """Called when a claim has taken out `registrant` and put it back."""
 
     # Whether this is a kind of future that cannot be final before others are, its `sources()`.
     has_sources = False
@@ -578,7 +582,10 @@ def _await_standard(future: _StdFuture[T]) -> Generator[Any, None, T]:
             yield future
     if future.cancelled():
         raise _TaskCancelledError
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        del future  # what is raised holds this frame: no cycle
 
 
 # `await` looks for a method of the class, and the standard library's has none: so it gets one.
@@ -624,6 +631,8 @@ def put_back(future: Future[Any], cell: list[Any], registrant: Any) -> None:
     cell.insert(0, registrant)
     if type(future._cell) is not list:
         _call_late(future, cell, registrant)
+    else:
+        future.put_back(registrant)
 
 
 def finish(future: Future[Any], result: Any) -> None:

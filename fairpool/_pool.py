@@ -172,7 +172,8 @@ class FairPool(ThreadPoolExecutor):
         self._close()
         scheduler.close(RuntimeError("cannot schedule new futures after shutdown"))
         if cancel_futures:
-            scheduler.drain(lambda task: task.cancel())
+            for continuation in scheduler.drain(lambda task: task.drop()):
+                scheduler.resume(continuation)
         if wait:
             scheduler.join()
 

@@ -431,7 +431,7 @@ class Queue(Generic[T]):
                 cell.pop()
             except IndexError:
                 return  # somebody has the item, or `shutdown` has dropped it
-            self.task_done()
+            self._done()
             raise QueueShutDown
 
     # --- getting ---------------------------------------------------------------------------------
@@ -454,7 +454,8 @@ class Queue(Generic[T]):
 
     def _take(self) -> T:
         """Take an item, with a permit for it or from a queue that was shut down."""
-        self._shut.copy()  # G1: whoever comes without a permit has seen it filled
+        if self._shut:  # whoever comes without a permit has seen that
+            self._shut.copy()  # G1
         while True:
             try:
                 cell = self._items.popleft()  # G2
@@ -476,10 +477,14 @@ class Queue(Generic[T]):
         When this was said of every item, `join` returns. Raises ValueError if it is said more often
         than items were put.
         """
+        if not self._done():
+            raise ValueError("task_done() was called more often than items were put")
+
+    def _done(self) -> bool:
         try:
             self._unfinished.pop()
         except IndexError:
-            raise ValueError("task_done() was called more often than items were put") from None
+            return False
         # First who waits, then whether all is done: so each of them was there when all was done.
         # (One that comes later may wait for an item that was put meanwhile.) `join` does first its
         # append to `_joiners`, then its look at `_unfinished`: it sees the `pop` above, or is in
@@ -488,6 +493,7 @@ class Queue(Generic[T]):
         if joiners and not self._unfinished.holds_work():
             for joiner in joiners:
                 _finish_if_waiting(joiner, None)
+        return True
 
     async def join(self) -> None:
         """Wait until `task_done` was called for every item; at once if there is none."""
@@ -513,7 +519,7 @@ class Queue(Generic[T]):
                 cell.pop()
             except IndexError:  # taken back by its putter
                 continue
-            self.task_done()
+            self._done()
         self._ready.close()
         if self._places is not None:
             self._places.close()

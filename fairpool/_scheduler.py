@@ -142,14 +142,14 @@ class Scheduler:
             worker.queue.append(task)  # S1
         else:
             self.injector.append(task)  # S1
-        if self.refusals and task.cancel():  # S2: closed since the caller looked
+        if self.refusals and task.drop():  # S2: closed since the caller looked
             raise self.refusal()
         parking = self.parking
         if parking.seats and not parking.searching:  # S3
             try:
                 parking.notify()
             except RecursionError:
-                if task.cancel():
+                if task.drop():
                     raise
             except Exception as error:
                 # No thread could be started. Any worker will run the task; if there is none, it
@@ -157,10 +157,11 @@ class Scheduler:
                 # those hang that others queued meanwhile, counting on the worker that was being
                 # started.
                 if not self.workers.copy():
-                    cancelled = task.cancel()
+                    dropped = task.drop()
                     reason = RuntimeError(f"no worker could be started: {error}")
-                    self.drain(lambda task: task.abandon(reason))
-                    if cancelled:
+                    for continuation in self.drain(lambda task: task.abandon(reason)):
+                        continuation.abandon(reason)
+                    if dropped:
                         raise
 
     def spawn(self, coroutine: Any, name: str | None = None) -> Task[Any]:
@@ -168,15 +169,13 @@ class Scheduler:
         task: Task[Any] = Task()
         task._pool = self
         task._cell = [(copy_context(), coroutine, None, None, None)]
+        task._machine = coroutine
         if name is not None:
             task.set_name(name)
-        try:
-            if self.refusals:
-                raise self.refusal()
-            self.put(task)
-        except BaseException:
-            coroutine.close()
-            raise
+        if self.refusals:
+            task.drop()
+            raise self.refusal()
+        self.put(task)
         return task
 
     def spawn_all(self, coroutines: Iterable[Any], registrant: Any, tasks: list[Task[Any]]) -> None:
@@ -194,12 +193,20 @@ class Scheduler:
             task: Task[Any] = Task()
             task._pool = self
             task._cell = [(copy_context(), coroutine, None, None, None), registrant]
+            task._machine = coroutine
             tasks.append(task)
             put(task)  # S1
-            if self.refusals and task.cancel():  # S2
+            if self.refusals and task.drop():  # S2
                 raise self.refusal()
             if seats and not searching:  # S3
                 self.notify()
+
+    def close_generator(self, generator: Any) -> None:
+        """The collector found an async generator that was left early: let it clean up in a task."""
+        try:
+            self.spawn(_close_generator(generator))
+        except RuntimeError:  # closed
+            LOGGER.warning("%s is closed: %r cannot clean up", self._prefix, generator)
 
     def link(
         self,
@@ -316,10 +323,10 @@ class Scheduler:
             LOGGER.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.close(BrokenFairPool(message))
-            self.drain(lambda task: task.abandon(BrokenFairPool(message)))
-            for continuation in self.suspended.copy():
-                if continuation.disarm():
-                    continuation.abandon(BrokenFairPool(message))
+            started = self.drain(lambda task: task.abandon(BrokenFairPool(message)))
+            started += [each for each in self.suspended.copy() if each.disarm()]
+            for continuation in started:
+                continuation.abandon(BrokenFairPool(message))
             return False
         return True
 
@@ -366,17 +373,24 @@ class Scheduler:
             self.backlog.close()
         self.parking.unpark_all()
 
-    def drain(self, end: Callable[[Task[Any]], object]) -> None:
-        """Take every queued task that was not started and end it."""
+    def drain(self, end: Callable[[Task[Any]], object]) -> list[Continuation]:
+        """Take every queued task and end it; return the continuations, which have been started.
+
+        They are the caller's now. A `finally_` is not ended either, but stays in the queue.
+        """
         started = []
+        kept = []
         for queue in [self.injector, *(worker.queue for worker in self.workers.copy())]:
             while (item := queue.take()) is not None:
                 if type(item) is Continuation:
                     started.append(item)
+                elif type(item) is Link and item.is_clean_up():
+                    kept.append(item)
                 else:
                     end(item)
-        for item in started:
-            self.resume(item)
+        for link in kept:
+            self.resume(link)
+        return started
 
     def cancel_all(self) -> None:
         """Ask every coroutine that has been started to end, also those in their first step."""
@@ -429,6 +443,10 @@ _live: set[ref[Scheduler]] = set()
 def live() -> list[Scheduler]:
     """All schedulers that exist, at one moment."""
     return [scheduler for entry in _live.copy() if (scheduler := entry()) is not None]
+
+
+async def _close_generator(generator: Any) -> None:
+    await generator.aclose()
 
 
 # Why no pool is open any more, once the main thread has ended.

@@ -26,6 +26,7 @@ from contextvars import Context
 from types import CoroutineType
 from typing import Any, TypeVar
 
+from fairpool._errors import DeadlockError
 from fairpool._future import (
     CANCELLED,
     FAILED,
@@ -44,7 +45,7 @@ from fairpool._future import (
 )
 from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["Continuation", "Handler", "Link", "Task"]
+__all__ = ["CancelRequest", "Continuation", "Handler", "Link", "Task"]
 
 T = TypeVar("T")
 
@@ -59,7 +60,8 @@ class Task(Future[T]):
     #   _cell  [(context, fn, args, kwargs or None, backlog or None)]
     # A Python-level `__init__` would cost as much as all of its stores.
     #   _machine  unset at first. The coroutine, from when it is there until its first suspension;
-    #             then its Continuation; None at the end. Written by the worker that runs the task.
+    #             then its Continuation; its name at the end. Written by the worker that runs the
+    #             task, or before it is published if the work is a coroutine object.
     __init__ = object.__init__
 
     _machine: Any
@@ -97,7 +99,8 @@ class Task(Future[T]):
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
         if type(result) is CoroutineType:
-            self._machine = result
+            if args is not None:
+                self._machine = result
             try:
                 request = context.run(result.send, None)
             except StopIteration as stop:
@@ -108,23 +111,18 @@ class Task(Future[T]):
                 return None
             else:
                 continuation = Continuation(self, context, result)
-                following = continuation.suspend(request)
-                if following is continuation:  # it has only yielded
+                following = None if request is None else continuation.suspend(request)
+                if request is None or following is continuation:  # it has only yielded
                     worker.requeue(continuation)
                     return None
                 return following
-            if cell and self._has_news(cell):
+            if cell and self._has_news():
                 conclude(self, CANCELLED, None)  # asked for in its only step
                 return None
         self._value = result
         self._cell = FINISHED
         cell.reverse()  # type: ignore[union-attr]
         return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
-
-    @staticmethod
-    def _has_news(cell: Any) -> bool:
-        """Whether there is a cancellation request that has not been delivered."""
-        return any(type(entry) is _CancelRequest and not entry.delivered for entry in cell.copy())
 
     @property
     def task(self) -> Task[T]:
@@ -138,53 +136,25 @@ class Task(Future[T]):
 
         A task that has not been started is cancelled at once. A coroutine that has been gets
         `asyncio.CancelledError` at its suspension point; if it waits for a future, that is
-        cancelled first, as in asyncio. A plain function that runs is not interrupted: False. Of two
-        calls at the very same time on a task that has not been started, one may return False
-        although the other is about to cancel it.
+        cancelled first, as in asyncio. A plain function that runs is not interrupted: False (but if
+        what it returns is a coroutine, that is asked to end). Of two calls at the very same time on
+        a task that has not been started, one may return False although the other is about to cancel
+        it.
         """
-        work = claim(self)
-        if work is not None:
-            _drop(work)
-            conclude(self, CANCELLED, None)
+        if self.drop():
             return True
         if type(self._cell) is not list:
             return self._cell is CANCELLED
-        if not hasattr(self, "_machine"):
+        return self.interrupt(msg) is not None and hasattr(self, "_machine")
+
+    def drop(self) -> bool:
+        """Cancel the task if it has not been started; whether it was."""
+        work = claim(self)
+        if work is None:
             return False
-        return self.interrupt(msg)
-
-    def interrupt(self, msg: str | None = None) -> bool:
-        """Ask a coroutine that has been started to end; False if it has ended."""
-        cell = self._cell
-        if type(cell) is not list:
-            return False
-        request = _CancelRequest(msg)
-        cell.append(request)  # X1
-        machine = getattr(self, "_machine", None)  # X2
-        if type(machine) is Continuation:
-            machine.interrupt()
-        return not is_final(self)
-
-    def cancelling(self) -> int:
-        """The number of cancellation requests that were not taken back by `uncancel`."""
-        return len(self._cancel_requests())
-
-    def uncancel(self) -> int:
-        """Take back one cancellation request; return how many are left."""
-        cell = self._cell
-        requests = self._cancel_requests()
-        if requests and type(cell) is list:
-            try:
-                cell.remove(requests.pop(0))
-            except ValueError:
-                pass
-        return len(requests)
-
-    def _cancel_requests(self) -> list[_CancelRequest]:
-        cell = self._cell
-        if type(cell) is not list:
-            return []
-        return [entry for entry in cell.copy() if type(entry) is _CancelRequest]
+        _drop(work)
+        conclude(self, CANCELLED, None)
+        return True
 
     def abandon(self, error: BaseException) -> None:
         """End the task with an error that has been reported, if it has not been started."""
@@ -194,6 +164,66 @@ class Task(Future[T]):
             failure = Failure(error, work[1])
             failure.retrieved = True
             conclude(self, FAILED, failure)
+
+    def interrupt(self, msg: str | None = None) -> CancelRequest | None:
+        """Ask a task that has been started to end; the request, or None if the task has ended."""
+        cell = self._cell
+        if type(cell) is not list:
+            return None
+        request = CancelRequest(msg)
+        cell.append(request)  # X1
+        self._signal()
+        return None if is_final(self) else request
+
+    def request_cancel(self) -> bool:
+        """As `interrupt`, but whoever calls it signals the continuation; False if it has ended."""
+        cell = self._cell
+        if type(cell) is not list:
+            return False
+        cell.append(CancelRequest(None))  # X1
+        return True
+
+    def _signal(self) -> None:
+        machine = getattr(self, "_machine", None)  # X2
+        if type(machine) is Continuation:
+            machine.interrupt()
+
+    def put_back(self, registrant: Any) -> None:
+        """Called when a claim has taken out `registrant` and put it back."""
+        # A request may have been looked for in between, and missed: as if it had just been made.
+        if type(registrant) is CancelRequest:
+            self._signal()
+
+    def withdraw(self, request: CancelRequest) -> int:
+        """Take back a cancellation request; return how many are left."""
+        request.withdrawn = True
+        cell = self._cell
+        if type(cell) is list:
+            try:
+                cell.remove(request)
+            except ValueError:  # a claim holds it for a moment
+                pass
+        return self.cancelling()
+
+    def cancelling(self) -> int:
+        """The number of cancellation requests that were not taken back."""
+        return len(self.cancel_requests())
+
+    def uncancel(self) -> int:
+        """Take back the oldest cancellation request; return how many are left."""
+        requests = self.cancel_requests()
+        return self.withdraw(requests[0]) if requests else 0
+
+    def cancel_requests(self) -> list[CancelRequest]:
+        """The cancellation requests that were not taken back, oldest first."""
+        cell = self._cell
+        if type(cell) is not list:
+            return []
+        # `copy` takes the list's mutex: ordered against X1.
+        return [each for each in cell.copy() if type(each) is CancelRequest and not each.withdrawn]
+
+    def _has_news(self) -> bool:
+        return any(not request.delivered for request in self.cancel_requests())
 
     # --- showing it --------------------------------------------------------------------------
 
@@ -219,10 +249,8 @@ class Task(Future[T]):
                 fn = next(fn for fn in work[2][1:] if fn is not None)
                 return describe(fn.handler if type(fn) is Handler else fn)
             return describe(work[1])
-        machine = getattr(self, "_machine", None)
-        if type(machine) is Continuation:
-            return machine.describe()
-        return describe(machine) if machine is not None else ""
+        machine = getattr(self, "_machine", "")
+        return describe(machine.coroutine if type(machine) is Continuation else machine)
 
 
 class Link(Task[T]):
@@ -243,6 +271,15 @@ class Link(Task[T]):
         except (IndexError, TypeError):
             return ()
         return (work[2][0],) if type(work) is tuple and work[1] is None else ()
+
+    def is_clean_up(self) -> bool:
+        """Whether this is a `finally_` that has not been run."""
+        cell = self._cell
+        try:
+            work = cell[0]  # type: ignore[index]
+        except (IndexError, TypeError):
+            return False
+        return type(work) is tuple and work[1] is None and work[2][3] is not None
 
     def __call__(self, source: Future[Any]) -> None:
         """A link is a registrant: its source is final, so it can be queued."""
@@ -278,14 +315,15 @@ class Link(Task[T]):
         return super().run(worker)
 
 
-class _CancelRequest:
+class CancelRequest:
     """An item in the cell of a task that was asked to end. As a registrant, it does nothing."""
 
-    __slots__ = ("delivered", "msg")
+    __slots__ = ("delivered", "msg", "withdrawn")
 
     def __init__(self, msg: str | None) -> None:
         self.msg = msg
         self.delivered = False
+        self.withdrawn = False
 
     def __call__(self, task: Future[Any]) -> None:
         pass
@@ -346,6 +384,7 @@ class Continuation:
     __slots__ = (
         "_attention",
         "_refused",
+        "_requested",
         "_run",
         "_send",
         "_waits",
@@ -364,8 +403,9 @@ class Continuation:
         self.awaited: Any = None  # the future that it waits for, if it is one
         self._waits = False  # whether `enter_wait` was called
         self._refused = False  # got a cancellation, and did not end
-        # Set when there is something to do before the next step: by `enter_wait`, and by whoever
-        # cancels, after X1. Looked at by the step, after `armed` was emptied or filled.
+        # Set by whoever cancels, after X1; looked at after `armed` was emptied or filled.
+        self._requested = False
+        # Whether there is something to do before the next step: set with either of the two.
         self._attention = False
         pool = task._pool
         pool.suspended.add(self)  # before the look at `cancels_all`: see `Scheduler.cancel_all`
@@ -374,8 +414,8 @@ class Continuation:
             task.interrupt("the pool is ending")
         # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same
         # list); who makes one after it sees D1 in X2.
-        if task._cell and task._cancel_requests():
-            self._attention = True
+        if task.cancel_requests():
+            self._requested = self._attention = True
 
     def run(self, worker: Any) -> Any:
         """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
@@ -387,36 +427,55 @@ class Continuation:
         try:
             request = self._run(self._send, None)
         except BaseException as raised:
-            return self._end(raised)
+            following = self._end(raised)
+            del self, worker  # what was raised leads back to this frame: no cycle
+            return following
         if request is None:
             return self
-        return self.suspend(request)
-
-    def _throw(self, error: BaseException) -> Any:
-        try:
-            request = self._run(self.coroutine.throw, error)
-        except BaseException as raised:
-            return self._end(raised)
         return self.suspend(request)
 
     def suspend(self, request: Any) -> Any:
         """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
-        if request is None:
-            return self
+        error = self._arm(request)
+        return None if error is None else self._throw(error)
+
+    def _throw(self, error: BaseException | None) -> Any:
+        """Run a step that begins with an error. Returns as `run`."""
+        while error is not None:
+            try:
+                request = self._run(self.coroutine.throw, error)
+            except BaseException as raised:
+                following = self._end(raised)
+                del self, error  # no cycle: see `run`
+                return following
+            if request is None:
+                return self
+            error = self._arm(request)
+        return None
+
+    def _arm(self, request: Any) -> BaseException | None:
+        """Suspend; or return what is to be thrown into the coroutine at once."""
         try:
             suspend = getattr(request, "_suspend", None)
             is_future = isinstance(request, _StdFuture)
         except BaseException as error:  # it is foreign, and may raise anything
-            return self._throw(error)
+            return error
         if suspend is None and not is_future:
-            return self._throw(_foreign(request))
+            return _foreign(request)
         self.awaited = request if is_future else None
+        if suspend is not None and is_future and (request._pool is not None or request.has_sources):
+            # Before A1: after it another worker may have resumed the coroutine already.
+            try:
+                enter_wait(self.task, self.coroutine, (request,))
+            except DeadlockError as error:
+                return error
+            self._waits = self._attention = True
         self.armed.append(None)  # A1
-        if self._attention and self.disarm():
-            # Whoever interrupts after A1 wakes the continuation; who did so before it is seen here.
+        while self._requested and self.disarm():
+            # Whoever cancels after A1 wakes the continuation; who did so before it is seen here.
             interruption = self._attend()
             if interruption is not None:
-                return self._throw(interruption)
+                return interruption
             self.armed.append(None)
         try:
             if suspend is None:
@@ -425,32 +484,32 @@ class Continuation:
                 suspend(self)
         except BaseException as error:
             if self.disarm():
-                return self._throw(error)
+                return error
             # Woken meanwhile: it is resumed, asks again, and gets the error then.
         return None
 
     def _end(self, raised: BaseException) -> Any:
         """The step has ended the coroutine."""
-        task = self.task
-        coroutine = self.coroutine
-        if type(raised) is StopIteration and self._refused and task.cancelling():
+        task, coroutine = self.task, self.coroutine
+        pool, cell = task._pool, task._cell
+        if self._waits:
+            leave_wait(task)
+        returned = type(raised) is StopIteration
+        if returned and self._refused and task.cancelling():
             LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
+        task._machine = coroutine.__qualname__  # no cycle is left behind
         self.coroutine = self._send = self._run = self.awaited = None  # type: ignore[assignment]
-        task._machine = None  # no cycle is left behind
-        pool = task._pool
         pool.suspended.discard(self)
-        cell = task._cell
-        if type(raised) is StopIteration and cell and task._has_news(cell):
+        following = None
+        if returned and cell and task._has_news():
             conclude(task, CANCELLED, None)  # asked for in its last step
-            following = None
-        elif type(raised) is StopIteration:
-            task._value = raised.value
+        elif returned:
+            task._value = raised.value  # type: ignore[attr-defined]
             task._cell = FINISHED
             cell.reverse()  # type: ignore[union-attr]
             following = _hand_over(task, cell) if cell else None  # type: ignore[arg-type]
         else:
             _fail(task, raised, coroutine)
-            following = None
         if pool.refusals:
             pool.suspended_ended()
         return following
@@ -471,23 +530,36 @@ class Continuation:
     def __call__(self, future: Any) -> None:
         self.wake()
 
-    def enter_wait(self, future: Future[Any]) -> None:
-        """Write down that this task waits for `future`. Raises `DeadlockError`."""
-        enter_wait(self.task, self.coroutine, (future,))
-        self._waits = self._attention = True
-
     def interrupt(self) -> None:
         """A cancellation was requested (X1 is done)."""
-        self._attention = True
-        if not self.disarm():
-            return  # its step runs, or is queued
-        # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
-        awaited = self.awaited
-        if awaited is None or not awaited.cancel():
-            self.task._pool.resume(self)
+        continuation = self
+        while True:
+            continuation._requested = True
+            continuation._attention = True
+            if not continuation.disarm():
+                return  # its step runs, or is queued
+            # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
+            awaited = continuation.awaited
+            machine = getattr(awaited, "_machine", None)
+            if type(machine) is Continuation and awaited.request_cancel():
+                # Another coroutine: the same again with that. A loop: such chains may be long.
+                continuation._rearm(awaited)
+                continuation = machine
+                continue
+            taken = False
+            try:
+                taken = awaited is not None and awaited.cancel()
+            finally:  # it may be anybody's, and raise
+                if taken:
+                    continuation._rearm(awaited)
+                else:
+                    continuation.task._pool.resume(continuation)
             return
+
+    def _rearm(self, awaited: Any) -> None:
+        """Go on waiting for `awaited`; its call may have come when nothing was in `armed`."""
         self.armed.append(None)
-        if awaited.done():  # its call may have come when there was nothing in `armed`
+        if awaited.done():
             self.wake()
 
     def _attend(self) -> BaseException | None:
@@ -496,12 +568,17 @@ class Continuation:
         if self._waits:
             self._waits = False
             leave_wait(self.task)
-        news = [request for request in self.task._cancel_requests() if not request.delivered]
+        if not self._requested:
+            return None
+        self._requested = False
+        news = [request for request in self.task.cancel_requests() if not request.delivered]
         if not news:
             return None
         for request in news:
             request.delivered = True
         self._refused = True
+        if isinstance(self.awaited, Future):  # it is given up, and need not keep this task alive
+            self.awaited._unregister(self)
         msg = news[0].msg
         return CancelledError() if msg is None else CancelledError(msg)
 
@@ -509,10 +586,6 @@ class Continuation:
         """End the task without running it. For who took this out of a queue, or disarmed it."""
         self.coroutine.close()
         self._end(error)
-
-    def describe(self) -> str:
-        coroutine = self.coroutine
-        return describe(coroutine) if coroutine is not None else ""
 
 
 def _short(request: object) -> str:
@@ -571,9 +644,15 @@ def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
 
 
 async def _wait_for(future: Any) -> Any:
-    return await future
+    try:
+        return await future
+    finally:
+        del future  # no cycle, as above
 
 
 async def _pass_through(source: Future[Any], outcome: Any) -> Any:
-    await outcome
-    return await source
+    try:
+        await outcome
+        return await source
+    finally:
+        del source, outcome  # no cycle, as above

@@ -170,7 +170,9 @@ class _Gather(Future[list[Any]]):
         return self._requested
 
     def sources(self) -> tuple[Future[Any], ...]:
-        return () if self.done() else tuple(self._children)
+        if self.done():
+            return ()
+        return tuple([child for child in self._children if isinstance(child, Future)])
 
 
 def _outcome(child: Any) -> Any:
@@ -223,6 +225,13 @@ class _Shield(Future[T]):
     def sources(self) -> tuple[Future[Any], ...]:
         inner = self._inner
         return () if inner is None else (inner,)
+
+    def cancel(self) -> bool:
+        """Cancel this future only, and leave the other one alone."""
+        inner = self._inner
+        if inner is not None:
+            inner._unregister(self)
+        return super().cancel()
 
     def __call__(self, inner: Any) -> None:
         self._inner = None

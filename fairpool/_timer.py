@@ -18,6 +18,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
+from fairpool._future import LOGGER
 from fairpool._runqueue import RunQueue
 from fairpool._sync import Lock, Thread, monotonic
 
@@ -116,7 +117,10 @@ class Timers:
             while heap and heap[0][0] <= now:
                 target = heappop(heap)[2]
                 if target is not None:
-                    target.wake()
+                    try:
+                        target.wake()
+                    except BaseException:  # the other timers are not to suffer from it
+                        LOGGER.critical("a timer could not wake %r", target, exc_info=True)
             timer = target = None
             self._wakes_at = heap[0][0] if heap else inf  # U1
             if self._incoming.holds_work():  # U2

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from random import random
+from sys import set_asyncgen_hooks
 from typing import Any, cast
 
 from fairpool._errors import DeadlockError
@@ -158,6 +159,7 @@ class Worker:
         scheduler = self.scheduler
         self.queue = RunQueue()  # made by the thread that uses it most: see `_loop`
         here.worker = self
+        set_asyncgen_hooks(finalizer=scheduler.close_generator)
         try:
             if scheduler.has_initializer:
                 # It may take long, or meet the others in a barrier: who queues a task must not
@@ -216,14 +218,14 @@ class Worker:
                     continue
                 try:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
-                        task = self.look()
+                        task = self._look_around()
                     if task is None:
                         if own_length():
                             task = take_own()
                         elif outside_length():
                             task = take_outside()
                         else:
-                            task = self._steal() or self._search()
+                            task = self._look_around() or self._search()
                 except IndexError:  # somebody was quicker
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
@@ -266,6 +268,14 @@ class Worker:
             return self._take_outside() or self._steal()
         return self._steal() or self._take_outside()
 
+    def _look_around(self) -> Any:
+        """`look`, for a worker that is not searching."""
+        task = self.look()
+        if task is not None and self.queue:
+            # What a steal took besides was in no queue for a moment: who parked then has missed it.
+            self.scheduler.notify_if_work()
+        return task
+
     def _take_outside(self) -> Task[Any] | None:
         injector = self.scheduler.injector
         task: Task[Any] | None = injector.take() if injector else None
@@ -293,8 +303,8 @@ class Worker:
             task = queue.take()
             if task is None:
                 return
-            # In no queue for a moment. Whoever parks meanwhile and missed it is made up for by our
-            # last look when we leave `searching`; if we were not in it, we run it ourselves.
+            # In no queue for a moment: the caller notifies, after this, in case somebody parked
+            # then.
             self.queue.append(task)
 
     def _park(self, seated: bool = True) -> bool:
@@ -498,3 +508,7 @@ class blocking:
             worker.seated = True
             worker.blocked_in = None
             worker.scheduler.parking.return_to_seat()
+            if here.worker is not worker:
+                raise RuntimeError(
+                    "there was an `await` in a `with blocking()`: it belongs outside"
+                )

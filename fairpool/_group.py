@@ -1,0 +1,475 @@
+"""`TaskGroup`, `timeout` and `timeout_at`: what cancels a task from within, and takes it back.
+
+Names and meanings are asyncio's (of Python 3.13). Both ask a task to end that may be in the midst
+of a step on another worker, and both must be sure, when their block is left, that no such request
+of theirs comes later, in code that it is not meant for. So:
+
+- A group is not left before each of its children has been taken out of `_children`, and a child
+  that fails is taken out after it has asked the parent to end.
+- A timeout is not left before the deadline has been called off (`_undecided.pop` is the arbiter) or
+  has asked the task to end (`_landed`).
+- Each then takes back its own request and no other.
+
+This code assumes A1 and A2 of `_sync`.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError, _get_running_loop
+from collections.abc import Coroutine
+from contextvars import Context, copy_context
+from math import inf
+from typing import Any, TypeVar
+
+from fairpool._errors import DeadlockError
+from fairpool._future import FAILED, LOGGER, Future, claim, finish
+from fairpool._runqueue import RunQueue
+from fairpool._sync import monotonic
+from fairpool._task import Continuation, Task, CancelRequest
+from fairpool._tasks import current_task, shield
+
+__all__ = ["TaskGroup", "Timeout", "timeout", "timeout_at"]
+
+T = TypeVar("T")
+
+
+def _task_that_enters(what: str) -> Task[Any]:
+    task = current_task()
+    if task is None or _get_running_loop() is not None:
+        raise RuntimeError(f"{what} is for tasks of a FairPool; in an asyncio loop, use asyncio's")
+    return task
+
+
+def _interrupt(task: Task[Any], request: CancelRequest) -> None:
+    """`Task.interrupt`, with a request that can be taken back."""
+    cell = task._cell
+    if type(cell) is list:
+        cell.append(request)  # X1 of docs/protocols/tasks.md
+        machine = getattr(task, "_machine", None)  # X2
+        if type(machine) is Continuation:
+            machine.interrupt()
+
+
+def _withdraw(task: Task[Any], request: CancelRequest) -> int:
+    """Take back a request of which `_interrupt` has returned; how many are left.
+
+    To be called by the task itself.
+    """
+    request.delivered = True  # whatever comes: it is not thrown any more
+    cell = task._cell
+    if type(cell) is list:
+        try:
+            cell.remove(request)
+        except ValueError:  # `Task.uncancel` was called by the user, and took this one
+            pass
+    return task.cancelling()
+
+
+def _cancel_again(task: Task[Any]) -> None:
+    """Have a request of somebody else, which was swallowed here, thrown at the next `await`."""
+    task.uncancel()
+    task.interrupt()
+
+
+# --- groups of tasks ------------------------------------------------------------------------------
+
+# Why a group takes no more tasks.
+_SHUTTING_DOWN = "shutting down"
+_FINISHED = "finished"
+
+
+class _Completion(Future[None]):
+    """What the parent waits for at the end of its block: it ends after the children."""
+
+    __slots__ = ("_children",)
+
+    has_sources = True
+
+    def __init__(self, children: set[Task[Any]]) -> None:
+        super().__init__()
+        self._children = children
+
+    def sources(self) -> tuple[Future[Any], ...]:
+        return tuple(self._children.copy())
+
+
+class TaskGroup:
+    """Tasks that end before the block does. As `asyncio.TaskGroup`.
+
+        async with TaskGroup() as group:
+            task = group.create_task(some_coroutine())
+
+    The first that fails cancels the others, and what the block itself waits for. When all have
+    ended, their exceptions are raised as one `ExceptionGroup` (`BaseExceptionGroup`, if it must
+    be); SystemExit and KeyboardInterrupt as themselves. To cancel the task that the block is in is
+    to cancel the group's tasks: they are waited for, and CancelledError goes on. Where the group's
+    tasks wait for the end of that task, `DeadlockError` is among the exceptions.
+
+    Its tasks run on the pool of the task that has entered it. `create_task` may be called from any
+    thread.
+    """
+
+    # The parent waits while there are children. A child that ends, on whatever thread: E1 takes
+    # itself out of `_children`, E2 looks for a completion to finish. The parent: V1 puts a
+    # completion in, V2 looks for children. `create_task`: C1 puts a child in, C2 looks whether the
+    # group is closed; who closes it: B1 writes the reason, B2 looks for children. The first steps
+    # and the second ones of each pair are calls on `_children` and one other container: one of the
+    # two sees the other.
+
+    def __init__(self) -> None:
+        self._parent: Task[Any] | None = None
+        self._entered = False
+        self._children: set[Any] = set()
+        self._closed: list[str] = []
+        self._completions = RunQueue()
+        self._errors: list[BaseException] = []
+        self._base_errors: list[BaseException] = []
+        self._first = [None]  # taken by the first that shuts the group down
+        self._request: CancelRequest | None = None  # the group's own, to its parent
+        self._given_up = False  # left although there were children: see `__aexit__`
+
+    def __repr__(self) -> str:
+        state = self._closed[-1:] or (["entered"] if self._entered else ["not entered"])
+        return f"<{type(self).__name__} tasks={len(self._children)} {state[0]}>"
+
+    async def __aenter__(self) -> TaskGroup:
+        if self._entered:
+            raise RuntimeError(f"{self!r} has been entered before")
+        self._parent = _task_that_enters("a TaskGroup")
+        self._entered = True
+        return self
+
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> Task[T]:
+        """Have a coroutine run as a task of this group, in a copy of the current context.
+
+        `context`: a context to run in instead. Raises RuntimeError, and closes the coroutine, if
+        the group was not entered, is being shut down, or is finished, or the pool is closed. From
+        any thread.
+        """
+        if not hasattr(coro, "send") or not hasattr(coro, "throw"):
+            raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
+        parent = self._parent
+        if parent is None:
+            coro.close()
+            raise RuntimeError(f"{self!r} takes no tasks: enter it with `async with` first")
+        task: Task[T] = Task()
+        task._pool = pool = parent._pool
+        context = copy_context() if context is None else context
+        task._cell = [(context, coro, None, None, None), self]
+        if name is not None:
+            task.set_name(name)
+        self._children.add(task)  # C1
+        try:
+            if reasons := self._closed.copy():  # C2
+                raise RuntimeError(f"{self!r} takes no more tasks: it is {reasons[-1]}")
+            if pool.refusals:
+                raise pool.refusal()
+            pool.put(task)
+        except BaseException:
+            if not task.cancel():  # which closes the coroutine, and takes it out
+                task.interrupt()
+            raise
+        return task
+
+    def __call__(self, task: Task[Any]) -> None:
+        """The group is a registrant of its tasks: one of them has ended."""
+        if task._cell is FAILED and not self._given_up:
+            error = task.exception()
+            assert error is not None
+            self._errors.append(error)
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                self._base_errors.append(error)
+            if self._shut_down():
+                # Before this task is taken out: the parent sees it when it sees that no child is
+                # left.
+                self._request = CancelRequest(None)
+                assert self._parent is not None
+                _interrupt(self._parent, self._request)
+        self._take_out(task)
+
+    def _take_out(self, task: Task[Any]) -> None:
+        self._children.discard(task)  # E1
+        if not self._children:
+            completion = self._completions.take()  # E2
+            if completion is not None and claim(completion) is not None:
+                finish(completion, None)
+
+    def _shut_down(self) -> bool:
+        """Cancel all children, and take no more; True to the first that does."""
+        try:
+            self._first.pop()
+        except IndexError:
+            return False
+        self._closed.append(_SHUTTING_DOWN)  # B1
+        for child in self._children.copy():  # B2
+            # `cancel` cannot know of one that is just being started that it is a coroutine.
+            if not child.cancel():
+                child.interrupt()
+        return True
+
+    def _has_children(self) -> bool:
+        self._children.discard(None)  # takes the set's mutex
+        return bool(self._children)
+
+    def _finish(self) -> bool:
+        """Close the group for good, unless it has children."""
+        if self._has_children():
+            return False
+        self._closed.append(_FINISHED)  # B1
+        if not self._has_children():  # B2
+            return True
+        # Of a thread that is no child of the group: it takes it out, or the group goes on.
+        self._closed.remove(_FINISHED)
+        return False
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        parent = self._parent
+        assert parent is not None
+        cancelled = error if isinstance(error, CancelledError) else None
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self._base_errors.append(error)
+        if error is not None:
+            self._shut_down()
+        deadlocks = 0
+        while not self._finish():
+            completion = _Completion(self._children)
+            self._completions.append(completion)  # V1
+            try:
+                if self._has_children():  # V2
+                    await completion
+            except CancelledError as raised:
+                if self._shut_down():
+                    cancelled = raised
+            except DeadlockError as raised:
+                deadlocks += 1
+                if self._shut_down():
+                    self._errors.append(raised)
+                if deadlocks > 1:
+                    # The children were cancelled, but wait for this very task: its end frees them.
+                    self._given_up = True
+                    self._closed.append(_FINISHED)
+                    break
+            finally:
+                try:
+                    self._completions.remove(completion)
+                except ValueError:
+                    pass
+
+        errors, self._errors = self._errors, []
+        base_errors, self._base_errors = self._base_errors, []
+        try:
+            if self._request is not None and _withdraw(parent, self._request) == 0:
+                cancelled = None
+            if base_errors:
+                raise base_errors[0]
+            if cancelled is not None and not errors:
+                raise cancelled
+            if error is not None and not isinstance(error, CancelledError):
+                errors.append(error)
+            if errors:
+                if parent.cancelling():
+                    _cancel_again(parent)
+                raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
+        finally:
+            # The exceptions hold frames that hold all this: no cycle.
+            self._request = None
+            del errors, base_errors, error, cancelled, parent
+
+
+# --- timeouts -------------------------------------------------------------------------------------
+
+
+class _Deadline:
+    """What the timer wakes: one deadline of a timeout."""
+
+    __slots__ = ("_live", "_timeout", "timer")
+
+    def __init__(self, timeout: Timeout) -> None:
+        self._timeout = timeout
+        self._live = [None]
+        self.timer: Any = None
+
+    def call_off(self) -> bool:
+        """True to the first that calls this: the timer, or whoever does not want it any more."""
+        try:
+            self._live.pop()
+        except IndexError:
+            return False
+        return True
+
+    def wake(self) -> None:
+        if self.call_off():
+            self._timeout._expire()
+
+
+class Timeout:
+    """The block of `timeout` and `timeout_at`. As `asyncio.Timeout`."""
+
+    # The deadline and the end of the block meet at `_undecided`: who pops its item first has
+    # decided. If it was the deadline, it asks the task to end, and then finishes `_landed`; the
+    # block is not left before that, so that the request is there to be taken back.
+
+    def __init__(self, when: float | None) -> None:
+        self._when = _check_seconds("when", when)
+        self._state = "created"
+        self._task: Task[Any] | None = None
+        self._cancelling = 0
+        self._deadline: _Deadline | None = None
+        self._undecided: list[None] = []
+        self._request = CancelRequest(None)
+        self._landed: Future[None] = Future()
+
+    def __repr__(self) -> str:
+        when = f" when={self._when:.3f}" if self._state == "active" and self._when else ""
+        return f"<{type(self).__name__} [{self._state}]{when}>"
+
+    def when(self) -> float | None:
+        """The deadline, in seconds of `time.monotonic`, or None."""
+        return self._when
+
+    def expired(self) -> bool:
+        """Whether the deadline came before the end of the block."""
+        return self._state in ("expiring", "expired")
+
+    def reschedule(self, when: float | None) -> None:
+        """Set another deadline, in seconds of `time.monotonic`; None for none.
+
+        Raises RuntimeError if the block was not entered, was left, or has just expired. May be
+        called from any thread, but not from two at once.
+        """
+        when = _check_seconds("when", when)
+        if self._state != "active":
+            raise RuntimeError(f"cannot reschedule {self!r}: it is {self._state}")
+        task = self._task
+        old = self._deadline
+        if task is None or (old is not None and not old.call_off()):
+            raise RuntimeError(f"cannot reschedule {self!r}: it has just expired, or was left")
+        if old is not None and old.timer is not None:
+            task._pool.timers.cancel(old.timer)
+        self._when = when
+        self._deadline = None
+        if when is not None:
+            self._set_deadline(task, when)
+
+    def _set_deadline(self, task: Task[Any], when: float) -> None:
+        self._deadline = deadline = _Deadline(self)
+        if when <= monotonic():
+            deadline.wake()
+        elif when != inf:
+            try:
+                deadline.timer = task._pool.timers.add(when, deadline)
+            except BaseException:  # no thread could be started
+                deadline.call_off()
+                raise
+
+    async def __aenter__(self) -> Timeout:
+        if self._state != "created":
+            raise RuntimeError(f"{self!r} has been entered before")
+        self._task = task = _task_that_enters("a timeout")
+        self._cancelling = task.cancelling()
+        self._state = "active"
+        self._undecided.append(None)
+        if self._when is not None:
+            self._set_deadline(task, self._when)
+        return self
+
+    def _expire(self) -> None:
+        """The deadline has come. Mostly on the timer thread: raises nothing."""
+        task = self._task
+        try:
+            self._undecided.pop()
+        except IndexError:  # the block was left
+            return
+        self._state = "expiring"
+        try:
+            assert task is not None
+            _interrupt(task, self._request)
+        except BaseException:  # of a foreign future's `cancel`, or a MemoryError
+            LOGGER.critical("%r could not cancel what its task waits for", self, exc_info=True)
+        finally:
+            if claim(self._landed) is not None:
+                finish(self._landed, None)
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        task, deadline = self._task, self._deadline
+        assert task is not None
+        if deadline is not None and deadline.call_off() and deadline.timer is not None:
+            task._pool.timers.cancel(deadline.timer)
+        try:
+            self._undecided.pop()
+        except IndexError:
+            pass
+        else:
+            self._state = "finished"
+            self._task = self._deadline = None
+            return
+        # Others that were delivered here, and not to the block.
+        swallowed = -self._others_delivered(task)
+        while not self._landed.done():
+            try:
+                await shield(self._landed)
+            except CancelledError:
+                pass
+        swallowed += self._others_delivered(task)
+        self._state = "expired"
+        self._task = self._deadline = None
+        is_cancelled = isinstance(error, CancelledError)
+        if _withdraw(task, self._request) <= self._cancelling:
+            if is_cancelled:
+                raise TimeoutError from error
+            if error is not None:
+                _insert_timeout_error(error)
+                if isinstance(error, BaseExceptionGroup):
+                    for each in error.exceptions:
+                        _insert_timeout_error(each)
+        elif swallowed > 0 and not is_cancelled:
+            _cancel_again(task)
+
+    def _others_delivered(self, task: Task[Any]) -> int:
+        requests = task.cancel_requests()
+        return sum(request.delivered and request is not self._request for request in requests)
+
+
+def _insert_timeout_error(error: BaseException) -> None:
+    """An error that was raised while the block was being cancelled tells that it was a timeout."""
+    while error.__context__ is not None:
+        if isinstance(error.__context__, CancelledError):
+            timeout_error = TimeoutError()
+            timeout_error.__context__ = timeout_error.__cause__ = error.__context__
+            error.__context__ = timeout_error
+            break
+        error = error.__context__
+
+
+def _check_seconds(name: str, seconds: float | None) -> float | None:
+    if seconds is None:
+        return None
+    if not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {seconds!r}")
+    if seconds != seconds:
+        raise ValueError(f"{name} must be a number of seconds or None, not NaN")
+    return seconds
+
+
+def timeout(delay: float | None) -> Timeout:
+    """Cancel what the block does after `delay` seconds, and raise TimeoutError then. In tasks.
+
+        async with timeout(1.5) as limit:
+            await something()
+
+    None: no deadline, until `reschedule` sets one. Raises TypeError if it is no number, ValueError
+    if it is NaN, and RuntimeError when it is entered outside of tasks.
+    """
+    delay = _check_seconds("delay", delay)
+    return Timeout(None if delay is None else monotonic() + delay)
+
+
+def timeout_at(when: float | None) -> Timeout:
+    """As `timeout`, with a deadline in seconds of `time.monotonic`."""
+    return Timeout(when)
