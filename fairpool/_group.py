@@ -126,7 +126,7 @@ class TaskGroup:
         self._base_errors: list[BaseException] = []
         self._first = [None]  # taken by the first that shuts the group down
         self._request: CancelRequest | None = None  # the group's own, to its parent
-        self._given_up = False  # left although there were children: see `__aexit__`
+        self._given_up = False  # see `_give_up`
 
     def __repr__(self) -> str:
         state = self._closed[-1:] or (["entered"] if self._entered else ["not entered"])
@@ -228,6 +228,11 @@ class TaskGroup:
         self._closed.remove(_FINISHED)
         return False
 
+    def _give_up(self) -> None:
+        """The block is left although there are children, which have been cancelled."""
+        self._given_up = True
+        self._closed.append(_FINISHED)
+
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         parent = self._parent
         assert parent is not None
@@ -236,6 +241,9 @@ class TaskGroup:
             self._base_errors.append(error)
         if error is not None:
             self._shut_down()
+        if isinstance(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
+            self._give_up()
+            return
         deadlocks = 0
         while not self._finish():
             completion = _Completion(self._children)
@@ -252,9 +260,12 @@ class TaskGroup:
                     self._errors.append(raised)
                 if deadlocks > 1:
                     # The children were cancelled, but wait for this very task: its end frees them.
-                    self._given_up = True
-                    self._closed.append(_FINISHED)
+                    self._give_up()
                     break
+            except GeneratorExit:
+                self._shut_down()
+                self._give_up()
+                raise
             finally:
                 try:
                     self._completions.remove(completion)
@@ -408,6 +419,8 @@ class Timeout:
         else:
             self._state = "finished"
             self._task = self._deadline = None
+            return
+        if isinstance(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
             return
         # Others that were delivered here, and not to the block.
         swallowed = -self._others_delivered(task)

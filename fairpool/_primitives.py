@@ -341,6 +341,7 @@ class Queue(Generic[T]):
         "_places",
         "_ready",
         "_shut",
+        "_taken_back",
         "_unfinished",
     )
 
@@ -364,6 +365,7 @@ class Queue(Generic[T]):
         self._unfinished = RunQueue()  # one item for each that is still without its `task_done`
         self._joiners: list[Future[None]] = []
         self._shut: list[None] = []  # empty while the queue is open
+        self._taken_back: deque[None] = deque()  # one item for each empty cell in `_items`
 
     def __repr__(self) -> str:
         places = self._places
@@ -385,7 +387,9 @@ class Queue(Generic[T]):
 
     def qsize(self) -> int:
         """How many items are there for a `get` that comes now. True of one moment."""
-        return len(self._items) if self._shut else len(self._ready)
+        if self._shut:
+            return max(len(self._items) - len(self._taken_back), 0)
+        return len(self._ready)
 
     def empty(self) -> bool:
         """Whether `get_nowait` would raise. True of one moment."""
@@ -427,10 +431,12 @@ class Queue(Generic[T]):
         self._items.append(cell)  # P1
         self._ready.give()
         if self._shut.copy():  # P2
+            self._taken_back.append(None)  # before it is: who meets the empty cell takes this out
             try:
                 cell.pop()
-            except IndexError:
-                return  # somebody has the item, or `shutdown` has dropped it
+            except IndexError:  # somebody has the item, or `shutdown` has dropped it
+                self._taken_back.pop()
+                return
             self._done()
             raise QueueShutDown
 
@@ -464,6 +470,7 @@ class Queue(Generic[T]):
             try:
                 item: T = cell.pop()
             except IndexError:  # taken back by its putter: the queue was shut down
+                self._taken_back.pop()
                 continue
             if self._places is not None:
                 self._places.give()
@@ -518,6 +525,7 @@ class Queue(Generic[T]):
             try:
                 cell.pop()
             except IndexError:  # taken back by its putter
+                self._taken_back.pop()
                 continue
             self._done()
         self._ready.close()

@@ -21,7 +21,7 @@ from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import at_exit, here, in_child_after_fork
-from fairpool._task import Continuation, Handler, Link, Task
+from fairpool._task import LINK, Continuation, Handler, Link, Task
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
 
@@ -223,7 +223,7 @@ class Scheduler:
         link: Link[Any] = Link()
         link._pool = self
         handlers = (source, on_result, handler, in_any_case)
-        link._cell = [(copy_context(), None, handlers, None, None)]
+        link._cell = [(copy_context(), None, handlers, LINK, None)]
         source._register(link)
         return link
 

@@ -45,7 +45,7 @@ from fairpool._future import (
 )
 from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["CancelRequest", "Continuation", "Handler", "Link", "Task"]
+__all__ = ["LINK", "CancelRequest", "Continuation", "Handler", "Link", "Task"]
 
 T = TypeVar("T")
 
@@ -85,6 +85,13 @@ class Task(Future[T]):
         worker.fn = fn
         if backlog is not None:
             backlog.leave()
+        if kwargs is LINK:
+            call = self.take_over(*args)  # type: ignore[attr-defined]
+            if call is None:
+                cell.reverse()  # type: ignore[union-attr]
+                return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
+            fn, args = call
+            kwargs = None
         try:
             if args is None:  # a coroutine object
                 result = fn
@@ -96,6 +103,7 @@ class Task(Future[T]):
                 result = context.run(fn)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
             _fail(self, error, fn)
+            call = None
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
         if type(result) is CoroutineType:
@@ -245,7 +253,7 @@ class Task(Future[T]):
         except (IndexError, TypeError):
             work = None
         if type(work) is tuple:
-            if work[1] is None:  # a link
+            if work[3] is LINK:
                 fn = next(fn for fn in work[2][1:] if fn is not None)
                 return describe(fn.handler if type(fn) is Handler else fn)
             return describe(work[1])
@@ -253,12 +261,13 @@ class Task(Future[T]):
         return describe(machine.coroutine if type(machine) is Continuation else machine)
 
 
-class Link(Task[T]):
-    """A task that is queued when its source is final: what `Future.then` returns.
+# Stands for the keyword arguments in the work of a link, whose arguments are its source and
+# handlers.
+LINK = object()
 
-    Its work is (context, None, (source, on_result, on_error, in_any_case), None, None) until it is
-    run.
-    """
+
+class Link(Task[T]):
+    """A task that is queued when its source is final: what `Future.then` returns."""
 
     __slots__ = ()
 
@@ -270,7 +279,7 @@ class Link(Task[T]):
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return ()
-        return (work[2][0],) if type(work) is tuple and work[1] is None else ()
+        return (work[2][0],) if type(work) is tuple else ()
 
     def is_clean_up(self) -> bool:
         """Whether this is a `finally_` that has not been run."""
@@ -279,43 +288,40 @@ class Link(Task[T]):
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return False
-        return type(work) is tuple and work[1] is None and work[2][3] is not None
+        return type(work) is tuple and work[3] is LINK and work[2][3] is not None
 
     def __call__(self, source: Future[Any]) -> None:
         """A link is a registrant: its source is final, so it can be queued."""
         self._pool.resume(self)
 
-    def run(self, worker: Any) -> Any:
-        """Take over the outcome of the source, or run the handler for it. Returns as `Task.run`."""
-        work = claim(self)
-        if work is None:
-            return None
-        source, on_result, on_error, in_any_case = work[2]
+    def take_over(
+        self,
+        source: Future[Any],
+        on_result: Callable[[Any], Any] | None,
+        on_error: Handler | None,
+        in_any_case: Callable[[], Any] | None,
+    ) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """What to call for the outcome of `source`; None if it is this link's own outcome now."""
         value = source._value
         if in_any_case is not None:
-            call: tuple[Any, ...] = (_run_in_any_case, (source, in_any_case))
-        elif source._cell is FINISHED and on_result is not None:
-            call = (_run_handler, (on_result, value))
-        elif source._cell is FAILED and on_error is not None and on_error.handles(value.exception):
-            value.retrieved = True
-            call = (_run_handler, (on_error.handler, value.exception))
-        else:
+            return _run_in_any_case, (source, in_any_case)
+        if source._cell is FINISHED:
+            if on_result is not None:
+                return _run_handler, (on_result, value)
+        elif source._cell is FAILED:
+            failure: Failure = value
+            failure.retrieved = True
+            if on_error is not None and on_error.handles(failure.exception):
+                return _run_handler, (on_error.handler, failure.exception)
             # Nothing is raised on the way, so the traceback does not grow from link to link.
-            if source._cell is FAILED:
-                failure = Failure(value.exception, value.source)
-                failure.traceback = value.traceback
-                value.retrieved = True
-                value = failure
-            cell = self._cell
-            self._value = value
-            self._cell = source._cell
-            cell.reverse()  # type: ignore[union-attr]
-            return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
-        self._cell.insert(0, (work[0], *call, None, None))  # type: ignore[union-attr]
-        return super().run(worker)
+            value = Failure(failure.exception, failure.source)
+            value.traceback = failure.traceback
+        self._value = value
+        self._cell = source._cell
+        return None
 
 
-class CancelRequest:
+class CancelRequest:class CancelRequest:
     """An item in the cell of a task that was asked to end. As a registrant, it does nothing."""
 
     __slots__ = ("delivered", "msg", "withdrawn")
@@ -383,6 +389,7 @@ class Continuation:
 
     __slots__ = (
         "_attention",
+        "_error",
         "_refused",
         "_requested",
         "_run",
@@ -403,6 +410,7 @@ class Continuation:
         self.awaited: Any = None  # the future that it waits for, if it is one
         self._waits = False  # whether `enter_wait` was called
         self._refused = False  # got a cancellation, and did not end
+        self._error: BaseException | None = None  # to be thrown into the coroutine
         # Set by whoever cancels, after X1; looked at after `armed` was emptied or filled.
         self._requested = False
         # Whether there is something to do before the next step: set with either of the two.
@@ -420,10 +428,8 @@ class Continuation:
     def run(self, worker: Any) -> Any:
         """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
         worker.item = self
-        if self._attention:
-            error = self._attend()
-            if error is not None:
-                return self._throw(error)
+        if self._attention and self._attend():
+            return self._throw()
         try:
             request = self._run(self._send, None)
         except BaseException as raised:
@@ -436,46 +442,53 @@ class Continuation:
 
     def suspend(self, request: Any) -> Any:
         """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
-        error = self._arm(request)
-        return None if error is None else self._throw(error)
+        return None if self._arm(request) else self._throw()
 
-    def _throw(self, error: BaseException | None) -> Any:
-        """Run a step that begins with an error. Returns as `run`."""
-        while error is not None:
+    def _throw(self) -> Any:
+        """Run a step that begins with `_error`. Returns as `run`."""
+        while True:
             try:
-                request = self._run(self.coroutine.throw, error)
+                # The error must be in no variable of this frame, which its traceback will hold.
+                request = self._run(self.coroutine.throw, self._take_error())
             except BaseException as raised:
                 following = self._end(raised)
-                del self, error  # no cycle: see `run`
+                del self  # no cycle: see `run`
                 return following
             if request is None:
                 return self
-            error = self._arm(request)
-        return None
+            if self._arm(request):
+                return None
 
-    def _arm(self, request: Any) -> BaseException | None:
-        """Suspend; or return what is to be thrown into the coroutine at once."""
+    def _take_error(self) -> BaseException:
+        error, self._error = self._error, None
+        assert error is not None
+        return error
+
+    def _arm(self, request: Any) -> bool:
+        """Suspend (True); or False: `_error` is to be thrown into the coroutine at once."""
         try:
             suspend = getattr(request, "_suspend", None)
             is_future = isinstance(request, _StdFuture)
         except BaseException as error:  # it is foreign, and may raise anything
-            return error
+            self._error = error
+            return False
         if suspend is None and not is_future:
-            return _foreign(request)
+            self._error = _foreign(request)
+            return False
         self.awaited = request if is_future else None
         if suspend is not None and is_future and (request._pool is not None or request.has_sources):
             # Before A1: after it another worker may have resumed the coroutine already.
             try:
                 enter_wait(self.task, self.coroutine, (request,))
             except DeadlockError as error:
-                return error
+                self._error = error.with_traceback(None)
+                return False
             self._waits = self._attention = True
         self.armed.append(None)  # A1
         while self._requested and self.disarm():
             # Whoever cancels after A1 wakes the continuation; who did so before it is seen here.
-            interruption = self._attend()
-            if interruption is not None:
-                return interruption
+            if self._attend():
+                return False
             self.armed.append(None)
         try:
             if suspend is None:
@@ -484,9 +497,10 @@ class Continuation:
                 suspend(self)
         except BaseException as error:
             if self.disarm():
-                return error
+                self._error = error
+                return False
             # Woken meanwhile: it is resumed, asks again, and gets the error then.
-        return None
+        return True
 
     def _end(self, raised: BaseException) -> Any:
         """The step has ended the coroutine."""
@@ -562,25 +576,26 @@ class Continuation:
         if awaited.done():
             self.wake()
 
-    def _attend(self) -> BaseException | None:
-        """What is to be done before the next step; returns what is to be thrown, if anything."""
+    def _attend(self) -> bool:
+        """What is to be done before the next step; whether `_error` is to be thrown."""
         self._attention = False
         if self._waits:
             self._waits = False
             leave_wait(self.task)
         if not self._requested:
-            return None
+            return False
         self._requested = False
         news = [request for request in self.task.cancel_requests() if not request.delivered]
         if not news:
-            return None
+            return False
         for request in news:
             request.delivered = True
         self._refused = True
         if isinstance(self.awaited, Future):  # it is given up, and need not keep this task alive
             self.awaited._unregister(self)
         msg = news[0].msg
-        return CancelledError() if msg is None else CancelledError(msg)
+        self._error = CancelledError() if msg is None else CancelledError(msg)
+        return True
 
     def abandon(self, error: BaseException) -> None:
         """End the task without running it. For who took this out of a queue, or disarmed it."""
@@ -596,6 +611,7 @@ def _short(request: object) -> str:
 def _foreign(request: object) -> TypeError:
     """The error for a coroutine that yielded something that no worker can wait for."""
     if hasattr(type(request), "_asyncio_future_blocking"):
+        request._asyncio_future_blocking = False  # type: ignore[attr-defined]  # fit for its own loop
         return TypeError(
             f"a fairpool task cannot await {describe(request)}, which belongs to an asyncio loop; "
             "run what makes it there, with asyncio.run_coroutine_threadsafe(coroutine, loop), and "
