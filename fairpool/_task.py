@@ -321,7 +321,7 @@ class Link(Task[T]):
         return None
 
 
-class CancelRequest:class CancelRequest:
+class CancelRequest:
     """An item in the cell of a task that was asked to end. As a registrant, it does nothing."""
 
     __slots__ = ("delivered", "msg", "withdrawn")
