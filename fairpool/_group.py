@@ -25,7 +25,7 @@ from fairpool._errors import DeadlockError
 from fairpool._future import FAILED, LOGGER, Future, claim, finish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import monotonic
-from fairpool._task import Continuation, Task, CancelRequest
+from fairpool._task import CancelRequest, Continuation, Task
 from fairpool._tasks import current_task, shield
 
 __all__ = ["TaskGroup", "Timeout", "timeout", "timeout_at"]

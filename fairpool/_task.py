@@ -124,7 +124,7 @@ class Task(Future[T]):
                     worker.requeue(continuation)
                     return None
                 return following
-            if cell and self._has_news():
+            if cell and (len(cell) > 1 or type(cell[0]) is CancelRequest) and self._has_news():
                 conclude(self, CANCELLED, None)  # asked for in its only step
                 return None
         self._value = result
@@ -181,7 +181,8 @@ class Task(Future[T]):
         request = CancelRequest(msg)
         cell.append(request)  # X1
         self._signal()
-        return None if is_final(self) else request
+        # It may have been delivered at once, and the task have ended of it.
+        return None if is_final(self) and self._cell is not CANCELLED else request
 
     def request_cancel(self) -> bool:
         """As `interrupt`, but whoever calls it signals the continuation; False if it has ended."""
@@ -515,7 +516,12 @@ class Continuation:
         self.coroutine = self._send = self._run = self.awaited = None  # type: ignore[assignment]
         pool.suspended.discard(self)
         following = None
-        if returned and cell and task._has_news():
+        if (
+            returned
+            and cell
+            and (len(cell) > 1 or type(cell[0]) is CancelRequest)  # type: ignore[index]
+            and task._has_news()
+        ):
             conclude(task, CANCELLED, None)  # asked for in its last step
         elif returned:
             task._value = raised.value  # type: ignore[attr-defined]

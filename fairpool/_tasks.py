@@ -6,7 +6,7 @@ Names and meanings are asyncio's, where asyncio has the thing.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Generator
 from concurrent.futures import Future as _StdFuture
 from itertools import count
 from types import CoroutineType, coroutine
@@ -50,20 +50,12 @@ def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Tas
 # --- letting others go first ------------------------------------------------------------------
 
 
-class _YieldNow:
-    __slots__ = ()
-
-    def __await__(self) -> Iterator[None]:
-        return iter(_ONE_YIELD)
-
-
-_ONE_YIELD = (None,)
-_YIELD_NOW = _YieldNow()
-
-
-def yield_now() -> _YieldNow:
-    """What to await in order to let other tasks go first; goes on at once if there are none."""
-    return _YIELD_NOW
+@coroutine
+def yield_now() -> Generator[None, None, None]:
+    """Let other tasks go first; goes on at once if there are none."""
+    # A new generator each time, not one object for all: on a free-threaded build the threads would
+    # take turns at its reference count.
+    yield None
 
 
 class _Nap:

@@ -1,0 +1,322 @@
+"""Timers: in order, none lost, whoever adds, cancels or ends meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import fairpool
+from fairpool import CancelledError, FairPool
+from fairpool._timer import Timers
+
+TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
+LATER = 1000.0  # a deadline that does not come
+
+
+class Target:
+    """What is to be woken; tells when."""
+
+    def __init__(self, log: list[Any] | None = None, name: object = None) -> None:
+        self._log = log
+        self._name = name
+        self._woken = threading.Event()
+        self.count = 0
+        self.at = 0.0
+
+    def wake(self) -> None:
+        self.count += 1
+        self.at = time.monotonic()
+        if self._log is not None:
+            self._log.append(self._name)
+        self._woken.set()
+
+    def wait(self) -> bool:
+        return self._woken.wait(TIMEOUT)
+
+
+@pytest.fixture
+def make_timers() -> Iterator[Callable[..., Timers]]:
+    made: list[Timers] = []
+
+    def make(idle_timeout: float = LATER) -> Timers:
+        made.append(Timers("timers-under-test", idle_timeout))
+        return made[-1]
+
+    yield make
+    for timers in made:
+        timers.stop()
+    assert not running()
+
+
+@pytest.fixture
+def timers(make_timers: Callable[..., Timers]) -> Timers:
+    return make_timers()
+
+
+def running() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("timers-under-test")]
+
+
+def now() -> float:
+    return time.monotonic()
+
+
+def test_a_target_is_woken_once_and_not_before_its_time(timers: Timers) -> None:
+    target = Target()
+    deadline = now() + 0.02
+    timers.add(deadline, target)
+    assert target.wait()
+    assert target.at >= deadline
+    last = Target()
+    timers.add(now(), last)
+    assert last.wait()
+    assert target.count == 1
+
+
+def test_no_thread_before_the_first_timer(make_timers: Callable[..., Timers]) -> None:
+    make_timers()
+    assert not running()
+
+
+def test_one_thread_for_all(timers: Timers) -> None:
+    for _ in range(1000):
+        timers.add(now() + LATER, Target())
+    last = Target()
+    timers.add(now(), last)
+    assert last.wait()
+    assert len(running()) == 1
+
+
+def test_targets_are_woken_in_the_order_of_their_deadlines(timers: Timers) -> None:
+    order: list[int] = []
+    start = now() + 0.05
+    for i in (5, 3, 8, 1, 9, 2, 7, 0, 6, 4):
+        timers.add(start + i * 1e-4, Target(order, i))
+    last = Target()
+    timers.add(start + 0.01, last)
+    assert last.wait()
+    assert order == sorted(order)
+    assert len(order) == 10
+
+
+def test_equal_deadlines_keep_the_order_of_their_coming(timers: Timers) -> None:
+    order: list[int] = []
+    deadline = now() + 0.03
+    for i in range(500):
+        timers.add(deadline, Target(order, i))
+    last = Target()
+    timers.add(deadline, last)
+    assert last.wait()
+    assert order == [*range(500)]
+
+
+def test_an_earlier_one_is_not_kept_waiting_by_a_later_one(timers: Timers) -> None:
+    for _ in range(50):
+        timers.add(now() + LATER, Target())
+        soon = Target()
+        timers.add(now() + 0.001, soon)
+        assert soon.wait()
+
+
+def test_a_cancelled_timer_wakes_nobody(timers: Timers) -> None:
+    deadline = now() + 0.02
+    cancelled, kept = Target(), Target()
+    timer = timers.add(deadline, cancelled)
+    timers.add(deadline, kept)
+    timers.cancel(timer)
+    assert kept.wait()
+    assert cancelled.count == 0
+
+
+def test_many_cancelled_timers_are_forgotten(timers: Timers) -> None:
+    import gc
+    import weakref
+
+    targets = [Target() for _ in range(1000)]
+    kept = Target()
+    for target in targets:
+        timers.cancel(timers.add(now() + LATER, target))
+    refs = [weakref.ref(target) for target in targets]
+    timers.add(now() + 0.01, kept)
+    del targets, target
+    assert kept.wait()
+    gc.collect()
+    assert sum(ref() is not None for ref in refs) <= 1
+
+
+@pytest.mark.parametrize("idle_timeout", [0.0, 0.001])
+def test_the_thread_ends_and_the_next_timer_starts_another(
+    idle_timeout: float, make_timers: Callable[..., Timers]
+) -> None:
+    timers = make_timers(idle_timeout)
+    for _ in range(200):
+        target = Target()
+        timers.add(now(), target)
+        assert target.wait()
+
+
+def test_a_thread_that_is_about_to_end_meets_those_that_add(
+    make_timers: Callable[..., Timers],
+) -> None:
+    timers = make_timers(0.0)
+    failures: list[int] = []
+
+    def add(pause: float) -> None:
+        for i in range(300):
+            target = Target()
+            timers.add(now() + pause, target)
+            if not target.wait():
+                failures.append(i)
+                return
+
+    threads = [threading.Thread(target=add, args=[pause]) for pause in (0, 0.0001, -1, 0.0003)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_between_any_two_instructions_of_an_add_another_one_may_come(
+    make_timers: Callable[..., Timers],
+) -> None:
+    module: Any = pytest.importorskip("unit.instructions")
+    for moment in module.moments():
+        timers = make_timers(0.0)
+        first, second = Target(), Target()
+        with moment.do(lambda timers=timers, second=second: timers.add(now(), second)):
+            timers.add(now(), first)
+        assert first.wait(), moment
+        assert not moment.reached or second.wait(), moment
+        timers.stop()
+
+
+def test_stop_may_be_called_again_and_without_a_thread(make_timers: Callable[..., Timers]) -> None:
+    timers = make_timers()
+    timers.stop()
+    timers.stop()
+    target = Target()
+    timers.add(now(), target)
+    assert target.wait()
+    timers.stop()
+    timers.stop()
+
+
+def test_a_timer_after_the_stop_is_woken(timers: Timers) -> None:
+    for _ in range(20):
+        target = Target()
+        timers.add(now(), target)
+        assert target.wait()
+        timers.stop()
+
+
+def test_a_time_in_the_past_is_now(timers: Timers) -> None:
+    target = Target()
+    timers.add(float("-inf"), target)
+    assert target.wait()
+
+
+# --- sleep --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool() -> Iterator[FairPool]:
+    with FairPool(2) as pool:
+        yield pool
+
+
+def test_sleep_returns_its_result_not_before_its_time(pool: FairPool) -> None:
+    async def nap() -> tuple[str | None, bool]:
+        start = now()
+        result = await fairpool.sleep(0.02, "rested")
+        return result, now() - start >= 0.02
+
+    assert pool.submit(nap).result(TIMEOUT) == ("rested", True)
+
+
+@pytest.mark.parametrize("delay", [0, -1, float("-inf")])
+def test_no_delay_lets_others_go_first(delay: float) -> None:
+    order: list[str] = []
+
+    async def nap() -> str | None:
+        other = fairpool.create_task(note("other"))
+        result = await fairpool.sleep(delay, "rested")
+        await note("sleeper")
+        await other
+        return result
+
+    async def note(what: str) -> None:
+        order.append(what)
+
+    with FairPool(1) as pool:
+        assert pool.submit(nap).result(TIMEOUT) == "rested"
+    assert order == ["other", "sleeper"]
+
+
+def test_not_a_number_is_refused_and_hurts_nobody(pool: FairPool) -> None:
+    async def nap(delay: float) -> str | None:
+        return await fairpool.sleep(delay, "rested")
+
+    assert isinstance(pool.submit(nap, float("nan")).exception(TIMEOUT), ValueError)
+    assert pool.submit(nap, 0.01).result(TIMEOUT) == "rested"
+
+
+def test_an_endless_sleep_can_be_cancelled(pool: FairPool) -> None:
+    started = threading.Event()
+
+    async def nap() -> None:
+        started.set()
+        await fairpool.sleep(float("inf"))
+
+    task = pool.submit(nap)
+    assert started.wait(TIMEOUT)
+    assert task.cancel()
+    with pytest.raises((CancelledError, fairpool._future.CancelledError)):
+        task.result(TIMEOUT)
+
+
+def test_sleepers_wake_in_order_and_take_no_thread_each() -> None:
+    order: list[int] = []
+    count = 2000
+    threads: list[int] = []
+
+    async def nap(number: int, deadline: float) -> None:
+        await fairpool.sleep(max(1e-6, deadline - now()))
+        order.append(number)
+        if number == count // 2:
+            threads.append(threading.active_count())
+
+    before = threading.active_count()
+    with FairPool(1) as pool:
+        start = now() + 1.0
+        # A millisecond apart: what is added has been rounded by less.
+        for i in range(count):
+            number = i * 7919 % count
+            pool.submit(nap, number, start + number * 1e-4)
+    assert order == sorted(order)
+    assert len(order) == count
+    assert threads[0] <= before + 3
+
+
+def test_a_sleep_on_a_pool_that_was_shut_down_ends(pool: FairPool) -> None:
+    box: list[Any] = []
+
+    async def link() -> None:
+        await fairpool.sleep(0.001)
+        source: fairpool.Future[int] = fairpool.Future()
+        box.append(source)
+        box.append(source.then(lambda value: fairpool.sleep(0.001, value)))
+        box.append(source.then(nap))
+
+    async def nap(value: int) -> int | None:
+        return await fairpool.sleep(0.001, value + 1)
+
+    pool.submit(link).result(TIMEOUT)
+    pool.shutdown()
+    source, _, link_of = box
+    source.set_result(1)
+    assert link_of.result(TIMEOUT) == 2
