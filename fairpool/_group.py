@@ -19,13 +19,14 @@ from asyncio import CancelledError, _get_running_loop
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from math import inf
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from fairpool._errors import DeadlockError
 from fairpool._future import FAILED, LOGGER, Future, claim, finish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import monotonic
-from fairpool._task import CancelRequest, Continuation, Task
+from fairpool._task import CancelRequest, Task
 from fairpool._tasks import current_task, shield
 
 __all__ = ["TaskGroup", "Timeout", "timeout", "timeout_at"]
@@ -41,34 +42,27 @@ def _task_that_enters(what: str) -> Task[Any]:
 
 
 def _interrupt(task: Task[Any], request: CancelRequest) -> None:
-    """`Task.interrupt`, with a request that can be taken back."""
+    """`Task.interrupt`, with a request that can be taken back whatever this raises."""
     cell = task._cell
     if type(cell) is list:
         cell.append(request)  # X1 of docs/protocols/tasks.md
-        machine = getattr(task, "_machine", None)  # X2
-        if type(machine) is Continuation:
-            machine.interrupt()
+        task._signal()
 
 
-def _withdraw(task: Task[Any], request: CancelRequest) -> int:
-    """Take back a request of which `_interrupt` has returned; how many are left.
+def _deliver_again(task: Task[Any]) -> None:
+    """Have the latest request of somebody else, which was swallowed here, thrown once more.
 
-    To be called by the task itself.
+    The same one, not another in its place: whoever made it may want to take it back. To be called
+    by the task itself; it is thrown at the next `await` that suspends.
     """
-    request.delivered = True  # whatever comes: it is not thrown any more
-    cell = task._cell
-    if type(cell) is list:
-        try:
-            cell.remove(request)
-        except ValueError:  # `Task.uncancel` was called by the user, and took this one
-            pass
-    return task.cancelling()
+    requests = task.cancel_requests()
+    if requests:
+        requests[-1].delivered = False
+        task._signal()
 
 
-def _cancel_again(task: Task[Any]) -> None:
-    """Have a request of somebody else, which was swallowed here, thrown at the next `await`."""
-    task.uncancel()
-    task.interrupt()
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
 
 
 # --- groups of tasks ------------------------------------------------------------------------------
@@ -158,6 +152,8 @@ class TaskGroup:
         if parent is None:
             coro.close()
             raise RuntimeError(f"{self!r} takes no tasks: enter it with `async with` first")
+        if type(coro) is not CoroutineType:  # a generator that is one (`sleep`), or Cython's
+            coro = _await(coro)
         task: Task[T] = Task()
         task._pool = pool = parent._pool
         context = copy_context() if context is None else context
@@ -172,8 +168,7 @@ class TaskGroup:
                 raise pool.refusal()
             pool.put(task)
         except BaseException:
-            if not task.cancel():  # which closes the coroutine, and takes it out
-                task.interrupt()
+            task.cancel()  # which closes the coroutine, and takes it out
             raise
         return task
 
@@ -190,7 +185,10 @@ class TaskGroup:
                 # left.
                 self._request = CancelRequest(None)
                 assert self._parent is not None
-                _interrupt(self._parent, self._request)
+                try:
+                    _interrupt(self._parent, self._request)
+                except BaseException:  # of a foreign future's `cancel`, say
+                    LOGGER.exception("%r could not cancel what its block waits for", self)
         self._take_out(task)
 
     def _take_out(self, task: Task[Any]) -> None:
@@ -208,9 +206,10 @@ class TaskGroup:
             return False
         self._closed.append(_SHUTTING_DOWN)  # B1
         for child in self._children.copy():  # B2
-            # `cancel` cannot know of one that is just being started that it is a coroutine.
-            if not child.cancel():
-                child.interrupt()
+            try:
+                child.cancel()
+            except BaseException:  # of a foreign future's `cancel`, say: the others are to end
+                LOGGER.exception("%r could not cancel what %r waits for", self, child)
         return True
 
     def _has_children(self) -> bool:
@@ -275,7 +274,7 @@ class TaskGroup:
         errors, self._errors = self._errors, []
         base_errors, self._base_errors = self._base_errors, []
         try:
-            if self._request is not None and _withdraw(parent, self._request) == 0:
+            if self._request is not None and parent.withdraw(self._request) == 0:
                 cancelled = None
             if base_errors:
                 raise base_errors[0]
@@ -284,8 +283,7 @@ class TaskGroup:
             if error is not None and not isinstance(error, CancelledError):
                 errors.append(error)
             if errors:
-                if parent.cancelling():
-                    _cancel_again(parent)
+                _deliver_again(parent)
                 raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
         finally:
             # The exceptions hold frames that hold all this: no cycle.
@@ -383,7 +381,8 @@ class Timeout:
         if self._state != "created":
             raise RuntimeError(f"{self!r} has been entered before")
         self._task = task = _task_that_enters("a timeout")
-        self._cancelling = task.cancelling()
+        # Those that are still to be delivered will be in the block.
+        self._cancelling = sum(request.delivered for request in task.cancel_requests())
         self._state = "active"
         self._undecided.append(None)
         if self._when is not None:
@@ -433,7 +432,7 @@ class Timeout:
         self._state = "expired"
         self._task = self._deadline = None
         is_cancelled = isinstance(error, CancelledError)
-        if _withdraw(task, self._request) <= self._cancelling:
+        if task.withdraw(self._request) <= self._cancelling:
             if is_cancelled:
                 raise TimeoutError from error
             if error is not None:
@@ -442,7 +441,7 @@ class Timeout:
                     for each in error.exceptions:
                         _insert_timeout_error(each)
         elif swallowed > 0 and not is_cancelled:
-            _cancel_again(task)
+            _deliver_again(task)
 
     def _others_delivered(self, task: Task[Any]) -> int:
         requests = task.cancel_requests()

@@ -236,7 +236,13 @@ def _results(
         while pending:
             timeout = None if deadline is None else deadline - monotonic()
             result = [_result_of_oldest(pending, timeout)]
-            pending.extend(islice(more, 1))  # before the consumer has its turn, not after
+            try:
+                pending.extend(islice(more, 1))  # before the consumer has its turn, not after
+            except Exception as error:  # of the input: it is raised where it comes
+                failed: Future[Any] = Future()
+                failed.set_exception(error)
+                pending.append(failed)
+                more = iter(())
             yield result.pop()
     finally:
         for task in pending:

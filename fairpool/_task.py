@@ -72,13 +72,13 @@ class Task(Future[T]):
         Returns what the worker is to run next, if this has made one thing runnable, else None. What
         follows is `claim` and `finish` of `_future`, written out: this is the path of every task.
         """
-        cell = self._cell
+        cell: Any = self._cell
         try:
-            work = cell.pop(0)  # type: ignore[union-attr]
+            work = cell.pop(0)
         except (IndexError, AttributeError):  # claimed, or final
             return None
         if type(work) is not tuple:
-            put_back(self, cell, work)  # type: ignore[arg-type]
+            put_back(self, cell, work)
             return None
         context, fn, args, kwargs, backlog = work
         worker.item = self
@@ -88,8 +88,8 @@ class Task(Future[T]):
         if kwargs is LINK:
             call = self.take_over(*args)  # type: ignore[attr-defined]
             if call is None:
-                cell.reverse()  # type: ignore[union-attr]
-                return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
+                cell.reverse()
+                return _hand_over(self, cell) if cell else None
             fn, args = call
             kwargs = None
         try:
@@ -129,8 +129,8 @@ class Task(Future[T]):
                 return None
         self._value = result
         self._cell = FINISHED
-        cell.reverse()  # type: ignore[union-attr]
-        return _hand_over(self, cell) if cell else None  # type: ignore[arg-type]
+        cell.reverse()
+        return _hand_over(self, cell) if cell else None
 
     @property
     def task(self) -> Task[T]:
@@ -506,7 +506,8 @@ class Continuation:
     def _end(self, raised: BaseException) -> Any:
         """The step has ended the coroutine."""
         task, coroutine = self.task, self.coroutine
-        pool, cell = task._pool, task._cell
+        pool = task._pool
+        cell: Any = task._cell
         if self._waits:
             leave_wait(task)
         returned = type(raised) is StopIteration
@@ -519,15 +520,15 @@ class Continuation:
         if (
             returned
             and cell
-            and (len(cell) > 1 or type(cell[0]) is CancelRequest)  # type: ignore[index]
+            and (len(cell) > 1 or type(cell[0]) is CancelRequest)
             and task._has_news()
         ):
             conclude(task, CANCELLED, None)  # asked for in its last step
         elif returned:
             task._value = raised.value  # type: ignore[attr-defined]
             task._cell = FINISHED
-            cell.reverse()  # type: ignore[union-attr]
-            following = _hand_over(task, cell) if cell else None  # type: ignore[arg-type]
+            cell.reverse()
+            following = _hand_over(task, cell) if cell else None
         else:
             _fail(task, raised, coroutine)
         if pool.refusals:

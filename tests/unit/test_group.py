@@ -203,8 +203,9 @@ def test_group_first_failure_cancels_the_others_and_the_body(workers: int) -> No
 
 
 def test_group_collects_errors_of_children_and_body(workers: int) -> None:
-    async def cleanup() -> None:
+    async def cleanup(started: Event) -> None:
         try:
+            started.set()
             await sleep(LONG)
         finally:
             raise Oops("cleanup")
@@ -212,8 +213,9 @@ def test_group_collects_errors_of_children_and_body(workers: int) -> None:
     async def main() -> None:
         with pytest.raises(ExceptionGroup) as caught:
             async with TaskGroup() as group:
-                task = group.create_task(cleanup())
-                await until(lambda: hasattr(task, "_machine"))
+                started = Event()
+                group.create_task(cleanup(started))
+                await started.wait()
                 raise Oops("body")
         errors = [str(error) for error in caught.value.exceptions]
         assert errors == ["cleanup", "body"]
@@ -421,8 +423,11 @@ def test_group_refuses_tasks_while_shutting_down(workers: int) -> None:
     async def main() -> None:
         refused: list[str] = []
 
+        started = Event()
+
         async def late() -> None:
             try:
+                started.set()
                 await sleep(LONG)
             finally:
                 try:
@@ -432,8 +437,8 @@ def test_group_refuses_tasks_while_shutting_down(workers: int) -> None:
 
         with pytest.raises(ExceptionGroup):
             async with TaskGroup() as group:
-                task = group.create_task(late())
-                await until(lambda: hasattr(task, "_machine"))
+                group.create_task(late())
+                await started.wait()
                 raise Oops
         assert len(refused) == 1
         assert "shutting down" in refused[0]
@@ -468,10 +473,10 @@ def test_group_child_that_waits_for_the_parent_is_a_deadlock(workers: int) -> No
         async def parent() -> None:
             async with TaskGroup() as group:
                 group.create_task(child())
-                ready.set()
 
         task = create_task(parent())
         parents.append(task)
+        ready.set()
         with pytest.raises((ExceptionGroup, CancelledError)) as caught:
             await task
         if isinstance(caught.value, ExceptionGroup):
@@ -726,7 +731,7 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
 
 @pytest.mark.stress
 def test_stress_timeout_leaves_no_request_behind() -> None:
-    """Deadlines that come about when the block is left: it is told, or it is not, and that is all."""
+    """Deadlines that come about when the block is left: they are told or not, and that is all."""
     outcomes = {"in time": 0, "too late": 0, "late but done": 0}
 
     async def client(seed: int) -> None:
@@ -763,8 +768,9 @@ def test_stress_timeout_leaves_no_request_behind() -> None:
 def test_stress_timeout_against_cancellation() -> None:
     """Of a time-out and a cancellation at the same time, the cancellation is not lost."""
 
-    async def victim(delay: float) -> str:
+    async def victim(delay: float, started: Event) -> str:
         try:
+            started.set()
             try:
                 async with timeout(delay):
                     await sleep(LONG)
@@ -776,9 +782,10 @@ def test_stress_timeout_against_cancellation() -> None:
 
     async def main(seed: int) -> None:
         dice = random.Random(seed)
-        tasks = [create_task(victim(dice.random() * 3e-4)) for _ in range(10)]
-        for task in tasks:
-            await until(lambda: hasattr(task, "_machine"))
+        started = [Event() for _ in range(10)]
+        tasks = [create_task(victim(dice.random() * 3e-4, event)) for event in started]
+        for event, task in zip(started, tasks, strict=True):
+            await event.wait()
             end = monotonic() + dice.random() * 1e-4
             while monotonic() < end:
                 pass
@@ -792,7 +799,7 @@ def test_stress_timeout_against_cancellation() -> None:
 
 @pytest.mark.stress
 def test_stress_group_ends_whatever_happens() -> None:
-    """Children that return, fail, are cancelled, sleep or add others; parents cancelled or in time."""
+    """Children that return, fail, sleep, or add others; parents that are cut off, or cancelled."""
 
     async def main(seed: int) -> None:
         dice = random.Random(seed)
@@ -820,10 +827,11 @@ def test_stress_group_ends_whatever_happens() -> None:
                 try:
                     group.create_task(child(kind))
                 except RuntimeError as error:
-                    assert "shutting down" in str(error)
+                    if "shutting down" not in str(error):
+                        raise
                 await yield_now()
 
-        async def parent(kinds: list[int], delay: float) -> str:
+        async def parent(kinds: list[int], delay: float, number: int) -> str:
             try:
                 async with timeout(delay), TaskGroup() as group:
                     group.create_task(grow(group, kinds[:3]))
@@ -833,14 +841,15 @@ def test_stress_group_ends_whatever_happens() -> None:
                 outcome = "failed"
             except* TimeoutError:
                 outcome = "timeout"
-            await nothing_comes_later()
+            if number % 3:  # else it is cancelled from outside, perhaps just now
+                await nothing_comes_later()
             return outcome
 
         plans = [
             ([dice.choice([0, 1, 2, 3, 3, 4, 5, 0, 1, 2]) for _ in range(8)], dice.random() * 4e-3)
             for _ in range(6)
         ]
-        parents = [create_task(parent(*plan)) for plan in plans]
+        parents = [create_task(parent(*plan, number)) for number, plan in enumerate(plans)]
         for task in parents[::3]:
             for _ in range(dice.randrange(5)):
                 await yield_now()
@@ -885,7 +894,8 @@ def test_stress_group_takes_tasks_from_other_threads_or_refuses() -> None:
                 try:
                     groups[0].create_task(child())
                 except RuntimeError as error:
-                    assert "finished" in str(error)
+                    if "finished" not in str(error):
+                        raise
                     break
                 taken += 1
             task.result(PATIENCE)
