@@ -158,6 +158,7 @@ class TaskGroup:
         task._pool = pool = parent._pool
         context = copy_context() if context is None else context
         task._cell = [(context, coro, None, None, None), self]
+        task._machine = coro
         if name is not None:
             task.set_name(name)
         self._children.add(task)  # C1

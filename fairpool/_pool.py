@@ -15,7 +15,7 @@ from fairpool._dump import dump
 from fairpool._future import Future
 from fairpool._scheduler import Scheduler
 from fairpool._sync import cpu_count, here, monotonic
-from fairpool._task import Task
+from fairpool._task import Task, is_coroutine
 
 __all__ = ["FairPool", "run"]
 
@@ -264,7 +264,7 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
     `options` are those of `FairPool`. Ctrl-C cancels the coroutine, lets it clean up, and is raised
     then. Must not be called from a task.
     """
-    if not hasattr(coro, "send") or not hasattr(coro, "throw"):
+    if not is_coroutine(coro):
         raise TypeError(f"run() takes a coroutine, not {coro!r}")
     if here.worker is not None:
         coro.close()

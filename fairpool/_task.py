@@ -23,7 +23,8 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
 from contextvars import Context
-from types import CoroutineType
+from inspect import CO_ITERABLE_COROUTINE
+from types import CoroutineType, GeneratorType
 from typing import Any, TypeVar
 
 from fairpool._errors import DeadlockError
@@ -45,9 +46,19 @@ from fairpool._future import (
 )
 from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["LINK", "CancelRequest", "Continuation", "Handler", "Link", "Task"]
+__all__ = ["LINK", "CancelRequest", "Continuation", "Handler", "Link", "Task", "is_coroutine"]
 
 T = TypeVar("T")
+
+# The types of what may be a coroutine: a generator is one if `types.coroutine` says so.
+COROUTINE_TYPES = frozenset({CoroutineType, GeneratorType})
+
+
+def is_coroutine(what: Any) -> bool:
+    """Whether `what` can be run step by step: a native or a generator-based coroutine."""
+    if type(what) is GeneratorType:
+        return bool(what.gi_code.co_flags & CO_ITERABLE_COROUTINE)
+    return type(what) is CoroutineType
 
 
 class Task(Future[T]):
@@ -106,7 +117,7 @@ class Task(Future[T]):
             call = None
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
-        if type(result) is CoroutineType:
+        if type(result) in COROUTINE_TYPES and (args is None or is_coroutine(result)):
             if args is not None:
                 self._machine = result
             try:
@@ -369,9 +380,7 @@ def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
 
 def _fail(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
-    if isinstance(error, CancelledError) and (
-        type(source) is CoroutineType or source is _run_in_any_case
-    ):
+    if isinstance(error, CancelledError) and (is_coroutine(source) or source is _run_in_any_case):
         conclude(task, CANCELLED, None)
         return
     # The frame of `run` is of no use to whoever reads the traceback, and holds what it worked with.
@@ -656,7 +665,7 @@ def _run_handler(handler: Callable[[Any], Any], outcome: Any) -> Any:
 
 def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
     result = fn()
-    if isinstance(result, _StdFuture) or type(result) is CoroutineType:
+    if isinstance(result, _StdFuture) or is_coroutine(result):
         return _pass_through(source, result)
     try:
         if source._cell is CANCELLED:

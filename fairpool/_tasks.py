@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fairpool._future import CANCELLED, FINISHED, Future, claim, conclude, fail, finish
 from fairpool._sync import here, monotonic
-from fairpool._task import Task
+from fairpool._task import Task, is_coroutine
 
 __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
 
@@ -37,8 +37,10 @@ def current_task() -> Task[Any] | None:
 
 def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Task[T]:
     """Have a coroutine run as a task of the current pool. Raises RuntimeError outside of tasks."""
-    if not hasattr(coro, "send") or not hasattr(coro, "throw"):
-        raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
+    if not is_coroutine(coro):
+        if not (hasattr(coro, "send") and hasattr(coro, "__await__")):
+            raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
+        coro = _await(coro)  # one that is not Python's own: Cython's, say
     try:
         scheduler = current_scheduler("create_task()")
     except BaseException:
@@ -93,7 +95,7 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
 def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
     if isinstance(awaitable, _StdFuture):
         return awaitable
-    if hasattr(awaitable, "send") and hasattr(awaitable, "throw"):
+    if is_coroutine(awaitable):
         return create_task(awaitable)
     if hasattr(awaitable, "__await__"):
         return create_task(_await(awaitable))
@@ -101,12 +103,12 @@ def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
 
 
 def _is_awaitable(what: object) -> bool:
-    return isinstance(what, _StdFuture) or hasattr(what, "__await__") or hasattr(what, "send")
+    return isinstance(what, _StdFuture) or is_coroutine(what) or hasattr(what, "__await__")
 
 
 def _close_all(awaitables: tuple[Any, ...]) -> None:
     for each in awaitables:
-        if type(each) is CoroutineType:
+        if is_coroutine(each):
             each.close()  # else Python warns that it was never awaited
 
 
