@@ -49,6 +49,11 @@ def _interrupt(task: Task[Any], request: CancelRequest) -> None:
         task._signal()
 
 
+def _delivered(task: Task[Any]) -> int:
+    """How many of the requests to `task` were thrown already. To be called by the task itself."""
+    return sum(request.delivered for request in task.cancel_requests())
+
+
 def _deliver_again(task: Task[Any]) -> None:
     """Have the latest request of somebody else, which was swallowed here, thrown once more.
 
@@ -329,7 +334,7 @@ class Timeout:
         self._when = _check_seconds("when", when)
         self._state = "created"
         self._task: Task[Any] | None = None
-        self._cancelling = 0
+        self._delivered = 0
         self._deadline: _Deadline | None = None
         self._undecided: list[None] = []
         self._request = CancelRequest(None)
@@ -382,8 +387,7 @@ class Timeout:
         if self._state != "created":
             raise RuntimeError(f"{self!r} has been entered before")
         self._task = task = _task_that_enters("a timeout")
-        # Those that are still to be delivered will be in the block.
-        self._cancelling = sum(request.delivered for request in task.cancel_requests())
+        self._delivered = _delivered(task)
         self._state = "active"
         self._undecided.append(None)
         if self._when is not None:
@@ -422,18 +426,20 @@ class Timeout:
             return
         if isinstance(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
             return
-        # Others that were delivered here, and not to the block.
-        swallowed = -self._others_delivered(task)
+        before = _delivered(task) - self._request.delivered
         while not self._landed.done():
             try:
                 await shield(self._landed)
             except CancelledError:
                 pass
-        swallowed += self._others_delivered(task)
+        task.withdraw(self._request)
+        after = _delivered(task)
         self._state = "expired"
         self._task = self._deadline = None
         is_cancelled = isinstance(error, CancelledError)
-        if task.withdraw(self._request) <= self._cancelling:
+        # What somebody else has asked for and the block has got goes before the time-out. (What it
+        # has not got yet, it will get at its next `await`.)
+        if after <= self._delivered:
             if is_cancelled:
                 raise TimeoutError from error
             if error is not None:
@@ -441,12 +447,8 @@ class Timeout:
                 if isinstance(error, BaseExceptionGroup):
                     for each in error.exceptions:
                         _insert_timeout_error(each)
-        elif swallowed > 0 and not is_cancelled:
-            _deliver_again(task)
-
-    def _others_delivered(self, task: Task[Any]) -> int:
-        requests = task.cancel_requests()
-        return sum(request.delivered and request is not self._request for request in requests)
+        elif after > before and not is_cancelled:
+            _deliver_again(task)  # it was delivered above, and not to the block
 
 
 def _insert_timeout_error(error: BaseException) -> None:
