@@ -173,6 +173,9 @@ class Worker:
                 scheduler.workers.remove(self)
         finally:
             here.worker = None
+            if scheduler.is_closed():
+                # Those that parked while there was still work are to see that there is none.
+                scheduler.parking.unpark_all()
             self.ended.unpark()
 
     def be_born(self) -> bool:
@@ -322,10 +325,7 @@ class Worker:
             parking.give_up_seat()
         scheduler.notify_if_work()
         if scheduler.is_over() and self._unlist_parked():
-            ended = self._unlist()
-            # Those that parked while there was still work are to see that there is none.
-            parking.unpark_all()
-            return not ended
+            return not self._unlist()
         # With tasks in its run queue, for busy thieves, it does not end. Nor while a closed pool
         # has coroutines that are suspended: the last of them unparks it.
         waits = self.queue or scheduler.is_waiting_to_close()

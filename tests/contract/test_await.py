@@ -57,6 +57,7 @@ def standard() -> Iterator[concurrent.futures.Executor]:
 def suspended(task: Any) -> None:
     """Return when the task's coroutine has been suspended once."""
     while not hasattr(getattr(task, "_machine", None), "wake"):
+        assert not task.done()
         time.sleep(0)
 
 
