@@ -496,7 +496,11 @@ class Continuation:
             self._waits = self._attention = True
         self.armed.append(None)  # A1
         while self._requested and self.disarm():
-            # Whoever cancels after A1 wakes the continuation; who did so before it is seen here.
+            # Whoever cancels after A1 wakes the continuation; who did so before it is seen here. As
+            # in `interrupt`, what it is about to wait for is cancelled first.
+            if is_future and self.task._has_news() and self._cancel(request):
+                self.armed.append(None)
+                break
             if self._attend():
                 return False
             self.armed.append(None)
@@ -576,15 +580,18 @@ class Continuation:
                 continuation._rearm(awaited)
                 continuation = machine
                 continue
-            taken = False
-            try:
-                taken = awaited is not None and awaited.cancel()
-            finally:  # it may be anybody's, and raise
-                if taken:
-                    continuation._rearm(awaited)
-                else:
-                    continuation.task._pool.resume(continuation)
+            if awaited is not None and self._cancel(awaited):
+                continuation._rearm(awaited)
+            else:
+                continuation.task._pool.resume(continuation)
             return
+
+    def _cancel(self, awaited: Any) -> bool:
+        try:
+            return bool(awaited.cancel())
+        except Exception:  # it may be anybody's
+            LOGGER.exception("error in %s", describe(type(awaited).cancel))
+            return False
 
     def _rearm(self, awaited: Any) -> None:
         """Go on waiting for `awaited`; its call may have come when nothing was in `armed`."""
