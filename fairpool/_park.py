@@ -136,8 +136,7 @@ class Parking:
             woken: list[Any] = []
             try:
                 _take(self.parked, woken)
-                for _ in woken:
-                    self.return_to_seat()
             finally:
                 for worker in woken:
+                    self.return_to_seat()
                     worker.parker.unpark()

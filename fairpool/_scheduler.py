@@ -291,7 +291,7 @@ class Scheduler:
                 seat.clear()
             raise
         for other in self.roster.copy():
-            if other.thread.ident is not None and not other.thread.is_alive():
+            if other.has_ended and not other.thread.is_alive():
                 self._strike(other)
 
     def warn_once(self, message: str) -> None:

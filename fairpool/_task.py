@@ -135,7 +135,7 @@ class Task(Future[T]):
                     worker.requeue(continuation)
                     return None
                 return following
-            if cell and (len(cell) > 1 or type(cell[0]) is CancelRequest) and self._has_news():
+            if cell and _may_hold_request(cell) and self._has_news():
                 conclude(self, CANCELLED, None)  # asked for in its only step
                 return None
         self._value = result
@@ -347,6 +347,14 @@ class CancelRequest:
         pass
 
 
+def _may_hold_request(cell: list[Any]) -> bool:
+    """A quick look, for the usual case of one registrant, that is none."""
+    try:
+        return len(cell) > 1 or type(cell[0]) is CancelRequest
+    except IndexError:  # a claim holds it for a moment
+        return True
+
+
 def _drop(work: tuple[Any, ...]) -> None:
     """The work of a task that was claimed but will not be run."""
     if work[4] is not None:
@@ -367,6 +375,10 @@ def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
     try:
         registrant = cell.pop()
     except IndexError:
+        return None
+    if cell:  # one more has come: `registrant` may be that
+        cell.append(registrant)
+        settle(task, cell)
         return None
     kind = type(registrant)
     if kind is Continuation:
@@ -530,12 +542,7 @@ class Continuation:
         self.coroutine = self._send = self._run = self.awaited = None  # type: ignore[assignment]
         pool.suspended.discard(self)
         following = None
-        if (
-            returned
-            and cell
-            and (len(cell) > 1 or type(cell[0]) is CancelRequest)
-            and task._has_news()
-        ):
+        if returned and cell and _may_hold_request(cell) and task._has_news():
             conclude(task, CANCELLED, None)  # asked for in its last step
         elif returned:
             task._value = raised.value  # type: ignore[attr-defined]

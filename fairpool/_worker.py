@@ -126,6 +126,7 @@ class Worker:
         "blocked_in",
         "ended",
         "fn",
+        "has_ended",
         "item",
         "parker",
         "queue",
@@ -138,6 +139,7 @@ class Worker:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
         self.parker = Parker()
+        self.has_ended = False
         self.ended = Parker()  # unparked when the thread is done with everything
         self._turn = False
         self._inline = 0  # how many steps are being run on top of another
@@ -176,6 +178,7 @@ class Worker:
             if scheduler.is_closed():
                 # Those that parked while there was still work are to see that there is none.
                 scheduler.parking.unpark_all()
+            self.has_ended = True
             self.ended.unpark()
 
     def be_born(self) -> bool:
@@ -346,8 +349,10 @@ class Worker:
     def _unlist(self) -> bool:
         """End (True), unless there is work and a seat: who queued it may have counted on us."""
         scheduler = self.scheduler
-        scheduler.workers.remove(self)
         here.worker = None  # what is submitted on this thread from here on goes to the injector
+        scheduler.workers.remove(self)
+        while (task := self.queue.take()) is not None:  # of a `__del__` that ran just before
+            scheduler.injector.append(task)
         if scheduler.has_work() or scheduler.is_waiting_to_close():
             try:
                 scheduler.parking.seats.pop()
