@@ -293,6 +293,24 @@ class Link(Task[T]):
             return ()
         return (work[2][0],) if type(work) is tuple else ()
 
+    def cancel(self, msg: str | None = None) -> bool:
+        """Cancel the chain up to here: also what it waits for, as far as nobody else does.
+
+        A `finally_` is not cancelled: its source is, and then it runs.
+        """
+        link: Any = self
+        answer = False
+        while type(link) is Link and (sources := link.sources()):
+            if not link.is_clean_up():
+                if not link.drop():
+                    break
+                answer = True
+            if not _waits_alone(link, sources[0]):
+                return answer
+            link = sources[0]
+        taken = Task.cancel(link, msg) if isinstance(link, Task) else link.cancel()
+        return answer or taken
+
     def is_clean_up(self) -> bool:
         """Whether this is a `finally_` that has not been run."""
         cell = self._cell
@@ -331,6 +349,13 @@ class Link(Task[T]):
         self._value = value
         self._cell = source._cell
         return None
+
+
+def _waits_alone(link: Link[Any], source: Future[Any]) -> bool:
+    cell = source._cell
+    return type(cell) is list and all(
+        entry is link or type(entry) in (tuple, CancelRequest) for entry in cell.copy()
+    )
 
 
 class CancelRequest:
