@@ -33,7 +33,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fairpool._sync import FREE_THREADED, Condition, Lock, RLock, here, yield_cpu
+from fairpool._sync import FREE_THREADED, Condition, Lock, RLock, acquire, here, yield_cpu
 
 __all__ = [
     "CANCELLED",
@@ -126,10 +126,7 @@ class Waiter:
 
     def park(self, timeout: float | None) -> bool:
         """Park until called (True) or until `timeout` seconds have passed (False)."""
-        if timeout is None:
-            return self._lock.acquire()
-        # A Lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
-        return self._lock.acquire(timeout=min(max(timeout, 0.0), 31536000.0))
+        return acquire(self._lock, timeout)
 
 
 class _Callback:

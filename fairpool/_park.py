@@ -48,11 +48,6 @@ class Parker:
         """Park until unparked (True), or until `timeout` seconds have passed (False)."""
         return self._lock.acquire(timeout=timeout)
 
-    def pass_through(self) -> None:
-        """Park until unparked once and for all: any number of threads may do so."""
-        with self._lock:
-            pass
-
 
 _NEVER = object()
 

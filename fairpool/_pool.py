@@ -269,12 +269,12 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
     if here.worker is not None:
         coro.close()
         raise RuntimeError("run() makes a pool of its own; in a task, await the coroutine")
-    with FairPool(max_workers, **options) as pool:
-        scheduler = pool._scheduler
-        main = scheduler.spawn(coro)
-        try:
-            return main.result()  # type: ignore[no-any-return]
-        finally:
-            # What main has left behind, and main itself after a Ctrl-C: as asyncio.run does.
-            pool.shutdown(wait=False, cancel_futures=True)
-            scheduler.cancel_all()
+    pool = FairPool(max_workers, **options)
+    scheduler = pool._scheduler
+    try:
+        return scheduler.spawn(coro).result()  # type: ignore[no-any-return]
+    finally:
+        # What it has left behind, and itself after a Ctrl-C, is cancelled, as asyncio.run does.
+        pool.shutdown(wait=False, cancel_futures=True)
+        scheduler.cancel_all()
+        pool.shutdown()

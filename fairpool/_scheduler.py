@@ -20,7 +20,7 @@ from fairpool._errors import BrokenFairPool
 from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
-from fairpool._sync import at_exit, here, in_child_after_fork
+from fairpool._sync import LONGEST_BLIND_WAIT, at_exit, here, in_child_after_fork
 from fairpool._task import LINK, Continuation, Handler, Link, Task
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
@@ -280,7 +280,7 @@ class Scheduler:
         except BaseException:
             # A KeyboardInterrupt may come when the thread has started: then it has the seat.
             if worker.be_born():
-                worker.ended.unpark()
+                worker.ended.set()
                 self._strike(worker)
                 try:
                     self.workers.remove(worker)
@@ -291,7 +291,7 @@ class Scheduler:
                 seat.clear()
             raise
         for other in self.roster.copy():
-            if other.has_ended and not other.thread.is_alive():
+            if other.ended.is_set() and not other.thread.is_alive():
                 self._strike(other)
 
     def warn_once(self, message: str) -> None:
@@ -412,7 +412,8 @@ class Scheduler:
                 return
             for worker in roster:
                 with blocking():  # in a worker of another pool
-                    worker.ended.pass_through()
+                    while not worker.ended.wait(LONGEST_BLIND_WAIT):
+                        pass
                     if worker.thread.ident is not None:  # None: it could not be started
                         worker.thread.join()
                 self._strike(worker)

@@ -40,15 +40,18 @@ from _thread import allocate_lock as Lock
 from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
-from threading import Condition, RLock, Thread
+from threading import Condition, Event, RLock, Thread
 from typing import Any
 
 __all__ = [
     "FREE_THREADED",
+    "LONGEST_BLIND_WAIT",
     "Condition",
+    "Event",
     "Lock",
     "RLock",
     "Thread",
+    "acquire",
     "at_exit",
     "cpu_count",
     "get_ident",
@@ -68,6 +71,24 @@ FREE_THREADED: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()
 # What a thread does between two looks: lets another thread on the same processor go first, the one
 # that it looks out for, perhaps.
 yield_cpu: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0))
+
+
+# A signal that comes just before a thread blocks in a lock does not interrupt it: its Python handler
+# (Ctrl-C's, say) waits until the main thread runs bytecode again. So the main thread looks up at
+# least this often, in seconds, from a wait without end.
+LONGEST_BLIND_WAIT = 0.5
+
+
+def acquire(lock: Any, timeout: float | None) -> bool:
+    """`lock.acquire`, from which the main thread looks up now and then. None: without end."""
+    if timeout is not None:
+        # A lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
+        return bool(lock.acquire(timeout=min(max(timeout, 0.0), 31536000.0)))
+    if get_ident() != threading.main_thread().ident:
+        return bool(lock.acquire())
+    while not lock.acquire(timeout=LONGEST_BLIND_WAIT):
+        pass
+    return True
 
 
 class _Here(threading.local):

@@ -31,7 +31,7 @@ from fairpool._future import (
 )
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
-from fairpool._sync import FREE_THREADED, Thread, here, stack_is_deep, yield_cpu
+from fairpool._sync import FREE_THREADED, Event, Thread, here, stack_is_deep, yield_cpu
 from fairpool._task import Continuation, Task
 from fairpool._waits import enter_wait, leave_wait
 
@@ -126,7 +126,6 @@ class Worker:
         "blocked_in",
         "ended",
         "fn",
-        "has_ended",
         "item",
         "parker",
         "queue",
@@ -139,8 +138,7 @@ class Worker:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
         self.parker = Parker()
-        self.has_ended = False
-        self.ended = Parker()  # unparked when the thread is done with everything
+        self.ended = Event()  # set when the thread is done with everything
         self._turn = False
         self._inline = 0  # how many steps are being run on top of another
         self._seats = scheduler.parking.seats
@@ -178,8 +176,7 @@ class Worker:
             if scheduler.is_closed():
                 # Those that parked while there was still work are to see that there is none.
                 scheduler.parking.unpark_all()
-            self.has_ended = True
-            self.ended.unpark()
+            self.ended.set()
 
     def be_born(self) -> bool:
         """True to the first that asks: the new thread, or the one that gave up starting it."""
