@@ -29,6 +29,7 @@ from fairpool import (
 )
 from fairpool._group import TaskGroup, Timeout, timeout, timeout_at
 from fairpool._primitives import Event
+from fairpool._runqueue import RunQueue
 from fairpool._sync import monotonic
 
 WORKERS = 4
@@ -500,6 +501,50 @@ def test_group_of_a_closed_coroutine_does_not_wait() -> None:
         coro.close()
         with pytest.raises(CancelledError):
             await children[0]
+
+    run_on(2, main)
+
+
+def test_group_that_is_about_to_finish_waits_for_a_task_that_was_just_added() -> None:
+    """`create_task` on a foreign thread comes between the look for children and B1."""
+    ended: list[None] = []
+
+    async def late() -> None:
+        await sleep(0.001)
+        ended.append(None)
+
+    class Closed(list[str]):
+        def append(self, reason: str) -> None:
+            if script:
+                script.pop()()
+            super().append(reason)
+
+    async def main() -> None:
+        async with TaskGroup() as group:
+            group._closed = Closed()
+            script.append(lambda: group.create_task(late()))
+        assert ended == [None]
+        assert "finished" in repr(group)
+
+    script: list[Callable[[], object]] = []
+    run_on(1, main)
+
+
+def test_group_whose_last_child_ends_just_before_it_waits() -> None:
+    """E1 and E2 of the last child come between the parent's look for children and V1."""
+
+    async def main() -> None:
+        class Completions(RunQueue):
+            def append(self, completion: Any) -> None:
+                ending.set()
+                while group._children:
+                    time.sleep(0)
+                super().append(completion)
+
+        async with TaskGroup() as group:
+            group._completions = Completions()
+            ending = Event()
+            group.create_task(fail_after(ending, CancelledError()))
 
     run_on(2, main)
 

@@ -198,6 +198,24 @@ def test_semaphore_permit_is_handed_over_and_not_overtaken() -> None:
     run_on(1, main)
 
 
+def test_semaphore_permit_that_is_just_coming_is_not_overtaken() -> None:
+    async def main() -> None:
+        semaphore = Semaphore(0)
+        waiting = create_task(semaphore.acquire())
+        await settle()
+        semaphore._permits._free.append(None)  # a `release` has come as far as M1
+        late = create_task(semaphore.acquire())
+        await settle()
+        assert (waiting.done(), late.done()) == (True, False)
+        semaphore._permits._match()  # it goes on
+        await settle()
+        assert not late.done()
+        semaphore.release()
+        await late
+
+    run_on(1, main)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(["cancel", "release", "acquire"])))
 def test_semaphore_order_matrix(order: tuple[str, ...]) -> None:
     """One waits; in any order: it is cancelled, a permit comes, another one joins. None is lost."""
@@ -382,42 +400,53 @@ def test_queue_join_waits_for_every_task_done(workers: int) -> None:
     run_on(workers, main)
 
 
+class ScriptedRunQueue(RunQueue):
+    """Runs the next line of its script right after a look at it."""
+
+    script: list[Callable[[], object]]
+
+    def holds_work(self) -> bool:
+        answer = super().holds_work()
+        if self.script:
+            self.script.pop(0)()
+        return answer
+
+
 def test_queue_join_is_not_woken_by_a_moment_before_it_came() -> None:
     """All was done for a moment, seen late: who joined after the next `put` must wait."""
     queue: Queue[int] = Queue()
     queue.put_nowait(1)
     queue.get_nowait()
-
-    class Unfinished(RunQueue):
-        def holds_work(self) -> bool:
-            if script:
-                script.pop()()  # 3. before `task_done` looks, there is another item, and a joiner
-            return super().holds_work()
-
-    async def joiner() -> None:
-        await queue.join()
-
     with FairPool(1) as pool:
         joining: list[Any] = []
 
         def put_and_join() -> None:
             queue.put_nowait(2)
-            joining.append(pool.submit(joiner))
-            while not queue._joiners:
+            joining.append(pool.submit(queue.join))
+            while len(queue._joiners) < 2:
                 time.sleep(0)
 
-        script: list[Callable[[], None]] = []
-        queue._unfinished = Unfinished(queue._unfinished)
         early: Future[None] = Future()
         queue._joiners.append(early)  # 1. somebody waits
-        script.append(put_and_join)
-        queue.task_done()  # 2. takes the last item off
-        assert not early.done()
-        assert not joining[0].done()
+        queue._unfinished = scripted = ScriptedRunQueue(queue._unfinished)
+        # 2. `task_done` takes the last item off, and sees that; 3. another one comes, and a joiner
+        scripted.script = [put_and_join]
+        queue.task_done()
+        assert early.done()
+        assert queue._joiners[-1].done() is False
         queue.get_nowait()
         queue.task_done()
         joining[0].result(PATIENCE)
-        assert early.done()
+
+
+def test_queue_join_that_meets_the_last_task_done_returns() -> None:
+    queue: Queue[int] = Queue()
+    queue.put_nowait(1)
+    queue.get_nowait()
+    queue._unfinished = scripted = ScriptedRunQueue(queue._unfinished)
+    scripted.script = [queue.task_done]  # after the first look of `join`, before it is in the line
+    with FairPool(1) as pool:
+        pool.submit(queue.join).result(PATIENCE)
 
 
 def test_queue_shutdown_lets_the_items_out_first(workers: int) -> None:
