@@ -73,9 +73,9 @@ FREE_THREADED: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()
 yield_cpu: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0))
 
 
-# A signal that comes just before a thread blocks in a lock does not interrupt it: its Python handler
-# (Ctrl-C's, say) waits until the main thread runs bytecode again. So the main thread looks up at
-# least this often, in seconds, from a wait without end.
+# A signal that comes just before a thread blocks in a lock does not interrupt it: its Python
+# handler (Ctrl-C's, say) waits until the main thread runs bytecode again. So the main thread looks
+# up at least this often, in seconds, from a wait without end.
 LONGEST_BLIND_WAIT = 0.5
 
 

@@ -305,8 +305,8 @@ class Link(Task[T]):
                 if not link.drop():
                     break
                 answer = True
-            if not _waits_alone(link, sources[0]):
-                return answer
+            if sources[0]._pool is None or not _waits_alone(link, sources[0]):
+                return answer  # what is worked by hand is somebody else's affair
             link = sources[0]
         taken = Task.cancel(link, msg) if isinstance(link, Task) else link.cancel()
         return answer or taken
