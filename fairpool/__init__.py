@@ -19,6 +19,8 @@ The house (private modules; imports only point down the ranks):
     6  _scheduler  what the workers of one pool share
     7  _dump       a pool's state in text
     7  _tasks      gather, sleep and the like
+    8  _group      TaskGroup and timeout
+    8  _primitives Event, Semaphore, Queue
     8  _pool       the public face
     9  __init__    re-exports
 """
@@ -29,18 +31,37 @@ from asyncio import CancelledError
 
 from fairpool._errors import BrokenFairPool, DeadlockError
 from fairpool._future import Future
+from fairpool._group import TaskGroup, Timeout, timeout, timeout_at
 from fairpool._pool import FairPool, run
+from fairpool._primitives import (
+    BoundedSemaphore,
+    Event,
+    Queue,
+    QueueEmpty,
+    QueueFull,
+    QueueShutDown,
+    Semaphore,
+)
 from fairpool._task import Task
 from fairpool._tasks import create_task, current_task, gather, shield, sleep, yield_now
 from fairpool._worker import blocking
 
 __all__ = [
+    "BoundedSemaphore",
     "BrokenFairPool",
     "CancelledError",
     "DeadlockError",
+    "Event",
     "FairPool",
     "Future",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
+    "Semaphore",
     "Task",
+    "TaskGroup",
+    "Timeout",
     "blocking",
     "create_task",
     "current_task",
@@ -48,6 +69,8 @@ __all__ = [
     "run",
     "shield",
     "sleep",
+    "timeout",
+    "timeout_at",
     "yield_now",
 ]
 
