@@ -459,6 +459,26 @@ def test_what_a_cancelled_task_awaits_is_cancelled_first(desk: Desk) -> None:
     assert task.cancelled()
 
 
+def test_a_cancellation_in_the_step_goes_on_to_what_is_awaited_next(desk: Desk) -> None:
+    children: list[Any] = []
+
+    async def child() -> None:
+        await Future()
+
+    async def body() -> None:
+        children.extend(fairpool.create_task(child()) for _ in range(3))
+        await fairpool.yield_now()
+        task = current_task()
+        assert task is not None
+        task.cancel()
+        await fairpool.gather(*children)
+
+    task = desk.pool.submit(body)
+    desk.run()
+    assert task.cancelled()
+    assert all(child.cancelled() for child in children)
+
+
 def test_only_what_is_awaited_now_is_cancelled(desk: Desk) -> None:
     # A wait that was refused, or is over, has nothing to do with it.
     given_up: Future[int] = Future()
@@ -794,7 +814,7 @@ def test_a_callback_may_wait_for_one_that_awaits_the_future_that_has_just_ended(
         task = pool.submit(before)
         second = pool.submit(after, task)
         for thing in (task, second):
-            while not hasattr(getattr(thing, "_machine", None), "wake"):
+            while not getattr(getattr(thing, "_machine", None), "armed", None):
                 pass
 
         def callback(_: object) -> None:
