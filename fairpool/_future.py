@@ -51,6 +51,7 @@ __all__ = [
     "fail",
     "finish",
     "is_final",
+    "look_out",
     "put_back",
     "settle",
     "wait",
@@ -705,13 +706,27 @@ def _call_late(future: Future[Any], cell: list[Any], registrant: Any) -> None:
     call(future, registrant)
 
 
+def look_out(future: Future[Any]) -> bool:
+    """Look at a future for a while, before parking on it; return whether it is final.
+
+    A thread whose last look-outs were in vain looks for a shorter while: where tasks are long, it
+    would only take the processor from those that run them.
+    """
+    looks = min(here.patience, LOOKS_BEFORE_PARKING)
+    for _ in range(looks):
+        if type(future._cell) is _Final:
+            here.patience = LOOKS_BEFORE_PARKING
+            return True
+        yield_cpu()
+    here.patience = max(looks >> 1, 1)
+    return False
+
+
 def wait(future: Future[Any], timeout: float | None) -> bool:
     """Wait on a thread that is no worker; return whether the future is final."""
     if timeout is None or timeout > 0:
-        for _ in range(LOOKS_BEFORE_PARKING):
-            if type(future._cell) is _Final:
-                return True
-            yield_cpu()
+        if look_out(future):
+            return True
     elif type(future._cell) is list:
         return False
     if future._pool is not None:

@@ -151,7 +151,7 @@ class FairPool(ThreadPoolExecutor):
             tasks = (submit(_call_each, fn, chunk) for chunk in chunks)
         ahead = None if buffersize is None else -(-buffersize // chunksize)
         pending = deque(islice(tasks, ahead))
-        results = _results(pending, tasks if ahead is not None else iter(()), deadline)
+        results = _results(pending, tasks if ahead is not None else None, deadline)
         if chunksize == 1:
             return results
         return _unpack(results)
@@ -230,32 +230,25 @@ def _unpack(chunks: Iterator[tuple[list[T], BaseException | None]]) -> Iterator[
 
 
 def _results(
-    pending: deque[Future[Any]], more: Iterator[Future[Any]], deadline: float | None
+    pending: deque[Future[Any]], more: Iterator[Future[Any]] | None, deadline: float | None
 ) -> Iterator[Any]:
     try:
         while pending:
             timeout = None if deadline is None else deadline - monotonic()
-            result = [_result_of_oldest(pending, timeout)]
-            try:
-                pending.extend(islice(more, 1))  # before the consumer has its turn, not after
-            except Exception as error:  # of the input: it is raised where it comes
-                failed: Future[Any] = Future()
-                failed.set_exception(error)
-                pending.append(failed)
-                more = iter(())
-            yield result.pop()
+            result = [pending[0].result(timeout)]
+            pending.popleft()
+            if more is not None:
+                try:
+                    pending.extend(islice(more, 1))  # before the consumer has its turn, not after
+                except Exception as error:  # of the input: it is raised where it comes
+                    failed: Future[Any] = Future()
+                    failed.set_exception(error)
+                    pending.append(failed)
+                    more = None
+            yield result.pop()  # and what is yielded is the consumer's alone
     finally:
         for task in pending:
             task.cancel()
-
-
-def _result_of_oldest(pending: deque[Future[Any]], timeout: float | None) -> Any:
-    # Of its own, and with the future in no variable when it returns: what was yielded is the
-    # consumer's alone.
-    try:
-        return pending[0].result(timeout)
-    finally:
-        pending.popleft().cancel()
 
 
 def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any) -> T:

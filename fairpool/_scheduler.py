@@ -94,6 +94,8 @@ class Scheduler:
         "parking",
         "refusals",
         "roster",
+        "searching",
+        "seats",
         "suspended",
         "timers",
         "workers",
@@ -130,6 +132,8 @@ class Scheduler:
         self.workers: list[Worker] = []
         self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
         self.parking = Parking(self.max_workers, self._start_worker)
+        self.seats = self.parking.seats  # at hand for the quick look of every submission
+        self.searching = self.parking.searching
         self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
         self.timers = Timers(f"{self._prefix}_timer", self.idle_timeout)
 
@@ -144,10 +148,9 @@ class Scheduler:
             self.injector.append(task)  # S1
         if self.refusals and task.drop():  # S2: closed since the caller looked
             raise self.refusal()
-        parking = self.parking
-        if parking.seats and not parking.searching:  # S3
+        if self.seats and not self.searching:  # S3
             try:
-                parking.notify()
+                self.parking.notify()
             except RecursionError:
                 if task.drop():
                     raise
@@ -187,8 +190,7 @@ class Scheduler:
         put = (
             self.injector if worker is None or worker.scheduler is not self else worker.queue
         ).append
-        parking = self.parking
-        seats, searching = parking.seats, parking.searching
+        seats, searching = self.seats, self.searching
         for coroutine in coroutines:
             task: Task[Any] = Task()
             task._pool = self
@@ -234,8 +236,7 @@ class Scheduler:
             worker.queue.append(item)
         else:
             self.injector.append(item)
-        parking = self.parking
-        if parking.seats and not parking.searching:
+        if self.seats and not self.searching:
             self.notify()
 
     def notify(self) -> None:

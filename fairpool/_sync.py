@@ -95,6 +95,8 @@ class _Here(threading.local):
     """What this thread is to the package: `worker` is None on a thread that no pool owns."""
 
     worker: Any = None
+    # How often it looks at a future before it parks on it: see `_future.look_out`.
+    patience = 1 << 30
 
 
 here = _Here()

@@ -22,11 +22,11 @@ from typing import Any, cast
 from fairpool._errors import DeadlockError
 from fairpool._future import (
     LOGGER,
-    LOOKS_BEFORE_PARKING,
     Future,
     Waiter,
     fail,
     is_final,
+    look_out,
     wait,
 )
 from fairpool._park import Parker, Parking
@@ -442,10 +442,8 @@ class Worker:
             leave_wait(task, outer)
 
     def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
-        for _ in range(LOOKS_BEFORE_PARKING):
-            if is_final(future):
-                return True
-            yield_cpu()
+        if look_out(future):
+            return True
         if not self.seated:
             return wait(future, timeout)
         waiter = _SeatWaiter(self.scheduler.parking)
