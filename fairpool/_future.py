@@ -112,6 +112,21 @@ class Failure:
                 exc_info=(type(error), error, self.traceback),
             )
 
+    @classmethod
+    def handed_on(cls, future: Any, source: object) -> Failure:
+        """The failure of `future`, for another future that fails with it.
+
+        With the traceback that it had there: `exception.__traceback__` may have grown in a thread
+        that has just raised it, by frames which still run, and must not be looked at from another
+        thread.
+        """
+        if not isinstance(future, Future):
+            return cls(future.exception(), source)
+        first = future._failure()
+        failure = cls(first.exception, source)
+        failure.traceback = first.traceback
+        return failure
+
 
 class Waiter:
     """A registrant that wakes one thread. Made, and waited on, by the thread that will park."""

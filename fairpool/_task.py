@@ -344,8 +344,7 @@ class Link(Task[T]):
             if on_error is not None and on_error.handles(failure.exception):
                 return _run_handler, (on_error.handler, failure.exception)
             # Nothing is raised on the way, so the traceback does not grow from link to link.
-            value = Failure(failure.exception, failure.source)
-            value.traceback = failure.traceback
+            value = Failure.handed_on(source, failure.source)
         self._value = value
         self._cell = source._cell
         return None

@@ -12,7 +12,7 @@ from itertools import count
 from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 
-from fairpool._future import CANCELLED, FINISHED, Future, claim, conclude, fail, finish
+from fairpool._future import CANCELLED, FAILED, FINISHED, Failure, Future, claim, conclude, finish
 from fairpool._sync import here, monotonic
 from fairpool._task import Task, is_coroutine
 
@@ -147,7 +147,7 @@ class _Gather(Future[list[Any]]):
                 if child.cancelled():
                     conclude(self, CANCELLED, None)
                 else:
-                    fail(self, child.exception(), "gather()")
+                    conclude(self, FAILED, Failure.handed_on(child, "gather()"))
         elif last and claim(self) is not None:
             if self._requested:
                 conclude(self, CANCELLED, None)
@@ -233,8 +233,8 @@ class _Shield(Future[T]):
             return
         if inner.cancelled():
             conclude(self, CANCELLED, None)
-        elif (error := inner.exception()) is not None:
-            fail(self, error, "shield()")
+        elif inner.exception() is not None:
+            conclude(self, FAILED, Failure.handed_on(inner, "shield()"))
         else:
             finish(self, inner.result())
 
