@@ -195,6 +195,21 @@ def test_between_any_two_instructions_of_an_add_another_one_may_come(
         timers.stop()
 
 
+def test_at_whatever_moment_of_the_threads_life_a_timer_comes(
+    make_timers: Callable[..., Timers],
+) -> None:
+    # The test does the thread's work, which ends at once for want of timers.
+    module: Any = pytest.importorskip("unit.instructions")
+    for moment in module.moments():
+        timers = make_timers(0.0)
+        timers._absent.clear()  # as if started
+        target = Target()
+        with moment.do(lambda timers=timers, target=target: timers.add(now(), target)):
+            timers._run()
+        assert not moment.reached or target.wait(), moment
+        assert target.count <= 1, moment
+
+
 def test_stop_may_be_called_again_and_without_a_thread(make_timers: Callable[..., Timers]) -> None:
     timers = make_timers()
     timers.stop()
