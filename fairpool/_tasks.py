@@ -138,21 +138,27 @@ class _Gather(Future[list[Any]]):
         self._child_ended(child, child._cell is FINISHED, last)
 
     def standard_child_ended(self, child: _StdFuture[Any]) -> None:
-        succeeded = not child.cancelled() and child.exception() is None
-        self._child_ended(child, succeeded, self._ended() == self._count)
+        self._child_ended(child, _succeeded(child), self._ended() == self._count)
 
     def _child_ended(self, child: Any, succeeded: bool, last: bool) -> None:
         if not succeeded and not self._all:
             if claim(self) is not None:
-                if child.cancelled():
-                    conclude(self, CANCELLED, None)
-                else:
-                    conclude(self, FAILED, Failure.handed_on(child, "gather()"))
+                self._fail_with(child)
         elif last and claim(self) is not None:
+            # One that failed was counted before it came so far as to claim: look for it.
+            failed = [] if self._all else [each for each in self._children if not _succeeded(each)]
             if self._requested:
                 conclude(self, CANCELLED, None)
+            elif failed:
+                self._fail_with(failed[0])
             else:
                 finish(self, [_outcome(each) for each in self._children])
+
+    def _fail_with(self, child: Any) -> None:
+        if child.cancelled():
+            conclude(self, CANCELLED, None)
+        else:
+            conclude(self, FAILED, Failure.handed_on(child, "gather()"))
 
     def cancel(self) -> bool:
         """Cancel all children; the gather is cancelled when they have ended."""
@@ -167,6 +173,12 @@ class _Gather(Future[list[Any]]):
         if self.done():
             return ()
         return tuple([child for child in self._children if isinstance(child, Future)])
+
+
+def _succeeded(child: Any) -> bool:
+    if isinstance(child, Future):
+        return child._cell is FINISHED
+    return not child.cancelled() and child.exception() is None
 
 
 def _outcome(child: Any) -> Any:
