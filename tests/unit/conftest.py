@@ -1,0 +1,77 @@
+"""What the unit tests share: pools that are gone after the test, gates that open at its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from fairpool import FairPool
+from fairpool._scheduler import Scheduler
+
+T = TypeVar("T")
+
+TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
+
+PATIENCE = 10  # the same, for what is expected to take microseconds
+LONG = 1000.0  # an idle time-out that does not wake a worker whose wake-up was lost
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """An event for tasks to wait on; open at the end, so that a failure cannot hang."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def make_pool(gate: threading.Event) -> Iterator[Callable[..., FairPool]]:
+    """FairPool, with a shutdown at the end of the test."""
+    pools: list[FairPool] = []
+
+    def make(*args: object, **kwargs: object) -> FairPool:
+        kwargs.setdefault("idle_timeout", LONG)
+        pools.append(FairPool(*args, **kwargs))  # type: ignore[arg-type]
+        return pools[-1]
+
+    yield make
+    gate.set()
+    for pool in pools:
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[FairPool]:
+    """A pool whose tasks are not queued: the test runs them, or does not."""
+    monkeypatch.setattr(Scheduler, "put", lambda self, task: None)
+    pool = FairPool(1)
+    yield pool
+    pool.shutdown()
+
+
+def in_time(fn: Callable[[], T]) -> T:
+    """What `fn` returns, or a failure where it hangs; for what cannot be given a time-out."""
+    result: list[T] = []
+    thread = threading.Thread(target=lambda: result.append(fn()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert result, f"{fn} hangs"
+    return result[0]
+
+
+def occupy(pool: FairPool, gate: threading.Event, count: int = 1) -> list[Any]:
+    """Have `count` workers busy, each with a task that holds its seat until `gate` is open."""
+    futures: list[Any] = []
+    for _ in range(count):
+        started = threading.Event()
+        futures.append(pool.submit(_hold, started, gate))
+        assert started.wait(TIMEOUT)
+    return futures
+
+
+def _hold(started: threading.Event, gate: threading.Event) -> bool:
+    started.set()
+    return gate.wait(TIMEOUT)

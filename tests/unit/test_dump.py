@@ -1,0 +1,135 @@
+"""`dump` says what a pool is doing, when nothing else does any more."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+
+import pytest
+from unit.conftest import TIMEOUT, in_time, occupy
+
+from fairpool import FairPool, Future, blocking
+
+MakePool = Callable[..., FairPool]
+
+
+def dump(pool: FairPool) -> str:
+    out = io.StringIO()
+    in_time(lambda: [pool.dump(out)])
+    return out.getvalue()
+
+
+def until(pool: FairPool, text: str) -> str:
+    """The first dump that has this in it."""
+    return in_time(lambda: next(shown for shown in iter(lambda: dump(pool), "") if text in shown))
+
+
+def test_an_unused_pool(make_pool: MakePool) -> None:
+    pool = make_pool(3, thread_name_prefix="unused")
+    assert dump(pool) == "unused: open, 0 workers (max_workers=3), 0 tasks queued\n"
+    pool.shutdown()
+    assert "unused: closed" in dump(pool)
+
+
+def test_to_stderr_by_default(make_pool: MakePool, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pool(1, thread_name_prefix="here").dump()
+    assert capsys.readouterr().err.startswith("here: open")
+
+
+def runs(started: threading.Event, gate: threading.Event) -> None:
+    started.set()
+    gate.wait(TIMEOUT)
+
+
+def blocks(started: threading.Event, gate: threading.Event) -> None:
+    with blocking():
+        started.set()
+        gate.wait(TIMEOUT)
+
+
+def waits(future: Future[int]) -> int:
+    return future.result()
+
+
+def waits_for_a_while(future: Future[int]) -> int:
+    return future.result(TIMEOUT)
+
+
+def test_what_each_worker_does(make_pool: MakePool, gate: threading.Event) -> None:
+    pool = make_pool(2, thread_name_prefix="busy")
+    awaited: Future[int] = Future()
+    started = [threading.Event(), threading.Event()]
+    pool.submit(blocks, started[0], gate)
+    waiting = pool.submit(waits, awaited)
+    further = pool.submit(waits, waiting)
+    pool.submit(waits_for_a_while, awaited)
+    pool.submit(runs, started[1], gate)
+    for event in started:
+        assert event.wait(TIMEOUT)
+    occupy(pool, gate)
+    pool.submit(int)
+    shown = dump(pool)
+    lines = shown.splitlines()
+    assert lines[0] == "busy: open, 6 workers (max_workers=2), 1 tasks queued"
+    workers = "\n".join(line for line in lines if line.startswith("  busy_"))
+    assert workers.count("thread ") == 6
+    assert f"runs {runs.__module__}.runs" in workers
+    assert f"blocked in {blocks.__module__}.blocks" in workers
+    assert "waiting for fairpool.blocking()" in workers
+    assert f"blocked in {waits.__module__}.waits" in workers
+    assert f"waiting for <{id(awaited):#x}" in workers
+    assert f"blocked in {waits.__module__}.waits_for_a_while" in workers
+    edges = shown.partition("waits:")[2]
+    assert f"{id(waiting):#x} running> waits for <{id(awaited):#x} pending>" in edges
+    assert f"{id(further):#x} running> waits for <{id(waiting):#x} running>" in edges
+    awaited.set_result(1)
+    gate.set()
+    assert further.result(TIMEOUT) == 1
+    until(pool, "parked")
+
+
+def test_in_the_initializer(make_pool: MakePool, gate: threading.Event) -> None:
+    pool = make_pool(1, initializer=gate.wait, initargs=(TIMEOUT,))
+    future = pool.submit(int)
+    assert "in the initializer" in until(pool, "in the initializer")
+    gate.set()
+    assert future.result(TIMEOUT) == 0
+
+
+def test_it_takes_no_lock_of_a_future(make_pool: MakePool, gate: threading.Event) -> None:
+    # A future's condition is held for ever by somebody; so is what it takes to format its task.
+    class Stuck:
+        def __call__(self) -> None:
+            gate.wait(TIMEOUT)
+
+        def __repr__(self) -> str:
+            raise AssertionError("dump must not call foreign code")
+
+    pool = make_pool(1)
+    future = pool.submit(Stuck())
+    with future._condition:
+        assert "Stuck" in until(pool, "runs")
+    gate.set()
+    future.result(TIMEOUT)
+
+
+def test_it_works_at_any_moment(make_pool: MakePool, gate: threading.Event) -> None:
+    pool = make_pool(2, idle_timeout=0)
+    stop = threading.Event()
+
+    def nested(depth: int) -> int:
+        return 1 + pool.submit(nested, depth - 1).result() if depth else 0
+
+    def work() -> None:
+        while not stop.is_set():
+            pool.submit(nested, 3).result(TIMEOUT)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert dump(pool)
+    finally:
+        stop.set()
+        thread.join(TIMEOUT)

@@ -1,0 +1,484 @@
+"""Seats, searching, parking: no wake-up is lost, and the books are kept.
+
+`Worker._search` is the searching and parking side of the protocol in `docs/protocols/parking.md`,
+`Scheduler.put` the other one. Here a worker's code runs on the test's thread, its `Parker` is
+scripted, and no thread is started: what `notify` does is only counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from unit.conftest import TIMEOUT
+from unit.instructions import moments
+
+from fairpool import FairPool, blocking
+from fairpool._park import Parker, Parking
+from fairpool._runqueue import RunQueue
+from fairpool._scheduler import Scheduler
+from fairpool._sync import here
+from fairpool._worker import Worker
+
+# --- the parts --------------------------------------------------------------------------------
+
+
+def test_a_token_waits_for_the_one_who_parks() -> None:
+    parker = Parker()
+    assert not parker.park(0)
+    parker.unpark()
+    assert parker.park(0)
+    assert not parker.park(0)
+
+
+def test_unpark_wakes_another_thread() -> None:
+    parker = Parker()
+    woken = threading.Event()
+    thread = threading.Thread(target=lambda: parker.park() and woken.set())
+    thread.start()
+    parker.unpark()
+    thread.join(TIMEOUT)
+    assert woken.is_set()
+
+
+def test_a_run_queue_is_first_in_first_out() -> None:
+    queue = RunQueue()
+    assert queue.take() is None
+    assert not queue.holds_work()
+    for item in "abc":
+        queue.append(item)
+    assert queue.holds_work()
+    assert [queue.take() for _ in range(4)] == ["a", "b", "c", None]
+
+
+def test_takers_take_each_task_once() -> None:
+    queue = RunQueue()
+    taken: list[list[int]] = [[], [], []]
+
+    def take(mine: list[int]) -> None:
+        while len(taken[0]) + len(taken[1]) + len(taken[2]) < 3000:
+            item = queue.take()
+            if item is not None:
+                mine.append(item)
+
+    threads = [threading.Thread(target=take, args=[mine]) for mine in taken]
+    for thread in threads:
+        thread.start()
+    for i in range(3000):
+        queue.append(i)
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert sorted(itertools.chain(*taken)) == list(range(3000))
+
+
+# --- the books of seats and debts -------------------------------------------------------------
+
+
+class FakeWorker:
+    def __init__(self) -> None:
+        self.parker = Parker()
+        self.needs_seat = False  # set by `unpark_all`: as `Worker` has it
+
+
+class Seats(RuleBasedStateMachine):
+    """Any sequence of what workers and callers do keeps `runnable = max - free seats + debts`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parking: Any = None
+        self.runnable: list[FakeWorker] = []
+        self.waiting: list[FakeWorker] = []
+        self.parked: list[FakeWorker] = []
+
+    def start(self, seat: list[None]) -> None:
+        seat.clear()
+        worker = FakeWorker()
+        self.parking.searching.add(worker)
+        self.runnable.append(worker)
+
+    def woken(self) -> None:
+        for worker in self.parked.copy():
+            if worker.parker.park(0):
+                if worker.needs_seat:
+                    worker.needs_seat = False
+                    self.parking.return_to_seat()
+                self.parked.remove(worker)
+                self.runnable.append(worker)
+
+    @precondition(lambda self: self.parking is None)
+    @rule(seats=st.integers(1, 3))
+    def open(self, seats: int) -> None:
+        self.max = seats
+        self.parking = Parking(seats, self.start)
+
+    @precondition(lambda self: self.parking is not None)
+    @rule()
+    def notify(self) -> None:
+        before = len(self.runnable)
+        idle_and_free = not self.parking.searching and len(self.parking.seats) > 0
+        self.parking.notify()
+        self.woken()
+        assert len(self.runnable) - before == idle_and_free  # one, where one was due
+
+    @precondition(lambda self: self.runnable)
+    @rule(data=st.data())
+    def find_work(self, data: st.DataObject) -> None:
+        self.parking.searching.discard(data.draw(st.sampled_from(self.runnable)))
+
+    @precondition(lambda self: self.runnable)
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.runnable))
+        self.parking.searching.discard(worker)
+        self.runnable.remove(worker)
+        self.parked.append(worker)
+        self.parking.parked.append(worker)
+        self.parking.give_up_seat()
+
+    @precondition(lambda self: self.runnable)
+    @rule(data=st.data())
+    def wait(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.runnable))
+        self.parking.searching.discard(worker)
+        self.runnable.remove(worker)
+        self.waiting.append(worker)
+        self.parking.give_up_seat()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def return_from_wait(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(worker)
+        self.runnable.append(worker)
+        self.parking.return_to_seat()
+
+    @precondition(lambda self: self.runnable)
+    @rule(data=st.data())
+    def end_step(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.runnable))
+        too_many = len(self.runnable) > self.max
+        pays = self.parking.pay_debt()
+        assert pays == too_many
+        if pays:
+            self.parking.searching.discard(worker)
+            self.runnable.remove(worker)
+            self.parked.append(worker)
+            self.parking.parked.append(worker)
+
+    @precondition(lambda self: self.parking is not None)
+    @rule()
+    def unpark_all(self) -> None:
+        self.parking.unpark_all()
+        self.woken()
+        assert not self.parked
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        if self.parking is not None:
+            seats, debts = len(self.parking.seats), len(self.parking.debts)
+            assert len(self.runnable) == self.max - seats + debts
+            assert not (seats and debts)
+            assert self.parking.parked == self.parked
+
+
+TestSeats = Seats.TestCase
+TestSeats.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# --- a worker's code on this thread -------------------------------------------------------------
+
+
+class ScriptedParker(Parker):
+    """Parks nobody: says whether there is a token, and what to say where there is none."""
+
+    def __init__(self, times_out: bool) -> None:
+        super().__init__()
+        self._times_out = times_out
+        self.before_parking: Callable[[], object] = int
+
+    def park(self, timeout: float = -1) -> bool:
+        self.before_parking()
+        if self._lock.acquire(blocking=False):
+            return True
+        if self._times_out and timeout >= 0:
+            self._times_out = False  # once: then it would go round until another one takes the task
+            return False
+        raise Asleep
+
+
+class Asleep(BaseException):
+    """The worker has parked, and nobody will wake it by itself."""
+
+
+class Bench:
+    """A scheduler of which nothing runs by itself, and one of its workers, searching."""
+
+    def __init__(self, max_workers: int = 1, times_out: bool = False) -> None:
+        self.scheduler = Scheduler(max_workers, "bench", None, (), None, 0.0)
+        self.started = 0
+        self.scheduler.parking._start = self._start
+        self.worker = self.add_worker(times_out)
+        self.scheduler.parking.seats.pop()
+        self.scheduler.parking.searching.add(self.worker)
+
+    def _start(self, seat: list[None]) -> None:
+        seat.clear()
+        self.started += 1
+
+    def add_worker(self, times_out: bool = False) -> Worker:
+        worker = Worker(self.scheduler, "of the bench")
+        worker.queue = RunQueue()
+        worker.parker = ScriptedParker(times_out)
+        self.scheduler.workers.append(worker)
+        return worker
+
+    @contextmanager
+    def on_worker(self) -> Iterator[None]:
+        here.worker = self.worker
+        try:
+            yield
+        finally:
+            here.worker = None
+
+    def put(self, task: Any) -> None:
+        """As from outside of the pool."""
+        inside, here.worker = here.worker, None
+        try:
+            self.scheduler.put(task)
+        finally:
+            here.worker = inside
+
+    def search(self) -> object:
+        """What `_search` gives: a task, None when the worker ends, or "asleep"."""
+        try:
+            with self.on_worker():
+                return self.worker._search()
+        except Asleep:
+            return "asleep"
+
+    def check_books(self, what: object) -> None:
+        parking = self.scheduler.parking
+        runnable = self.started + (self.worker in self.scheduler.workers)
+        runnable -= self.worker in parking.parked
+        assert runnable == self.scheduler.max_workers - len(parking.seats) + len(parking.debts), (
+            what
+        )
+
+
+class FakeTask:
+    """What a queue holds: nothing of it is looked at here."""
+
+    def cancel(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairpool._worker.LOOKS_WHILE_SEARCHING", 1)  # more are more of the same
+
+
+@pytest.mark.parametrize("times_out", [False, True])
+def test_submit_against_parking(times_out: bool) -> None:
+    # A task comes from outside at any moment of a worker's way from its last look into sleep, or,
+    # by its time-out, out of the pool: it takes the task, or has been woken, or another one is
+    # started.
+    for moment in moments():
+        bench = Bench(times_out=times_out)
+        task = FakeTask()
+        with moment.do(lambda bench=bench, task=task: bench.put(task)):
+            found = bench.search()
+        if moment.reached:
+            assert found is task or bench.started == 1, (moment, found)
+        else:
+            assert found == (None if times_out else "asleep")
+            assert bench.started == 0
+        bench.check_books(moment)
+
+
+def test_submit_between_the_last_look_and_parking() -> None:
+    # The same race by hand, as in the protocol:
+    bench = Bench()
+    task = FakeTask()
+    arrivals = iter([task])
+
+    def arrive() -> None:
+        # 3. A task is queued. Its `put` sees the seat that the worker gave up in step 2, takes it,
+        #    takes the worker out of the list and unparks it: before the worker parks.
+        for arrival in arrivals:
+            bench.put(arrival)
+            assert bench.worker not in bench.scheduler.parking.parked
+            assert bench.worker in bench.scheduler.parking.searching
+
+    # 1. The worker finds nothing anywhere.
+    # 2. It leaves `searching`, is listed as parked, gives up its seat and looks once more.
+    bench.worker.parker.before_parking = arrive  # type: ignore[attr-defined]
+    # 4. It parks, with the token there: awake at once, it searches and finds the task.
+    assert bench.search() is task
+    assert bench.started == 0
+    bench.check_books("at the end")
+
+
+@pytest.mark.parametrize("times_out", [False, True])
+def test_a_del_submits_while_its_worker_parks(times_out: bool) -> None:
+    # The collector runs a `__del__` on the worker's own thread, so that the task goes into its own
+    # run queue, or would, if the worker were not just leaving the pool.
+    for moment in moments(interrupts=True):
+        bench = Bench(times_out=times_out)
+        task = FakeTask()
+        with moment.do(lambda bench=bench, task=task: bench.scheduler.put(task)):
+            found = bench.search()
+        if moment.reached and found is not task:
+            assert bench.started == 1, moment
+            assert bench.scheduler.has_work(), moment  # where the other one will find it
+        bench.check_books(moment)
+
+
+@pytest.mark.parametrize("times_out", [False, True])
+def test_closing_against_parking(times_out: bool) -> None:
+    for moment in moments():
+        bench = Bench(times_out=times_out)
+        with moment.do(lambda bench=bench: bench.scheduler.close(RuntimeError("closed"))):
+            found = bench.search()
+        if moment.reached:
+            assert found is None, moment
+            assert bench.scheduler.workers == [], moment
+        else:
+            assert found == (None if times_out else "asleep")
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_unpark_all_against_parking(closed: bool) -> None:
+    for moment in moments():
+        bench = Bench()
+        if closed:
+            bench.scheduler.close(RuntimeError("closed"))
+        with moment.do(bench.scheduler.parking.unpark_all):
+            found = bench.search()
+        assert found == (None if closed else "asleep"), moment
+        bench.check_books(moment)
+
+
+def test_a_searcher_leaves_while_something_is_queued() -> None:
+    # Whoever queues a task notifies nobody while somebody searches. So the searcher, when it leaves
+    # with a task of its own, has to look for whoever counted on it.
+    for moment in moments():
+        bench = Bench(max_workers=2)
+        first, second = FakeTask(), FakeTask()
+        bench.scheduler.injector.append(first)
+        with moment.do(lambda bench=bench, second=second: bench.put(second)):
+            found = bench.search()
+        assert found is first, moment
+        if moment.reached:
+            assert bench.started == 1, moment
+            assert bench.scheduler.has_work(), moment
+        else:
+            assert bench.started == 0
+
+
+def test_a_searcher_that_pays_a_debt_is_not_counted_on() -> None:
+    # Unparked to search, it finds itself one too many, and parks. It must not be seen as searching:
+    # then nobody would ever be notified again.
+    bench = Bench()
+    bench.scheduler.parking.debts.append(None)
+    bench.worker.parker.before_parking = lambda: seen.extend(  # type: ignore[attr-defined]
+        bench.scheduler.parking.searching
+    )
+    seen: list[object] = []
+    assert bench.search() == "asleep"
+    assert seen == []
+    bench.put(FakeTask())
+    assert not bench.scheduler.parking.debts
+
+
+def test_a_worker_looks_everywhere() -> None:
+    bench = Bench(max_workers=3)
+    others = [bench.add_worker(), bench.add_worker()]
+    outside, *stolen = tasks = [FakeTask(), FakeTask(), FakeTask()]
+    bench.scheduler.injector.append(outside)
+    for other, task in zip(others, stolen, strict=True):
+        other.queue.append(task)
+    found = [bench.worker.look() for _ in range(4)]
+    assert found[0] is outside
+    assert set(map(id, found[:3])) == set(map(id, tasks))
+    assert found[3] is None
+
+
+# --- in a real pool ---------------------------------------------------------------------------
+
+
+def test_the_seats_are_whole_at_the_end(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(2, idle_timeout=0.001)
+
+    def nested(depth: int) -> int:
+        inner = pool.submit(nested, depth - 1) if depth else None
+        return 1 + (inner.result() if inner is not None else 0)
+
+    futures = [pool.submit(nested, 20) for _ in range(10)]
+    assert [future.result(TIMEOUT) for future in futures] == [21] * 10
+    pool.shutdown()
+    parking = pool._scheduler.parking
+    assert len(parking.seats) - len(parking.debts) == 2
+    assert not parking.searching
+    assert not parking.parked
+    assert not pool._scheduler.workers
+    assert not pool._scheduler.roster
+
+
+def test_a_worker_with_a_debt_and_tasks_of_its_own_loses_none(
+    make_pool: Callable[..., FairPool], gate: threading.Event
+) -> None:
+    # 1. `first` gives up the seat of a pool that has one, so that `second` runs on a second worker.
+    # 2. `second` submits, into its own run queue, and lets `first` come back: there is a debt.
+    # 3. The second worker pays it at the end of its step, and parks; its time-out is over at once,
+    #    and `first` keeps the only seat.
+    # 4. What `second` submitted is still run.
+    pool = make_pool(1, idle_timeout=0)
+    unblock, is_back = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with blocking():
+            unblock.wait(TIMEOUT)
+        is_back.set()
+        gate.wait()
+
+    def second() -> Any:
+        inner = pool.submit(int, "7")
+        unblock.set()
+        is_back.wait(TIMEOUT)
+        return threading.current_thread(), inner
+
+    pool.submit(first)
+    thread, inner = pool.submit(second).result(TIMEOUT)
+    while thread.is_alive() and not pool._scheduler.parking.parked:
+        pass
+    thread.join(0.05)  # the time it may take to end, where its time-out makes it end
+    assert not inner.done()
+    gate.set()
+    assert inner.result(TIMEOUT) == 7
+
+
+def test_a_worker_that_is_starting_is_waited_for(make_pool: Callable[..., FairPool]) -> None:
+    # Who starts a worker strikes those from the roster that have ended. A thread that is just
+    # starting, in another thread's `submit`, has an ident, and is not "alive" yet.
+    pool = make_pool(2)
+    scheduler = pool._scheduler
+
+    class Starting(threading.Thread):
+        ident = 1  # type: ignore[assignment]
+
+        def is_alive(self) -> bool:
+            return False
+
+    worker = Worker(scheduler, "starting")
+    worker.thread = Starting()
+    scheduler.roster.append(worker)
+    assert pool.submit(int).result(TIMEOUT) == 0  # starts one
+    assert worker in scheduler.roster
+    scheduler.roster.remove(worker)
