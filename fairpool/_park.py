@@ -133,5 +133,5 @@ class Parking:
                 _take(self.parked, woken)
             finally:
                 for worker in woken:
-                    self.return_to_seat()
+                    worker.needs_seat = True
                     worker.parker.unpark()

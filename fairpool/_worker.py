@@ -127,6 +127,7 @@ class Worker:
         "ended",
         "fn",
         "item",
+        "needs_seat",
         "parker",
         "queue",
         "scheduler",
@@ -146,6 +147,7 @@ class Worker:
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
         self.fn: Any = None  # the function, if it is a task
         self.seated = True
+        self.needs_seat = False
         self.blocked_in: object = None
         self.thread = Thread(target=self.run, name=name)
         self.thread.daemon = False
@@ -333,6 +335,9 @@ class Worker:
             if self._unlist_parked():
                 return not self._unlist()
             self.parker.park()  # taken out of the list, so about to be unparked
+        if self.needs_seat:
+            self.needs_seat = False
+            parking.return_to_seat()
         return True
 
     def _unlist_parked(self) -> bool:
