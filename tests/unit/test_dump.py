@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
@@ -56,12 +56,23 @@ def waits_for_a_while(future: Future[int]) -> int:
     return future.result(TIMEOUT)
 
 
-def test_what_each_worker_does(make_pool: MakePool, gate: threading.Event) -> None:
+@pytest.fixture
+def awaited() -> Iterator[Future[int]]:
+    future: Future[int] = Future()
+    yield future
+    if not future.done():
+        future.set_result(1)
+
+
+def test_what_each_worker_does(
+    make_pool: MakePool, gate: threading.Event, awaited: Future[int]
+) -> None:
     pool = make_pool(2, thread_name_prefix="busy")
-    awaited: Future[int] = Future()
     started = [threading.Event(), threading.Event()]
     pool.submit(blocks, started[0], gate)
     waiting = pool.submit(waits, awaited)
+    while not waiting.running():  # else the next one may run it inline
+        pass
     further = pool.submit(waits, waiting)
     pool.submit(waits_for_a_while, awaited)
     pool.submit(runs, started[1], gate)
