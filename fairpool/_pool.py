@@ -12,7 +12,7 @@ from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
 from fairpool._dump import dump
-from fairpool._future import Future
+from fairpool._future import Future, wait
 from fairpool._scheduler import Scheduler
 from fairpool._sync import cpu_count, here, monotonic
 from fairpool._task import Task, is_coroutine
@@ -265,9 +265,17 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
     pool = FairPool(max_workers, **options)
     scheduler = pool._scheduler
     try:
-        return scheduler.spawn(coro).result()  # type: ignore[no-any-return]
+        task: Task[T] = scheduler.spawn(coro)
+        try:
+            return task.result()
+        except KeyboardInterrupt:
+            # At first the coroutine alone, which may need others to clean up: were all cancelled at
+            # once, one that ends at once could let it into its clean-up before its own turn comes.
+            task.cancel()
+            wait(task, None)
+            raise
     finally:
-        # What it has left behind, and itself after a Ctrl-C, is cancelled, as asyncio.run does.
+        # What it has left behind is cancelled, as asyncio.run does.
         pool.shutdown(wait=False, cancel_futures=True)
         scheduler.cancel_all()
         pool.shutdown()
