@@ -13,6 +13,7 @@ from weakref import finalize, ref
 
 from fairpool._dump import dump
 from fairpool._future import Future, wait
+from fairpool._lock import Lock
 from fairpool._scheduler import Scheduler
 from fairpool._sync import cpu_count, here, monotonic
 from fairpool._task import Task, is_coroutine
@@ -22,6 +23,7 @@ __all__ = ["FairPool", "run"]
 T = TypeVar("T")
 
 _pool_numbers = count()
+_lock_numbers = count()
 
 # After this long without work a worker's thread ends. ThreadPoolExecutor's never do; ten seconds is
 # what tokio's blocking pool and trio's thread cache use, and far above the cost of a new thread.
@@ -176,6 +178,12 @@ class FairPool(ThreadPoolExecutor):
                 scheduler.resume(continuation)
         if wait:
             scheduler.join()
+
+    def lock(self, name: str | None = None) -> Lock:
+        """A lock."""
+        lock = Lock(self._scheduler, name or f"lock-{next(_lock_numbers)}")
+        self._scheduler.locks.add(ref(lock, self._scheduler.locks.discard))
+        return lock
 
     def dump(self, file: TextIO | None = None) -> None:
         """Print what each worker does, the backlog, and which futures wait for one another.

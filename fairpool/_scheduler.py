@@ -90,6 +90,7 @@ class Scheduler:
         "cancels_all",
         "idle_timeout",
         "injector",
+        "locks",
         "max_workers",
         "parking",
         "refusals",
@@ -130,6 +131,7 @@ class Scheduler:
         self.refusals: list[Exception] = []  # empty while the pool is open
         self.injector = RunQueue()
         self.workers: list[Worker] = []
+        self.locks: set[Any] = set()  # weak references to all of them
         self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
         self.parking = Parking(self.max_workers, self._start_worker)
         self.seats = self.parking.seats  # at hand for the quick look of every submission
@@ -239,6 +241,11 @@ class Scheduler:
         if self.seats and not self.searching:
             self.notify()
 
+    def notify_if_free(self) -> None:
+        """S3 of docs/protocols/parking.md: after something was queued."""
+        if self.seats and not self.searching:
+            self.notify()
+
     def notify(self) -> None:
         """`Parking.notify`, where there is no caller to tell that no worker could be started."""
         try:
@@ -257,11 +264,16 @@ class Scheduler:
             return True
         # `copy` takes the list's mutex: a worker that is listed later started to queue tasks
         # after that, and sees what this thread did before it asked.
-        return any(worker.queue.holds_work() for worker in self.workers.copy())
+        workers = self.workers.copy()
+        if self.locks and any(
+            worker.services.holds_work() or worker.published.copy() for worker in workers
+        ):
+            return True
+        return any(worker.queue.holds_work() for worker in workers)
 
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its seat."""
-        if self.has_work():
+        if self.seats and self.has_work():
             self.notify()
 
     # --- workers -----------------------------------------------------------------------------

@@ -58,11 +58,14 @@ __all__ = [
     "here",
     "in_child_after_fork",
     "monotonic",
+    "monotonic_ns",
     "stack_is_deep",
+    "thread_name",
     "yield_cpu",
 ]
 
 monotonic = time.monotonic
+monotonic_ns = time.monotonic_ns
 
 # Spinning for work pays only where another thread can run meanwhile.
 FREE_THREADED: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -95,6 +98,8 @@ class _Here(threading.local):
     """What this thread is to the package: `worker` is None on a thread that no pool owns."""
 
     worker: Any = None
+    # Who it is to a lock, once it has entered one.
+    visitor: Any = None
     # How often it looks at a future before it parks on it: see `_future.look_out`.
     patience = 1 << 30
 
@@ -129,6 +134,11 @@ def stack_is_deep() -> bool:
     except ValueError:  # the stack is not that deep
         return False
     return True
+
+
+def thread_name() -> str:
+    """The name of the calling thread."""
+    return threading.current_thread().name
 
 
 def at_exit(function: Callable[[], None]) -> None:

@@ -44,6 +44,7 @@ from fairpool._future import (
     put_back,
     settle,
 )
+from fairpool._request import Leave, Request
 from fairpool._waits import enter_wait, leave_wait
 
 __all__ = ["LINK", "CancelRequest", "Continuation", "Handler", "Link", "Task", "is_coroutine"]
@@ -76,6 +77,9 @@ class Task(Future[T]):
     __init__ = object.__init__
 
     _machine: Any
+
+    # The request for a lock that this can use again: none before the first suspension.
+    request = None
 
     def run(self, worker: Any) -> Any:
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
@@ -130,7 +134,7 @@ class Task(Future[T]):
                 return None
             else:
                 continuation = Continuation(self, context, result)
-                following = None if request is None else continuation.suspend(request)
+                following = None if request is None else continuation.suspend(request, worker)
                 if request is None or following is continuation:  # it has only yielded
                     worker.requeue(continuation)
                     return None
@@ -285,7 +289,7 @@ class Link(Task[T]):
 
     has_sources = True
 
-    def sources(self) -> tuple[Future[Any], ...]:
+    def sources(self) -> tuple[Any, ...]:
         cell = self._cell
         try:
             work = cell[0]  # type: ignore[index]
@@ -444,8 +448,15 @@ class Continuation:
         "armed",
         "awaited",
         "coroutine",
+        "request",
         "task",
+        "ticket",
     )
+
+    # request: the one with which it asks for locks, once it has asked. For the task itself.
+
+    # ticket: when its request for a lock arrived; written by the worker that runs its step, before
+    #         it is published.
 
     def __init__(self, task: Task[Any], context: Context, coroutine: Any) -> None:
         self.task = task
@@ -453,6 +464,7 @@ class Continuation:
         self.coroutine = coroutine
         self._send = coroutine.send
         self.armed: list[None] = []
+        self.request: Any = None
         self.awaited: Any = None  # the future that it waits for, if it is one
         self._waits = False  # whether `enter_wait` was called
         self._refused = False  # got a cancellation, and did not end
@@ -475,7 +487,7 @@ class Continuation:
         """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
         worker.item = self
         if self._attention and self._attend():
-            return self._throw()
+            return self._throw(worker)
         try:
             request = self._run(self._send, None)
         except BaseException as raised:
@@ -484,13 +496,60 @@ class Continuation:
             return following
         if request is None:
             return self
-        return self.suspend(request)
+        return self.suspend(request, worker)
 
-    def suspend(self, request: Any) -> Any:
+    def run_section(self, worker: Any) -> Any:
+        """Run the step that begins with a granted request. Returns as `run`.
+
+        A cancellation that comes after the grant is left to the next suspension: thrown here, it
+        would come between the grant and the `async with` that is to release the lock.
+        """
+        worker.item = self
+        try:
+            request = self._run(self._send, None)
+        except BaseException as raised:
+            following = self._end(raised)
+            del self, worker  # no cycle: see `run`
+            return following
+        if type(request) is Leave:
+            return request
+        if request is None:
+            return self
+        return self.suspend(request, worker)
+
+    def suspend(self, request: Any, worker: Any) -> Any:
         """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
-        return None if self._arm(request) else self._throw()
+        kind = type(request)
+        if kind is Request:
+            return self._queue_up(request, worker)
+        if kind is Leave:
+            return request.lock.left(self, worker)
+        return None if self._arm(request) else self._throw(worker)
 
-    def _throw(self) -> Any:
+    def _queue_up(self, request: Request, worker: Any) -> Any:
+        """Wait for a lock. Returns as `run`."""
+        self.ticket = request.ticket
+        self.request = self.awaited = request
+        # It is not armed: only who claims the request can resume it.
+        request.append(self)
+        lock = request.lock
+        try:
+            following = lock.queue_up(request, worker)
+        except DeadlockError as error:
+            self.request = None
+            self._error = error.with_traceback(None)
+            return self._throw(worker)
+        # Q2: a call on `armed`, as X4 is. Who cancels before it is seen here; who cancels after it
+        # sees what it waits for. (Not `clear`: the next step may run elsewhere already.)
+        self.armed.copy()
+        if self._requested and request.give_up():
+            if following is not None:
+                lock.dispatch()
+            self._attend()
+            return self._throw(worker)
+        return following
+
+    def _throw(self, worker: Any) -> Any:
         """Run a step that begins with `_error`. Returns as `run`."""
         while True:
             try:
@@ -498,10 +557,12 @@ class Continuation:
                 request = self._run(self.coroutine.throw, self._take_error())
             except BaseException as raised:
                 following = self._end(raised)
-                del self  # no cycle: see `run`
+                del self, worker  # no cycle: see `run`
                 return following
             if request is None:
                 return self
+            if type(request) in (Request, Leave):
+                return self.suspend(request, worker)
             if self._arm(request):
                 return None
 
@@ -564,6 +625,7 @@ class Continuation:
             LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
         task._machine = coroutine.__qualname__  # no cycle is left behind
         self.coroutine = self._send = self._run = self.awaited = None  # type: ignore[assignment]
+        self.request = None
         pool.suspended.discard(self)
         following = None
         if returned and cell and _may_hold_request(cell) and task._has_news():
@@ -584,13 +646,18 @@ class Continuation:
         try:
             self.armed.pop()
         except IndexError:
-            return False
+            # It may wait for a lock.
+            awaited = self.awaited
+            return type(awaited) is Request and awaited.give_up()
         return True
 
     def wake(self) -> None:
-        """Resume, if suspended. May be called from any thread, and too often."""
-        if self.disarm():
-            self.task._pool.resume(self)
+        """Resume, if armed. May be called from any thread, and too often."""
+        try:
+            self.armed.pop()
+        except IndexError:
+            return
+        self.task._pool.resume(self)
 
     def __call__(self, future: Any) -> None:
         self.wake()
@@ -611,7 +678,7 @@ class Continuation:
                 continuation._rearm(awaited)
                 continuation = machine
                 continue
-            if awaited is not None and self._cancel(awaited):
+            if awaited is not None and type(awaited) is not Request and self._cancel(awaited):
                 continuation._rearm(awaited)
             else:
                 continuation.task._pool.resume(continuation)
@@ -645,6 +712,7 @@ class Continuation:
         for request in news:
             request.delivered = True
         self._refused = True
+        self.request = None  # it may have been given up
         if isinstance(self.awaited, Future):  # it is given up, and need not keep this task alive
             self.awaited._unregister(self)
         msg = news[0].msg

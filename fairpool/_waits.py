@@ -57,6 +57,10 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Future[Any], ...]
     return outer
 
 
+def check_lock_wait(request: Any, owner: Any) -> None:
+    """TODO"""
+
+
 def _names_of_cycle(task: Future[Any]) -> str:
     """The shortest way from `task` back to itself, for people to read."""
     ways: list[tuple[Future[Any], tuple[str, ...]]] = [(task, ())]

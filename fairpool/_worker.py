@@ -31,7 +31,16 @@ from fairpool._future import (
 )
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
-from fairpool._sync import FREE_THREADED, Event, Thread, here, stack_is_deep, yield_cpu
+from fairpool._sync import (
+    FREE_THREADED,
+    Event,
+    Thread,
+    acquire,
+    here,
+    monotonic_ns,
+    stack_is_deep,
+    yield_cpu,
+)
 from fairpool._task import Continuation, Task
 from fairpool._waits import enter_wait, leave_wait
 
@@ -51,6 +60,12 @@ STEAL_MAX = 32
 # of a worker that is blocked. The number is tokio's (and Go's): a prime, so that it does not fall
 # in step with a loop of the user's.
 STEPS_BETWEEN_LOOKS_AROUND = 61
+
+
+# How long the home worker of a lock is given to come and serve it, where it searches and where it
+# runs something else (ns).
+HEAD_START_SEARCHING = 50_000
+HEAD_START_RUNNING = 30_000
 
 
 class _SeatWaiter(Waiter):
@@ -120,24 +135,32 @@ class Worker:
 
     __slots__ = (
         "_inline",
+        "_known",
         "_seats",
         "_turn",
         "_unborn",
         "blocked_in",
         "ended",
         "fn",
+        "gone",
         "item",
         "needs_seat",
         "parker",
+        "published",
         "queue",
         "scheduler",
         "seated",
+        "services",
         "thread",
     )
 
     def __init__(self, scheduler: Any, name: str) -> None:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
+        self.published: list[Any] = []  # continuations, lowest ticket first
+        self.services = RunQueue()  # locks whose home this is, and which are to be served
+        self.gone = False
+        self._known: list[Worker] = []
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
         self._turn = False
@@ -196,6 +219,7 @@ class Worker:
         queue = self.queue
         own_length, take_own, put_own = queue.__len__, queue.popleft, queue.append
         outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
+        has_locks = scheduler.locks.__len__
         debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
         steps = 0
         yielded: Any = None
@@ -224,6 +248,8 @@ class Worker:
                 try:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
                         task = self._look_around()
+                    elif has_locks():
+                        task = self._take_critical(steps)
                     if task is None:
                         if own_length():
                             task = take_own()
@@ -268,10 +294,121 @@ class Worker:
 
     def look(self) -> Task[Any] | None:
         """Take a task from the injector or a run queue; which of them comes first takes turns."""
+        locks = self.scheduler.locks
+        if locks and (item := self._take_published()) is not None:
+            return item
         self._turn = not self._turn
         if self._turn:
-            return self._take_outside() or self._steal()
-        return self._steal() or self._take_outside()
+            task = self._take_outside() or self._steal()
+        else:
+            task = self._steal() or self._take_outside()
+        if task is None and locks:
+            return self._take_service()
+        return task
+
+    # --- locks -------------------------------------------------------------------------------
+
+    def _take_critical(self, turn: int) -> Any:
+        """What was published here, and the locks that are to be served here, by their tickets.
+
+        They take turns with the run queue, if that holds anything.
+        """
+        if turn & 1 and self.queue:
+            return None
+        published, services = self.published, self.services
+        if services:
+            try:
+                first = published[0].ticket if published else None
+                lock = services.popleft()
+            except IndexError:
+                return None
+            if first is None or first > lock.head_ticket():
+                return lock
+            services.appendleft(lock)
+        if published:
+            try:
+                return published.pop(0)
+            except IndexError:
+                pass
+        return None
+
+    def _take_published(self) -> Any:
+        """The published continuation with the lowest ticket."""
+        lowest = None
+        for worker in self._colleagues():
+            published = worker.published
+            if published:
+                try:
+                    ticket = published[0].ticket
+                except IndexError:
+                    continue
+                if lowest is None or ticket < lowest_ticket:
+                    lowest, lowest_ticket = published, ticket
+        if lowest is not None:
+            try:
+                return lowest.pop(0)
+            except IndexError:
+                pass
+        return None
+
+    def _colleagues(self) -> list[Worker]:
+        """All workers, from a copy that is made anew when the list has changed in length.
+
+        A worker that is missing here has one more look coming: `has_work` looks at the list itself.
+        """
+        workers = self.scheduler.workers
+        if len(workers) != len(self._known):
+            self._known = workers.copy()
+        return self._known
+
+    def _take_service(self) -> Any:
+        """A lock whose home worker does not come to serve it."""
+        for worker in self._colleagues():
+            services = worker.services
+            if services and (lock := services.take()) is not None:
+                if worker is self or self.may_stand_in(lock):
+                    return lock
+                services.appendleft(lock)
+        return None
+
+    def may_stand_in(self, lock: Any) -> bool:
+        """Whether to serve a lock away from its home."""
+        home = lock.home
+        if home is None or home is self or home.gone:
+            return True
+        if home in self.scheduler.searching:
+            return monotonic_ns() - lock.asked > HEAD_START_SEARCHING
+        return (
+            monotonic_ns() - lock.asked > HEAD_START_RUNNING
+            or home in self.scheduler.parking.parked.copy()
+        )
+
+    def publish(self, item: Any) -> None:
+        """Let other workers take what follows a critical section."""
+        self.published.append(item)  # S1
+        self.scheduler.notify_if_free()  # S3
+
+    def give_back(self) -> None:
+        """This worker has ended: what lies with it is to be taken by others."""
+        while (lock := self.services.take()) is not None:
+            self.scheduler.injector.append(lock)
+        while self.published:
+            try:
+                self.scheduler.injector.append(self.published.pop(0))
+            except IndexError:
+                pass
+
+    def park_for(self, parker: Any, timeout: float | None, reason: object) -> bool:
+        """Park on a lock in the midst of a task, and let another worker run meanwhile."""
+        if not self.seated:
+            return acquire(parker, timeout)
+        self._give_up_seat(reason)
+        try:
+            return acquire(parker, timeout)
+        finally:
+            self.seated = True
+            self.blocked_in = None
+            self.scheduler.parking.return_to_seat()
 
     def _look_around(self) -> Any:
         """`look`, for a worker that is not searching."""
@@ -353,6 +490,8 @@ class Worker:
         scheduler = self.scheduler
         here.worker = None  # what is submitted on this thread from here on goes to the injector
         scheduler.workers.remove(self)
+        self.gone = True
+        self.give_back()
         while (task := self.queue.take()) is not None:  # of a `__del__` that ran just before
             scheduler.injector.append(task)
         if scheduler.has_work() or scheduler.is_waiting_to_close():
@@ -361,6 +500,7 @@ class Worker:
             except IndexError:
                 return True  # those that have the seats will look at every queue
             here.worker = self
+            self.gone = False
             scheduler.workers.append(self)
             return False
         return True

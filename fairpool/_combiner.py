@@ -1,0 +1,520 @@
+"""`Combiner`: the queue of one lock's critical sections, and the worker that serves it now.
+
+A lock is not something that a thread sits and waits for. Who wants to enter puts a *request* into
+the queue; whoever holds the lock's *key* and has no section to run is its *combiner*, a role and
+not a thread. It takes the oldest request and runs its section, publishes what is left of its task
+(the continuation, with its ticket) for idle workers, and takes the next request: a *pass*.
+
+Guarantees, with the proofs in `docs/protocols/combining.md` and `docs/protocols/tickets.md`:
+
+- Mutual exclusion: one section at a time, because a section is run, or granted, only by who holds
+  the key, and the key is released only when none runs.
+- Ticket order: the queue is first in, first out, and who finds it not empty does not overtake it.
+- No lost request: who queues one tries the key afterwards, and who releases the key looks at the
+  queue afterwards. One of the two sees the other.
+- A pass is bounded in count and in time. After that the lock is served again when its turn comes.
+
+This code assumes A1, A2 and A5 of `_sync`. Attributes that are marked *key* below are written by
+who holds the key, and handed on with it: the key's release comes after them, its acquisition before
+(or they are handed on with the request: the `pop` that claims it is ordered by its `append`).
+"""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from typing import Any
+
+from fairpool._errors import DeadlockError
+from fairpool._future import CANCELLED, Future, claim, finish, is_final
+from fairpool._request import Leave, Once, Request
+from fairpool._runqueue import RunQueue
+from fairpool._sync import FREE_THREADED, Lock, acquire, here, monotonic_ns, thread_name
+from fairpool._task import Link, Task
+from fairpool._waits import check_lock_wait, enter_wait, leave_wait
+
+__all__ = ["Combiner", "CriticalLink", "Section"]
+
+# How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
+# work has its turn.
+PASS_SECTIONS = 64
+PASS_TIME = 2_000_000
+
+# A lock goes home (see `Combiner.home`) when its mean section is longer than the first, and is
+# served where the task is when it is shorter than the second (ns).
+GO_HOME_ABOVE = 10_000
+STAY_BELOW = 5_000
+
+# The mean is looked at after this many sections.
+SECTIONS_BETWEEN_REVIEWS = 16
+
+# How often a task looks whether a tiny section has ended before it queues its request.
+LOOKS_BEFORE_QUEUEING = 20 if FREE_THREADED else 0
+
+READY = Once()
+
+
+class Stay(list[Any]):
+    """A stack's wish to enter: of a plain function, or of a thread that is no worker.
+
+    Holds the lock on which its thread parks, until somebody claims it.
+    """
+
+    __slots__ = ("lock", "owner", "parker", "ticket")
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    has_sources = True
+
+    def __init__(self, lock: Combiner, ticket: int, owner: Any) -> None:
+        self.lock = lock
+        self.ticket = ticket
+        self.owner = owner
+        self.parker = Lock()
+        self.parker.acquire()
+        self.append(self.parker)
+
+    sources = Request.sources
+    _describe = Request._describe
+    give_up = Request.give_up
+
+
+class Guest(Future[None]):
+    """The wish to enter of a coroutine that this pool does not run: another's task, or asyncio's.
+
+    It is woken with the lock, and holds it while it is on its way.
+    """
+
+    __slots__ = ("_host", "ticket")
+
+    def __init__(self, host: Any) -> None:
+        super().__init__()
+        self._host = host
+        self.ticket = monotonic_ns()
+
+    @property
+    def task(self) -> Any:
+        """Who holds the lock: the task, if it is one of fairpool's."""
+        return self if self._host is None else self._host
+
+
+class Section(Task[Any]):
+    """A task that is run as a critical section: what `lock.submit` returns."""
+
+    # Not a `Task` by its type, so that nobody runs it inline, without the lock.
+    __slots__ = ("ticket",)
+
+
+class CriticalLink(Link[Any]):
+    """A link whose step is a critical section: what `future.then(fn, lock=lock)` returns."""
+
+    __slots__ = ("lock", "ticket")
+
+    def __call__(self, source: Any) -> None:
+        """The source is final: the section can be queued."""
+        self.ticket = monotonic_ns()
+        self.lock.enqueue(self)
+
+
+class Visitor(Future[None]):
+    """What a thread that is no worker is to a lock: an owner, and a place in a cycle of waits."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    @property
+    def task(self) -> Visitor:
+        return self
+
+    def _describe(self) -> str:
+        return self._name
+
+
+def who_calls() -> Any:
+    """What runs on this thread: a task, its continuation, or a thread that is no worker."""
+    worker = here.worker
+    if worker is not None and worker.item is not None:
+        return worker.item
+    found: Visitor | None = here.visitor
+    if found is None:
+        found = here.visitor = Visitor(f"the thread {thread_name()}")
+    return found
+
+
+class Counters:
+    """What a lock counts (key)."""
+
+    __slots__ = ("busy", "combined", "inline", "mean", "passes", "unreviewed_busy", "unreviewed")
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.combined = self.inline = self.passes = 0
+        self.mean = self.unreviewed = self.unreviewed_busy = 0
+
+
+class Combiner:
+    """The queue and the key of a lock. `run` is a pass: a worker runs it like a task."""
+
+    __slots__ = (
+        "asked",
+        "began",
+        "home",
+        "key",
+        "leave",
+        "leaving",
+        "name",
+        "owner",
+        "preferred",
+        "queue",
+        "scheduler",
+        "stats",
+    )
+
+    # queue:     requests, oldest first: Request, Stay, Guest, Section, CriticalLink
+    # key:       held while a section runs, and by who looks for the next one
+    # owner:     (key) whose section runs: a task, a continuation, a visitor; None between sections
+    # began:     (key) when its section, or the pass that it is part of, began (ns)
+    # asked:     (key) when somebody was asked to serve the queue (ns)
+    # preferred: (key) the worker that has served it first, while that is there
+    # home:      (key) `preferred` if sections are worth going home for, else None
+
+    def __init__(self, scheduler: Any, name: str) -> None:
+        self.scheduler = scheduler
+        self.name = name
+        self.queue = RunQueue()
+        self.key = Lock()
+        self.owner: Any = None
+        self.began = 0
+        self.asked = 0
+        self.preferred: Any = None
+        self.home: Any = None
+        self.leave = Leave(self)
+        self.leaving = Once((self.leave,))
+        self.stats = Counters()
+
+    def _describe(self) -> str:
+        return f"the lock {self.name}"
+
+    @property
+    def task(self) -> None:
+        """What a worker runs has a task. A pass is nobody's."""
+
+    # --- a task enters and leaves ----------------------------------------------------------------
+
+    def __aenter__(self) -> Any:
+        worker = here.worker
+        home = self.home
+        if (
+            not self.queue
+            and (home is worker or home is None)
+            and worker is not None
+            and self.key.acquire(False)
+        ):
+            self.owner = worker.item
+            self.began = monotonic_ns()
+            return READY
+        if worker is None or worker.scheduler is not self.scheduler or _get_running_loop():
+            return self._enter_as_guest(worker)
+        if home is None:
+            # A section shorter than its own migration: look whether it ends before going through
+            # the queue. Not past those that are in there.
+            for _ in range(LOOKS_BEFORE_QUEUEING):
+                if self.queue:
+                    break
+                if self.key.acquire(False):
+                    self.owner = worker.item
+                    self.began = monotonic_ns()
+                    return READY
+        request = worker.item.request
+        if request is None:
+            request = Request()
+        request.lock = self
+        request.ticket = monotonic_ns()
+        return request.door
+
+    def queue_up(self, request: Request, worker: Any) -> Combiner | None:
+        """Queue the request of a coroutine that has been suspended by this worker.
+
+        Returns this lock if the worker is to serve it next. Raises `DeadlockError` if the request
+        could never be granted; it is out of the queue then.
+        """
+        self.queue.append(request)  # L1
+        if self.key.acquire(False):  # L2
+            home = self.home
+            if home is None or home is worker:
+                return self
+            self.dispatch()
+            return None
+        check_lock_wait(request, self.owner)
+        return None
+
+    def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
+        if self.queue:
+            if kind is not GeneratorExit and _get_running_loop() is None:
+                return self.leaving
+            self.release()
+            return READY
+        self._account(monotonic_ns(), 1)
+        self.stats.inline += 1
+        self.key.release()  # M1
+        self.queue.rotate(0)  # M2: `holds_work`, written out
+        if self.queue and self.key.acquire(False):
+            self._serve_elsewhere()
+        return READY
+
+    def left(self, continuation: Any, worker: Any) -> Any:
+        """The coroutine has left the section that it had entered at once. This worker serves now."""
+        continuation.ticket = self.began
+        self._account(monotonic_ns(), 1)
+        self.stats.inline += 1
+        if worker.scheduler is not self.scheduler:
+            self._serve_elsewhere()
+            return continuation  # as if it had yielded
+        worker.publish(continuation)
+        return self
+
+    async def _enter_as_guest(self, worker: Any) -> None:
+        guest = Guest(None if worker is None else worker.task)
+        self.enqueue(guest)
+        try:
+            await guest
+        except BaseException:
+            self.forget(guest)
+            if claim(guest) is None and guest._cell is not CANCELLED:
+                self.release()  # it was granted, and nobody will leave
+            raise
+
+    # --- a pass ------------------------------------------------------------------------------
+
+    def run(self, worker: Any) -> Any:
+        """Run a pass on this worker, with the key. Returns what the worker is to run next."""
+        home = self.home
+        if home is not None and home is not worker and not worker.may_stand_in(self):
+            self.dispatch()
+            return None
+        scheduler = self.scheduler
+        take = self.queue.popleft
+        publish = worker.published.append
+        seats = scheduler.seats
+        leave, notify = self.leave, scheduler.notify
+        request_type, get_type, clock, end = Request, type, monotonic_ns, PASS_SECTIONS
+        if self.preferred is None:
+            self.preferred = worker
+        self.stats.passes += 1
+        worker.item = self
+        count = 0
+        self.began = now = monotonic_ns()
+        deadline = now + PASS_TIME
+        while True:
+            if count == end or now > deadline:
+                return self._end_pass(worker, count, now)
+            try:
+                item = take()
+            except IndexError:
+                self._account(now, count)
+                self.stats.combined += count
+                self.key.release()  # M1
+                if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
+                    return None
+                count = 0
+                self.began = now
+                continue
+            if get_type(item) is request_type:
+                try:
+                    continuation = item.pop()
+                except IndexError:  # given up
+                    continue
+                self.owner = continuation
+                following = continuation.run_section(worker)
+                if following is not leave:
+                    # It has left when nobody waited, and gone on; or it is suspended in its
+                    # section, or has ended without leaving.
+                    if following is continuation:  # it has only yielded
+                        worker.requeue(following)
+                        return None
+                    return following
+                self.owner = None  # before its task can be anywhere else
+                publish(continuation)  # S1
+                if seats:  # S3
+                    notify()
+            elif type(item) is Section or type(item) is CriticalLink:
+                self.owner = item
+                following = item.run(worker)
+                if not is_final(item):
+                    # A coroutine, which holds the lock until its end. (Or somebody has claimed it
+                    # to cancel it, and is about to: it ends at once.)
+                    item._register(self._section_ended)
+                    return following
+                self.owner = None
+                if following is not None:
+                    following.ticket = item.ticket
+                    publish(following)  # S1
+                    if seats:  # S3
+                        notify()
+            elif self._grant(item):
+                return None
+            else:
+                continue
+            count += 1
+            now = clock()
+
+    def _end_pass(self, worker: Any, count: int, now: int) -> None:
+        """There may be more requests, but it is the turn of others."""
+        self._account(now, count)
+        self.stats.combined += count
+        self.asked = now
+        worker.services.append(self)
+        self.scheduler.notify_if_free()
+
+    def _grant(self, item: Any) -> bool:
+        """Give the key to who waits outside of this pool's tasks; False if it has given up."""
+        if type(item) is Stay:
+            try:
+                parker = item.pop()
+            except IndexError:
+                return False
+            self.owner = item.owner
+            self.began = monotonic_ns()
+            parker.release()
+        else:
+            self.owner = item
+            self.began = monotonic_ns()
+            if claim(item) is None:
+                self.owner = None
+                return False
+            finish(item, None)
+        return True
+
+    def _section_ended(self, task: Any) -> None:
+        """A section that was suspended has ended."""
+        self.release()
+
+    def _account(self, now: int, sections: int) -> None:
+        """Sections have ended (key)."""
+        self.owner = None  # before their tasks can be anywhere else
+        stats = self.stats
+        used = now - self.began
+        stats.busy += used
+        stats.unreviewed += sections
+        stats.unreviewed_busy += used
+        if stats.unreviewed >= SECTIONS_BETWEEN_REVIEWS:
+            self._review()
+
+    def _review(self) -> None:
+        """Decide whether to go home (key)."""
+        stats = self.stats
+        stats.mean = mean = stats.unreviewed_busy // stats.unreviewed
+        stats.unreviewed = stats.unreviewed_busy = 0
+        preferred = self.preferred
+        if preferred is None or preferred.gone:
+            worker = here.worker
+            self.home = None
+            self.preferred = None
+            if worker is None or worker.scheduler is not self.scheduler:
+                return
+            self.preferred = worker
+        if mean > GO_HOME_ABOVE:
+            self.home = self.preferred
+        elif mean < STAY_BELOW:
+            self.home = None
+
+    # --- who serves ------------------------------------------------------------------------------
+
+    def enqueue(self, item: Any) -> None:
+        """Queue what is no coroutine of this pool's."""
+        self.queue.append(item)  # L1
+        if self.key.acquire(False):  # L2
+            self._serve_elsewhere()
+
+    def release(self) -> None:
+        """A section has ended on a stack that goes on."""
+        self._account(monotonic_ns(), 1)
+        self._serve_elsewhere()
+
+    def _serve_elsewhere(self) -> None:
+        """Give the key away; no section runs, and this stack goes on."""
+        queue = self.queue
+        while True:
+            try:
+                item = queue.popleft()
+            except IndexError:
+                self.key.release()  # M1
+                if queue.holds_work() and self.key.acquire(False):  # M2
+                    continue
+                return
+            if type(item) is Stay or type(item) is Guest:
+                if self._grant(item):
+                    return
+            elif type(item) is Request and not item:
+                continue  # given up
+            else:
+                queue.appendleft(item)  # only who holds the key takes from this end
+                self.dispatch()
+                return
+
+    def dispatch(self) -> None:
+        """Have a worker run a pass. The caller gives the key away with this."""
+        self.asked = monotonic_ns()
+        scheduler = self.scheduler
+        worker = here.worker
+        target = self.home
+        if target is None or target.gone:
+            target = worker
+        if target is None or target.scheduler is not scheduler:
+            scheduler.injector.append(self)  # S1
+        else:
+            target.services.append(self)  # S1
+            if target.gone:  # it has looked for the last time, perhaps before that
+                target.give_back()
+        scheduler.notify_if_free()  # S3
+
+    def head_ticket(self) -> int:
+        """The ticket of the oldest request. For who holds the key, or the lock in its place."""
+        try:
+            item = self.queue.popleft()
+        except IndexError:
+            return 0
+        self.queue.appendleft(item)
+        return item.ticket  # type: ignore[no-any-return]
+
+    def forget(self, item: Any) -> None:
+        """Take a request that was given up out of the queue, if it is still there."""
+        try:
+            self.queue.remove(item)
+        except ValueError:
+            pass
+
+    # --- a stack enters --------------------------------------------------------------------------
+
+    def enter_stack(self, timeout: float | None) -> bool:
+        """Enter with the calling stack; wait for at most `timeout` seconds (None: for ever)."""
+        if not self.queue and self.key.acquire(False):
+            self.owner = who_calls()
+            self.began = monotonic_ns()
+            return True
+        if timeout is not None and timeout <= 0:
+            return False
+        worker = here.worker
+        owner = who_calls()
+        task = owner.task
+        stay = Stay(self, monotonic_ns(), owner)
+        outer = None
+        if timeout is None:
+            what = task._describe() if worker is None else worker.doing
+            outer = enter_wait(task, what, (stay,))
+        try:
+            self.enqueue(stay)
+            if worker is None:
+                acquire(stay.parker, timeout)
+            else:
+                worker.park_for(stay.parker, timeout, self)
+        except BaseException:
+            if not stay.give_up():
+                self.release()  # it was granted, and nobody will leave
+            raise
+        finally:
+            if timeout is None:
+                leave_wait(task, outer)
+        return not stay.give_up()
