@@ -272,13 +272,16 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
         raise RuntimeError("run() makes a pool of its own; in a task, await the coroutine")
     pool = FairPool(max_workers, **options)
     scheduler = pool._scheduler
+    task: Task[T] = scheduler.make_task(coro)
     try:
-        task: Task[T] = scheduler.spawn(coro)
         try:
+            scheduler.put(task)
             return task.result()
-        except KeyboardInterrupt:
-            # At first the coroutine alone, which may need others to clean up: were all cancelled at
-            # once, one that ends at once could let it into its clean-up before its own turn comes.
+        except BaseException:
+            # Of the coroutine's own, or an interrupt, which may have come while it was being queued
+            # and has been running for long. At first the coroutine alone is cancelled, which may
+            # need others to clean up: were all cancelled at once, one that ends at once could let
+            # it into its clean-up before its own turn comes.
             task.cancel()
             wait(task, None)
             raise

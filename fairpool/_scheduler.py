@@ -169,14 +169,19 @@ class Scheduler:
                     if dropped:
                         raise
 
-    def spawn(self, coroutine: Any, name: str | None = None) -> Task[Any]:
-        """A queued task that runs a coroutine object; raises if it will not be run."""
+    def make_task(self, coroutine: Any, name: str | None = None) -> Task[Any]:
+        """A task that runs a coroutine object, to be queued with `put`."""
         task: Task[Any] = Task()
         task._pool = self
         task._cell = [(copy_context(), coroutine, None, None, None)]
         task._machine = coroutine
         if name is not None:
             task.set_name(name)
+        return task
+
+    def spawn(self, coroutine: Any, name: str | None = None) -> Task[Any]:
+        """A queued task that runs a coroutine object; raises if it will not be run."""
+        task = self.make_task(coroutine, name)
         if self.refusals:
             task.drop()
             raise self.refusal()

@@ -15,6 +15,7 @@ import importlib.machinery
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -115,6 +116,11 @@ def pytest_configure() -> None:
     global _watchdog
     # Output is not captured at this moment, so that file descriptor 2 is the real one.
     _watchdog = Watchdog(os.dup(2))
+
+    # A shell without job control starts what it puts in the background with SIGINT ignored, and
+    # children inherit that: the tests about Ctrl-C would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     build = "free-threaded" if FREE_THREADED else "gil"
     wanted = os.environ.get("FAIRPOOL_TEST_BUILD", build)

@@ -896,12 +896,12 @@ def test_a_broken_pool_ends_its_suspended_tasks() -> None:
     pool.shutdown()
 
 
-def program(text: str) -> subprocess.CompletedProcess[str]:
+def program(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONWARNINGS": "error,default::DeprecationWarning"}
     root = os.path.dirname(os.path.dirname(fairpool.__file__))
     environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text)],
+        [sys.executable, "-c", textwrap.dedent(text), *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -999,6 +999,71 @@ def test_ctrl_c_cancels_what_run_runs() -> None:
         """
     )
     assert done.stdout.splitlines() == ["child cleaned", "main cleaned", "interrupted"]
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("held_up", [False, True])
+def test_ctrl_c_cancels_each_coroutine_once_so_that_no_clean_up_is_struck(held_up: bool) -> None:
+    # If `run` asked all coroutines at once to end, each child would be asked twice: for itself, and
+    # by the gather that `main` waits for. In whatever order, the second request would strike a
+    # clean-up: each cancellation here waits until the one before it has led to the clean-up.
+    # `held_up`: the interrupt comes when `run` has queued the coroutine, and does no more yet.
+    done = program(
+        """
+        import concurrent.futures, fairpool, itertools, os, signal, sys, threading, time
+        from fairpool._scheduler import Scheduler
+        CHILDREN = 5
+        arrivals = itertools.count(1)
+        all_wait = fairpool.Future()
+        cleaned = []
+        class Held(concurrent.futures.Future):
+            cancelled_before = []
+            def __init__(self):
+                super().__init__()
+                self.led_to_clean_up = threading.Event()
+            def cancel(self):
+                if self.cancelled_before:
+                    assert self.cancelled_before[-1].led_to_clean_up.wait(30)
+                self.cancelled_before.append(self)
+                return super().cancel()
+            def add_done_callback(self, fn):
+                super().add_done_callback(fn)
+                if next(arrivals) == CHILDREN:
+                    all_wait.set_result(None)
+        async def child():
+            held = Held()
+            try:
+                await held
+            finally:
+                held.led_to_clean_up.set()
+                await fairpool.sleep(0.01)
+                cleaned.append("child")
+        async def main():
+            children = [child() for _ in range(CHILDREN)]
+            ended = fairpool.gather(*children, return_exceptions=True)
+            await all_wait
+            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                await ended
+            finally:
+                await fairpool.sleep(0.01)
+                cleaned.append("main")
+        put = Scheduler.put
+        def put_and_be_held_up(scheduler, task):
+            put(scheduler, task)
+            while threading.current_thread() is threading.main_thread():
+                time.sleep(0.001)
+        if "held up" in sys.argv:
+            Scheduler.put = put_and_be_held_up
+        try:
+            fairpool.run(main(), max_workers=2)
+        except KeyboardInterrupt:
+            print(*cleaned)
+        """,
+        *["held up"] * held_up,
+    )
+    assert done.stdout.split() == ["child"] * 5 + ["main"]
+    assert done.stderr == ""
     assert done.returncode == 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -58,7 +60,9 @@ def in_time(fn: Callable[[], T]) -> T:
     thread = threading.Thread(target=lambda: result.append(fn()), daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    assert result, f"{fn} hangs"
+    if not result:
+        frame = sys._current_frames().get(thread.ident)
+        pytest.fail(f"{fn} hangs:\n{''.join(traceback.format_stack(frame)) if frame else 'ended'}")
     return result[0]
 
 

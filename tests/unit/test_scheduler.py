@@ -512,7 +512,10 @@ def test_submit_against_shutdown() -> None:
 
         def close(pool: FairPool = pool) -> bool:
             queued = pool._scheduler.has_work() or bool(pool._scheduler.workers)
-            in_time(pool.shutdown)
+            # A worker that is about to be started is waited for, and only `submit` can go on to
+            # start it.
+            waits = all(worker.thread.ident for worker in pool._scheduler.roster)
+            in_time(lambda: pool.shutdown(waits))
             return queued
 
         try:
