@@ -13,11 +13,15 @@ The house (private modules; imports only point down the ranks):
     1  _runqueue   runnable tasks, first in, first out
     1  _park       seats, searching, park and unpark
     2  _timer      what is to be woken at which time
+    2  _map        `Executor.map` over any `submit`
+    2  _request    what a coroutine yields at the door of a lock
     2  _waits      who waits for whom; cycles
     3  _task       a future together with its work, and the steps of coroutines
+    4  _combiner   a lock's queue, a pass, home and hand-off
     5  _worker     next task, run, steal, park; waiting in a task
     6  _scheduler  what the workers of one pool share
     7  _dump       a pool's state in text
+    7  _lock       the public faces of locks
     7  _tasks      gather, sleep and the like
     8  _group      TaskGroup and timeout
     8  _primitives Event, Semaphore, Queue
@@ -32,6 +36,7 @@ from asyncio import CancelledError
 from fairpool._errors import BrokenFairPool, DeadlockError
 from fairpool._future import Future
 from fairpool._group import TaskGroup, Timeout, timeout, timeout_at
+from fairpool._lock import Guarded, Lock, LockStatistics, all_of
 from fairpool._pool import FairPool, run
 from fairpool._primitives import (
     BoundedSemaphore,
@@ -54,6 +59,9 @@ __all__ = [
     "Event",
     "FairPool",
     "Future",
+    "Guarded",
+    "Lock",
+    "LockStatistics",
     "Queue",
     "QueueEmpty",
     "QueueFull",
@@ -62,6 +70,7 @@ __all__ = [
     "Task",
     "TaskGroup",
     "Timeout",
+    "all_of",
     "blocking",
     "create_task",
     "current_task",

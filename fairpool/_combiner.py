@@ -22,15 +22,15 @@ who holds the key, and handed on with it: the key's release comes after them, it
 from __future__ import annotations
 
 from asyncio import _get_running_loop
+from collections import deque
 from typing import Any
 
-from fairpool._errors import DeadlockError
 from fairpool._future import CANCELLED, Future, claim, finish, is_final
-from fairpool._request import Leave, Once, Request
+from fairpool._request import Leave, Once, Request, Wish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import FREE_THREADED, Lock, acquire, here, monotonic_ns, thread_name
 from fairpool._task import Link, Task
-from fairpool._waits import check_lock_wait, enter_wait, leave_wait
+from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks
 
 __all__ = ["Combiner", "CriticalLink", "Section"]
 
@@ -53,17 +53,13 @@ LOOKS_BEFORE_QUEUEING = 20 if FREE_THREADED else 0
 READY = Once()
 
 
-class Stay(list[Any]):
+class Stay(Wish):
     """A stack's wish to enter: of a plain function, or of a thread that is no worker.
 
-    Holds the lock on which its thread parks, until somebody claims it.
+    Holds the lock on which its thread parks.
     """
 
-    __slots__ = ("lock", "owner", "parker", "ticket")
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-    has_sources = True
+    __slots__ = ("owner", "parker")
 
     def __init__(self, lock: Combiner, ticket: int, owner: Any) -> None:
         self.lock = lock
@@ -72,10 +68,6 @@ class Stay(list[Any]):
         self.parker = Lock()
         self.parker.acquire()
         self.append(self.parker)
-
-    sources = Request.sources
-    _describe = Request._describe
-    give_up = Request.give_up
 
 
 class Guest(Future[None]):
@@ -101,13 +93,26 @@ class Section(Task[Any]):
     """A task that is run as a critical section: what `lock.submit` returns."""
 
     # Not a `Task` by its type, so that nobody runs it inline, without the lock.
-    __slots__ = ("ticket",)
+    __slots__ = ("lock", "ticket")
+
+    lock: Combiner
+    ticket: int
+
+    def drop(self) -> bool:
+        """Cancel the section if it has not been started, and take it out of the queue."""
+        if not Task.drop(self):
+            return False
+        self.lock.forget(self)
+        return True
 
 
 class CriticalLink(Link[Any]):
     """A link whose step is a critical section: what `future.then(fn, lock=lock)` returns."""
 
     __slots__ = ("lock", "ticket")
+
+    lock: Combiner
+    ticket: int
 
     def __call__(self, source: Any) -> None:
         """The source is final: the section can be queued."""
@@ -143,15 +148,40 @@ def who_calls() -> Any:
     return found
 
 
+# How many of the latest waits and responses a lock remembers, and of how many sections one is
+# looked at (all whose number has these bits unset).
+SAMPLES = 1024
+SAMPLE_MASK = 7
+
+
 class Counters:
     """What a lock counts (key)."""
 
-    __slots__ = ("busy", "combined", "inline", "mean", "passes", "unreviewed_busy", "unreviewed")
+    __slots__ = (
+        "busy",
+        "combined",
+        "hand_offs",
+        "inline",
+        "last_server",
+        "longest_pass",
+        "mean",
+        "others",
+        "own",
+        "passes",
+        "unreviewed",
+        "unreviewed_busy",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self.busy = 0
-        self.combined = self.inline = self.passes = 0
+        self.combined = self.inline = self.passes = self.hand_offs = self.longest_pass = 0
+        self.last_server: Any = None
         self.mean = self.unreviewed = self.unreviewed_busy = 0
+        self.waits: deque[int] = deque(maxlen=SAMPLES)
+        # Not by who holds the key, but by who takes the continuations.
+        self.own: deque[int] = deque(maxlen=SAMPLES)
+        self.others: deque[int] = deque(maxlen=SAMPLES)
 
 
 class Combiner:
@@ -193,6 +223,8 @@ class Combiner:
         self.leave = Leave(self)
         self.leaving = Once((self.leave,))
         self.stats = Counters()
+        if not locks:
+            locks.append(None)
 
     def _describe(self) -> str:
         return f"the lock {self.name}"
@@ -247,14 +279,14 @@ class Combiner:
                 return self
             self.dispatch()
             return None
-        check_lock_wait(request, self.owner)
+        check_lock_wait(worker.item.task, request, self.owner)
         return None
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
         if self.queue:
-            if kind is not GeneratorExit and _get_running_loop() is None:
+            if kind is not GeneratorExit:
                 return self.leaving
-            self.release()
+            self.leave_stack()
             return READY
         self._account(monotonic_ns(), 1)
         self.stats.inline += 1
@@ -265,7 +297,7 @@ class Combiner:
         return READY
 
     def left(self, continuation: Any, worker: Any) -> Any:
-        """The coroutine has left the section that it had entered at once. This worker serves now."""
+        """The coroutine has left what it had entered at once, and this worker serves now."""
         continuation.ticket = self.began
         self._account(monotonic_ns(), 1)
         self.stats.inline += 1
@@ -276,6 +308,7 @@ class Combiner:
         return self
 
     async def _enter_as_guest(self, worker: Any) -> None:
+        self.scheduler.check_same_process()
         guest = Guest(None if worker is None else worker.task)
         self.enqueue(guest)
         try:
@@ -283,7 +316,7 @@ class Combiner:
         except BaseException:
             self.forget(guest)
             if claim(guest) is None and guest._cell is not CANCELLED:
-                self.release()  # it was granted, and nobody will leave
+                self.leave_stack()  # it was granted, and nobody will leave
             raise
 
     # --- a pass ------------------------------------------------------------------------------
@@ -300,9 +333,13 @@ class Combiner:
         seats = scheduler.seats
         leave, notify = self.leave, scheduler.notify
         request_type, get_type, clock, end = Request, type, monotonic_ns, PASS_SECTIONS
+        stats = self.stats
         if self.preferred is None:
             self.preferred = worker
-        self.stats.passes += 1
+        stats.passes += 1
+        if worker is not stats.last_server:
+            stats.last_server = worker
+            stats.hand_offs += 1
         worker.item = self
         count = 0
         self.began = now = monotonic_ns()
@@ -313,8 +350,7 @@ class Combiner:
             try:
                 item = take()
             except IndexError:
-                self._account(now, count)
-                self.stats.combined += count
+                self._account_pass(now, count)
                 self.key.release()  # M1
                 if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
                     return None
@@ -326,20 +362,29 @@ class Combiner:
                     continuation = item.pop()
                 except IndexError:  # given up
                     continue
-                self.owner = continuation
-                following = continuation.run_section(worker)
-                if following is not leave:
-                    # It has left when nobody waited, and gone on; or it is suspended in its
-                    # section, or has ended without leaving.
-                    if following is continuation:  # it has only yielded
-                        worker.requeue(following)
-                        return None
+                if not count & SAMPLE_MASK:
+                    stats.waits.append(now - item.ticket)
+                self.owner = worker.item = continuation
+                # `Continuation.run`, but for a look at cancellations. One that comes after the
+                # grant is left to the next suspension: thrown here, it would come between the
+                # grant and the `async with` that is to release the lock.
+                try:
+                    outcome = continuation.run_in(continuation.send, None)
+                except BaseException as raised:
+                    following = continuation.end(raised)
+                    del continuation, worker  # no cycle: see `Continuation.run`
                     return following
+                if outcome is not leave:
+                    # It has left when nobody waited, and gone on; or it is suspended in its
+                    # section.
+                    return continuation.suspended(outcome, worker)
                 self.owner = None  # before its task can be anywhere else
                 publish(continuation)  # S1
                 if seats:  # S3
                     notify()
             elif type(item) is Section or type(item) is CriticalLink:
+                if scheduler.cancels_sections and item.drop():
+                    continue
                 self.owner = item
                 following = item.run(worker)
                 if not is_final(item):
@@ -362,8 +407,7 @@ class Combiner:
 
     def _end_pass(self, worker: Any, count: int, now: int) -> None:
         """There may be more requests, but it is the turn of others."""
-        self._account(now, count)
-        self.stats.combined += count
+        self._account_pass(now, count)
         self.asked = now
         worker.services.append(self)
         self.scheduler.notify_if_free()
@@ -389,7 +433,16 @@ class Combiner:
 
     def _section_ended(self, task: Any) -> None:
         """A section that was suspended has ended."""
-        self.release()
+        self.leave_stack()
+
+    def _account_pass(self, now: int, count: int) -> None:
+        """A pass has ended, or is interrupted (key)."""
+        stats = self.stats
+        stats.combined += count
+        if count > stats.longest_pass:
+            stats.longest_pass = count
+        if count:
+            self._account(now, count)
 
     def _account(self, now: int, sections: int) -> None:
         """Sections have ended (key)."""
@@ -420,6 +473,14 @@ class Combiner:
         elif mean < STAY_BELOW:
             self.home = None
 
+    def link(self, source: Any, on_result: Any, on_error: Any) -> Link[Any]:
+        """A step of a chain that is a critical section here: see `Future.then`."""
+        link = CriticalLink()
+        link.lock = self
+        return self.scheduler.link(  # type: ignore[no-any-return]
+            source, on_result, on_error, (BaseException,), None, link
+        )
+
     # --- who serves ------------------------------------------------------------------------------
 
     def enqueue(self, item: Any) -> None:
@@ -428,10 +489,42 @@ class Combiner:
         if self.key.acquire(False):  # L2
             self._serve_elsewhere()
 
-    def release(self) -> None:
+    def leave_stack(self) -> None:
         """A section has ended on a stack that goes on."""
         self._account(monotonic_ns(), 1)
+        self.stats.inline += 1
         self._serve_elsewhere()
+
+    def check_owner(self) -> None:
+        """Raise RuntimeError where the caller is not inside."""
+        owner = self.owner
+        if owner is None or owner.task is not who_calls().task:
+            raise RuntimeError(f"{self!r} is not held by {who_calls().task._describe()}")
+
+    def mean_section(self) -> int:
+        """The mean of the last sections, in ns."""
+        stats = self.stats
+        return stats.mean or stats.busy // (stats.inline + stats.combined or 1)
+
+    def cancel_sections(self) -> None:
+        """Cancel the sections that are tasks and have not been started. For who is inside."""
+        kept = []
+        while (item := self.queue.take()) is not None:
+            if not isinstance(item, Task) or not item.drop():
+                kept.append(item)
+        self.queue.extendleft(reversed(kept))
+
+    def fail_sections(self, error: BaseException) -> None:
+        """The pool is broken: nobody will serve this lock any more. For who holds the key."""
+        while True:
+            while (item := self.queue.take()) is not None:
+                if isinstance(item, Task):
+                    item.abandon(error)
+                elif type(item) is not Request and self._grant(item):
+                    return
+            self.key.release()  # M1
+            if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
+                return
 
     def _serve_elsewhere(self) -> None:
         """Give the key away; no section runs, and this stack goes on."""
@@ -458,6 +551,9 @@ class Combiner:
         """Have a worker run a pass. The caller gives the key away with this."""
         self.asked = monotonic_ns()
         scheduler = self.scheduler
+        if scheduler.broken is not None:
+            self.fail_sections(scheduler.broken)
+            return
         worker = here.worker
         target = self.home
         if target is None or target.gone:
@@ -496,6 +592,7 @@ class Combiner:
             return True
         if timeout is not None and timeout <= 0:
             return False
+        self.scheduler.check_same_process()
         worker = here.worker
         owner = who_calls()
         task = owner.task
@@ -512,7 +609,7 @@ class Combiner:
                 worker.park_for(stay.parker, timeout, self)
         except BaseException:
             if not stay.give_up():
-                self.release()  # it was granted, and nobody will leave
+                self.leave_stack()  # it was granted, and nobody will leave
             raise
         finally:
             if timeout is None:

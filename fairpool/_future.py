@@ -364,6 +364,8 @@ class Future(_StdFuture[T]):
         self,
         on_result: Callable[[T], Any],
         on_error: Callable[[BaseException], Any] | None = None,
+        *,
+        lock: Any = None,
     ) -> Future[Any]:
         """Have `on_result(result)` called by a worker, and return the Future of what it returns.
 
@@ -371,12 +373,13 @@ class Future(_StdFuture[T]):
         future fails likewise, and if this one is cancelled, so is the new one. What is called may
         return a future or a coroutine: the new future then has the outcome of that. It runs on the
         pool of this future (or of the current task), in a copy of the current context.
+        `lock`: makes this step a critical section of that lock, on the lock's pool.
         """
         if not callable(on_result):
             raise TypeError(f"then() takes a callable, not {on_result!r}")
         if on_error is not None and not callable(on_error):
             raise TypeError(f"then() takes a callable as on_error, not {on_error!r}")
-        return self._link(on_result, on_error, (BaseException,), None)
+        return self._link(on_result, on_error, (BaseException,), None, lock)
 
     def catch(
         self, on_error: Callable[[BaseException], Any], *types: type[BaseException]
@@ -404,7 +407,14 @@ class Future(_StdFuture[T]):
         on_error: Callable[[BaseException], Any] | None,
         types: tuple[type[BaseException], ...],
         in_any_case: Callable[[], Any] | None,
+        lock: Any = None,
     ) -> Future[Any]:
+        if lock is not None:
+            make = getattr(lock, "link", None)
+            if make is None:
+                raise TypeError(f"then() takes a lock of a FairPool, not {lock!r}")
+            made: Future[Any] = make(self, on_result, on_error)
+            return made
         pool = self._pool
         if pool is None:
             worker = here.worker

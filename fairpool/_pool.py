@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from itertools import count, islice
+from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
 from fairpool._dump import dump
 from fairpool._future import Future, wait
-from fairpool._lock import Lock
+from fairpool._lock import Guarded, Lock
+from fairpool._map import map_calls
 from fairpool._scheduler import Scheduler
-from fairpool._sync import cpu_count, here, monotonic
+from fairpool._sync import cpu_count, here
 from fairpool._task import Task, is_coroutine
 
 __all__ = ["FairPool", "run"]
@@ -23,7 +23,6 @@ __all__ = ["FairPool", "run"]
 T = TypeVar("T")
 
 _pool_numbers = count()
-_lock_numbers = count()
 
 # After this long without work a worker's thread ends. ThreadPoolExecutor's never do; ten seconds is
 # what tokio's blocking pool and trio's thread cache use, and far above the cost of a new thread.
@@ -131,32 +130,7 @@ class FairPool(ThreadPoolExecutor):
         calls make one task. An exception is raised where its result would have come; closing the
         iterator cancels what was not started.
         """
-        if not callable(fn):
-            raise TypeError(f"map() takes a callable first, not {fn!r}")
-        if not isinstance(chunksize, int):
-            raise TypeError(f"chunksize must be an integer, not {chunksize!r}")
-        if chunksize < 1:
-            raise ValueError(f"chunksize must be at least 1, not {chunksize!r}")
-        if buffersize is not None:
-            if not isinstance(buffersize, int):
-                raise TypeError("buffersize must be an integer or None")
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
-        deadline = None if timeout is None else monotonic() + timeout
-        calls = zip(*iterables)  # noqa: B905 (as the built-in map, to the shortest)
-        submit = self.submit
-        tasks: Iterator[Future[Any]]
-        if chunksize == 1:
-            tasks = (submit(fn, *args) for args in calls)
-        else:
-            chunks = iter(lambda: tuple(islice(calls, chunksize)), ())
-            tasks = (submit(_call_each, fn, chunk) for chunk in chunks)
-        ahead = None if buffersize is None else -(-buffersize // chunksize)
-        pending = deque(islice(tasks, ahead))
-        results = _results(pending, tasks if ahead is not None else None, deadline)
-        if chunksize == 1:
-            return results
-        return _unpack(results)
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; run what was accepted; with `wait`, return when all of it is done.
@@ -174,16 +148,26 @@ class FairPool(ThreadPoolExecutor):
         self._close()
         scheduler.close(RuntimeError("cannot schedule new futures after shutdown"))
         if cancel_futures:
+            scheduler.cancels_sections = True
             for continuation in scheduler.drain(lambda task: task.drop()):
                 scheduler.resume(continuation)
         if wait:
             scheduler.join()
 
     def lock(self, name: str | None = None) -> Lock:
-        """A lock."""
-        lock = Lock(self._scheduler, name or f"lock-{next(_lock_numbers)}")
-        self._scheduler.locks.add(ref(lock, self._scheduler.locks.discard))
-        return lock
+        """A lock whose critical sections are run by the workers of this pool: see `Lock`.
+
+        `name`: for error messages, `repr` and `dump`.
+        """
+        return Lock(self._scheduler, name)
+
+    def guarded(self, factory_or_value: Any, /, *, name: str | None = None) -> Guarded[Any]:
+        """State that can be reached only inside its lock: see `Guarded`.
+
+        A callable is called, once, on the worker that the lock calls home, so that the state is
+        born, used and freed by one thread as far as possible. Anything else is the state itself.
+        """
+        return Guarded(Lock(self._scheduler, name), factory_or_value)
 
     def dump(self, file: TextIO | None = None) -> None:
         """Print what each worker does, the backlog, and which futures wait for one another.
@@ -211,52 +195,6 @@ def _close(scheduler: ref[Scheduler]) -> None:
     # the pool.
     if (alive := scheduler()) is not None:
         alive.close(RuntimeError("cannot schedule new futures after shutdown"))
-
-
-def _call_each(
-    fn: Callable[..., T], calls: Iterable[tuple[Any, ...]]
-) -> tuple[list[T], BaseException | None]:
-    """The results of a chunk, up to the first call that raises, and what it raised."""
-    results = []
-    try:
-        for args in calls:
-            results.append(fn(*args))
-    except BaseException as error:
-        return results, error
-    return results, None
-
-
-def _unpack(chunks: Iterator[tuple[list[T], BaseException | None]]) -> Iterator[T]:
-    try:
-        for results, error in chunks:
-            yield from results
-            if error is not None:
-                raise error
-    finally:
-        chunks.close()  # type: ignore[attr-defined]
-        error = None  # its traceback holds this frame
-
-
-def _results(
-    pending: deque[Future[Any]], more: Iterator[Future[Any]] | None, deadline: float | None
-) -> Iterator[Any]:
-    try:
-        while pending:
-            timeout = None if deadline is None else deadline - monotonic()
-            result = [pending[0].result(timeout)]
-            pending.popleft()
-            if more is not None:
-                try:
-                    pending.extend(islice(more, 1))  # before the consumer has its turn, not after
-                except Exception as error:  # of the input: it is raised where it comes
-                    failed: Future[Any] = Future()
-                    failed.set_exception(error)
-                    pending.append(failed)
-                    more = None
-            yield result.pop()  # and what is yielded is the consumer's alone
-    finally:
-        for task in pending:
-            task.cancel()
 
 
 def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any) -> T:

@@ -5,9 +5,10 @@ Protocol and proof: `docs/protocols/combining.md`.
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop, get_running_loop
 from typing import Any
 
-__all__ = ["Leave", "Once", "Request"]
+__all__ = ["Leave", "Once", "Request", "Wish"]
 
 
 class Once(tuple[Any, ...]):
@@ -17,44 +18,38 @@ class Once(tuple[Any, ...]):
     __await__ = tuple.__iter__
 
 
-class Request(list[Any]):
-    """A task's wish to enter a lock: holds its continuation until somebody claims it with `pop`.
+class Wish(list[Any]):
+    """The wish to enter a lock: holds what is to be woken, until somebody claims it with `pop`.
 
-    The combiner claims it to grant it; who cancels the task claims it to give it up. While it holds
-    the continuation nothing else can resume the task: the continuation is not armed.
+    The combiner claims it to grant it; who waits, or cancels the waiting, claims it to give it up.
     """
 
-    __slots__ = ("door", "lock", "ticket")
+    __slots__ = ("lock", "ticket")
 
-    # A task waits for one lock at a time, so it has one request, which it uses again and again (an
-    # object that is made by one thread and freed by another costs 0.3 µs on a free-threaded build).
-    # Not after it was given up: a combiner may have it in its hands still.
-    #
-    # door:   what `async with` awaits to yield this
     # ticket: when it arrived (ns)
 
+    lock: Any
+    ticket: int
+
     # Compared by identity (A1), although it is a list.
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
+    # For the search for cycles of waits: see `_waits`.
     has_sources = True
-
-    def __init__(self) -> None:
-        self.door = Once((self,))
+    holds_continuation = False
 
     def sources(self) -> tuple[Any, ...]:
-        """Who must go on before this can be granted: for `DeadlockError`."""
+        """Who must go on before this can be granted."""
         owner = self.lock.owner
-        if owner is None or not self:
-            return ()
-        task = owner.task
+        task = None if owner is None or not self else owner.task
         return () if task is None else (task,)
 
     def _describe(self) -> str:
         return self.lock._describe()  # type: ignore[no-any-return]
 
     def give_up(self) -> bool:
-        """Claim the request, to take it out of the queue; False if it was granted, or given up."""
+        """Claim it, and take it out of the queue; False if it was granted, or given up before."""
         try:
             self.pop()
         except IndexError:
@@ -63,10 +58,52 @@ class Request(list[Any]):
         return True
 
 
+class Request(Wish):
+    """A task's wish to enter: holds its continuation.
+
+    Meanwhile nothing else can resume the task, because the continuation is not armed. A task waits
+    for one lock at a time, so it has one request, which it uses again and again: an object that is
+    made by one thread and freed by another costs 0.3 µs on a free-threaded build. Not after it was
+    given up: a combiner may have it in its hands still.
+    """
+
+    __slots__ = ("door",)
+
+    # door: what `async with` awaits, to yield this
+
+    holds_continuation = True
+
+    def __init__(self) -> None:
+        self.door = Once((self,))
+
+
 class Leave:
-    """A coroutine has left its critical section, and lets others enter first: one for each lock."""
+    """A coroutine has left its critical section, and lets others enter first: one for each lock.
+
+    A coroutine of an asyncio loop that runs inside one of the pool's tasks yields it to that loop,
+    which takes it for a future.
+    """
 
     __slots__ = ("lock",)
 
     def __init__(self, lock: Any) -> None:
         self.lock = lock
+
+    @property
+    def _asyncio_future_blocking(self) -> bool:
+        return True
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, value: bool) -> None:
+        pass
+
+    def get_loop(self) -> AbstractEventLoop:
+        return get_running_loop()
+
+    def add_done_callback(self, callback: Any, *, context: Any = None) -> None:
+        """The loop waits for this, and so has nothing else to do in that task: release."""
+        self.lock.leave_stack()
+        get_running_loop().call_soon(callback, self, context=context)
+
+    def result(self) -> None:
+        pass

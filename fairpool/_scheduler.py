@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
 
+from fairpool._combiner import Combiner
 from fairpool._errors import BrokenFairPool
 from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
@@ -87,7 +88,9 @@ class Scheduler:
         "_prefix",
         "_warned",
         "backlog",
+        "broken",
         "cancels_all",
+        "cancels_sections",
         "idle_timeout",
         "injector",
         "locks",
@@ -128,6 +131,8 @@ class Scheduler:
 
     def _reset(self) -> None:
         self._numbers = count()
+        self.broken: BrokenFairPool | None = None  # why nothing can be run any more
+        self.cancels_sections = False
         self.refusals: list[Exception] = []  # empty while the pool is open
         self.injector = RunQueue()
         self.workers: list[Worker] = []
@@ -224,12 +229,14 @@ class Scheduler:
         on_error: Callable[[BaseException], Any] | None,
         types: tuple[type[BaseException], ...],
         in_any_case: Callable[[], Any] | None,
+        link: Link[Any] | None = None,
     ) -> Link[Any]:
         """A task that is queued when `source` is final; raises if the pool is closed."""
         if self.refusals:
             raise self.refusal()
         handler = None if on_error is None else Handler(on_error, types)
-        link: Link[Any] = Link()
+        if link is None:
+            link = Link()
         link._pool = self
         handlers = (source, on_result, handler, in_any_case)
         link._cell = [(copy_context(), None, handlers, LINK, None)]
@@ -269,12 +276,17 @@ class Scheduler:
             return True
         # `copy` takes the list's mutex: a worker that is listed later started to queue tasks
         # after that, and sees what this thread did before it asked.
-        workers = self.workers.copy()
-        if self.locks and any(
-            worker.services.holds_work() or worker.published.copy() for worker in workers
-        ):
-            return True
-        return any(worker.queue.holds_work() for worker in workers)
+        return any(
+            worker.queue.holds_work() or worker.services.holds_work() or worker.published.copy()
+            for worker in self.workers.copy()
+        )
+
+    def queues(self) -> list[RunQueue]:
+        """All of the pool's queues, at one moment."""
+        queues = [self.injector]
+        for worker in self.workers.copy():
+            queues += (worker.queue, worker.services)
+        return queues
 
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its seat."""
@@ -340,11 +352,15 @@ class Scheduler:
         except BaseException:
             LOGGER.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
+            self.broken = BrokenFairPool(message)
             self.close(BrokenFairPool(message))
             started = self.drain(lambda task: task.abandon(BrokenFairPool(message)))
             started += [each for each in self.suspended.copy() if each.disarm()]
             for continuation in started:
                 continuation.abandon(BrokenFairPool(message))
+            for lock in self.all_locks():
+                if lock.key.acquire(False):
+                    lock.fail_sections(self.broken)
             return False
         return True
 
@@ -374,7 +390,13 @@ class Scheduler:
     def is_waiting_to_close(self) -> bool:
         """Whether the pool was closed, and there are coroutines that are suspended."""
         self.suspended.discard(None)  # takes the set's mutex: ordered against `suspended_ended`
-        return self.is_closed() and bool(self.suspended)
+        return self.is_closed() and (
+            bool(self.suspended) or any(lock.queue.holds_work() for lock in self.all_locks())
+        )
+
+    def all_locks(self) -> list[Any]:
+        """The pool's locks that are still there."""
+        return [lock for entry in self.locks.copy() if (lock := entry()) is not None]
 
     def is_over(self) -> bool:
         """Whether the pool was closed, and nothing is left to be run."""
@@ -397,11 +419,22 @@ class Scheduler:
         They are the caller's now. A `finally_` is not ended either, but stays in the queue.
         """
         started = []
-        kept = []
-        for queue in [self.injector, *(worker.queue for worker in self.workers.copy())]:
+        kept: list[Any] = []
+        for worker in self.workers.copy():
+            while worker.published:
+                try:
+                    started.append(worker.published.pop(0))
+                except IndexError:
+                    pass
+        for queue in self.queues():
             while (item := queue.take()) is not None:
                 if type(item) is Continuation:
                     started.append(item)
+                elif isinstance(item, Combiner):
+                    if self.broken is None:
+                        kept.append(item)
+                    else:
+                        item.fail_sections(self.broken)
                 elif type(item) is Link and item.is_clean_up():
                     kept.append(item)
                 else:

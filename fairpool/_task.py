@@ -442,13 +442,13 @@ class Continuation:
         "_error",
         "_refused",
         "_requested",
-        "_run",
-        "_send",
         "_waits",
         "armed",
         "awaited",
         "coroutine",
         "request",
+        "run_in",
+        "send",
         "task",
         "ticket",
     )
@@ -460,9 +460,9 @@ class Continuation:
 
     def __init__(self, task: Task[Any], context: Context, coroutine: Any) -> None:
         self.task = task
-        self._run = context.run
+        self.run_in = context.run
         self.coroutine = coroutine
-        self._send = coroutine.send
+        self.send = coroutine.send
         self.armed: list[None] = []
         self.request: Any = None
         self.awaited: Any = None  # the future that it waits for, if it is one
@@ -489,33 +489,34 @@ class Continuation:
         if self._attention and self._attend():
             return self._throw(worker)
         try:
-            request = self._run(self._send, None)
+            request = self.run_in(self.send, None)
         except BaseException as raised:
-            following = self._end(raised)
+            following = self.end(raised)
             del self, worker  # what was raised leads back to this frame: no cycle
             return following
         if request is None:
             return self
         return self.suspend(request, worker)
 
-    def run_section(self, worker: Any) -> Any:
-        """Run the step that begins with a granted request. Returns as `run`.
+    def sample(self, now: int) -> None:
+        """Let the lock that this comes from count how long it took to come so far."""
+        request = self.request
+        if request is not None:
+            stats = request.lock.stats
+            # Its own combiner's, if it has entered without the request.
+            kind = stats.others if request.ticket == self.ticket else stats.own
+            kind.append(now - self.ticket)
 
-        A cancellation that comes after the grant is left to the next suspension: thrown here, it
-        would come between the grant and the `async with` that is to release the lock.
-        """
-        worker.item = self
-        try:
-            request = self._run(self._send, None)
-        except BaseException as raised:
-            following = self._end(raised)
-            del self, worker  # no cycle: see `run`
-            return following
-        if type(request) is Leave:
-            return request
+    def suspended(self, request: Any, worker: Any) -> Any:
+        """A combiner has run a step, and this is what the coroutine has yielded. As `run`."""
         if request is None:
-            return self
-        return self.suspend(request, worker)
+            worker.requeue(self)
+            return None
+        following = self.suspend(request, worker)
+        if following is self:
+            worker.requeue(self)
+            return None
+        return following
 
     def suspend(self, request: Any, worker: Any) -> Any:
         """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
@@ -554,9 +555,9 @@ class Continuation:
         while True:
             try:
                 # The error must be in no variable of this frame, which its traceback will hold.
-                request = self._run(self.coroutine.throw, self._take_error())
+                request = self.run_in(self.coroutine.throw, self._take_error())
             except BaseException as raised:
-                following = self._end(raised)
+                following = self.end(raised)
                 del self, worker  # no cycle: see `run`
                 return following
             if request is None:
@@ -613,7 +614,7 @@ class Continuation:
             # Woken meanwhile: it is resumed, asks again, and gets the error then.
         return True
 
-    def _end(self, raised: BaseException) -> Any:
+    def end(self, raised: BaseException) -> Any:
         """The step has ended the coroutine."""
         task, coroutine = self.task, self.coroutine
         pool = task._pool
@@ -624,7 +625,7 @@ class Continuation:
         if returned and self._refused and task.cancelling():
             LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
         task._machine = coroutine.__qualname__  # no cycle is left behind
-        self.coroutine = self._send = self._run = self.awaited = None  # type: ignore[assignment]
+        self.coroutine = self.send = self.run_in = self.awaited = None  # type: ignore[assignment]
         self.request = None
         pool.suspended.discard(self)
         following = None
@@ -722,7 +723,7 @@ class Continuation:
     def abandon(self, error: BaseException) -> None:
         """End the task without running it. For who took this out of a queue, or disarmed it."""
         self.coroutine.close()
-        self._end(error)
+        self.end(error)
 
 
 def _short(request: object) -> str:

@@ -12,16 +12,22 @@ from typing import Any
 from fairpool._errors import DeadlockError
 from fairpool._future import Future, describe, is_final
 
-__all__ = ["enter_wait", "leave_wait", "waits"]
+__all__ = ["check_lock_wait", "enter_wait", "leave_wait", "locks", "waits"]
 
-Edge = tuple[tuple[Future[Any], ...], Any]
+# A future, or a wish to enter a lock.
+Node = Any
+
+Edge = tuple[tuple[Node, ...], Any]
 
 # Which futures each waiting task waits for, and its function or coroutine. Item assignment and
 # `get` take the dict's mutex (A1, A2).
 _waits: dict[Future[Any], Edge] = {}
 
+# Not empty once there are locks: before, no coroutine can wait for one.
+locks: list[None] = []
 
-def enter_wait(task: Future[Any], what: object, awaited: tuple[Future[Any], ...]) -> Edge | None:
+
+def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Edge | None:
     """Write down that `task` waits for `awaited`; raise `DeadlockError` if that closes a cycle.
 
     Of all the waits that form a cycle, the one that is written down last sees all the others.
@@ -32,48 +38,124 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Future[Any], ...]
     if is_final(task):  # a wait in a callback of the task, which itself waits for nothing any more
         return outer
     _waits[task] = (awaited, what)
-    seen: set[Future[Any]] | None = None
-    ways = [*awaited]
+    seen: set[Any] | None = None
+    ways: list[Any] = [*awaited]
     while ways:
-        future = ways.pop()
-        if future is task:
-            names = _names_of_cycle(task)
+        node = ways.pop()
+        if node is task:
+            names = _names_of_cycle(task, awaited)
+            if names is None:
+                break
             leave_wait(task, outer)
-            raise DeadlockError(
-                f"this wait would never end: {names}; do not wait for it in the task"
-            )
-        edge = _waits.get(future)
+            raise DeadlockError(f"this wait would never end: {names}; do not wait for it there")
+        edge = _waits.get(node)
         if edge is not None:
             further = edge[0]
-        elif future.has_sources:
-            further = future.sources()
-        else:
+        elif node.has_sources:
+            further = node.sources()
+        elif not locks or not (further := _lock_request(node)):
             continue
         if seen is None:
             seen = set()
-        if future not in seen:
-            seen.add(future)
+        if node not in seen:
+            seen.add(node)
             ways.extend(further)
     return outer
 
 
-def check_lock_wait(request: Any, owner: Any) -> None:
-    """TODO"""
+def check_lock_wait(task: Future[Any], request: Any, owner: Any) -> None:
+    """Raise `DeadlockError` if `task`, whose request is queued at a lock, would wait for ever.
+
+    `owner`: whose section runs there. A coroutine that waits for a lock writes down nothing: its
+    continuation says what it waits for. So only the walk is left to do, and only where the owner
+    waits, too. That one says so before it looks here, and this task has said so by now: each has
+    called a container in between (A7), so one of the two sees the other.
+    """
+    if owner is None:
+        return
+    other = owner.task
+    if other is not task and other not in _waits and not _lock_request(other):
+        return  # it runs, and will leave
+    names = _names_of_cycle(task, (request,))
+    if names is not None and request.give_up():
+        raise DeadlockError(f"this wait would never end: {names}")
 
 
-def _names_of_cycle(task: Future[Any]) -> str:
-    """The shortest way from `task` back to itself, for people to read."""
-    ways: list[tuple[Future[Any], tuple[str, ...]]] = [(task, ())]
+def _lock_request(future: Any) -> tuple[Any, ...]:
+    """The request with which a suspended coroutine waits for a lock."""
+    machine = getattr(future, "_machine", None)
+    request = getattr(machine, "awaited", None)
+    return (request,) if getattr(request, "holds_continuation", False) and request else ()
+
+
+def _ways(node: Node) -> tuple[tuple[Node, ...], Any]:
+    """What `node` waits for, all of it, and who says so (compared by identity)."""
+    edge = _waits.get(node)
+    if edge is not None:
+        return edge[0], edge
+    ways = node.sources() if node.has_sources else _lock_request(node)
+    return ways, None
+
+
+def _find_cycle(task: Future[Any], first: tuple[Node, ...]) -> list[tuple[Node, Any]] | None:
+    """The shortest way from `task` over `first` back to itself: each node, and who said so."""
+    steps: list[tuple[Node, Any, Any]] = [(each, None, None) for each in first]
     seen = set()
-    for future, names in ways:  # grows meanwhile: breadth first
-        if future is task and names:
-            return " waits for ".join([*names, names[0]])
-        if future in seen:
+    for step in steps:  # grows meanwhile: breadth first
+        node = step[0]
+        if node is task:
+            way = []
+            at: Any = step[2]
+            while at is not None:
+                way.append((at[0], at[1]))
+                at = at[2]
+            return way[::-1]
+        if node in seen:
             continue
-        seen.add(future)
-        further, what = _waits.get(future) or (future.sources(), future._describe() or "a future")
-        ways.extend((following, (*names, describe(what))) for following in further)
-    return "the task waits for itself"  # a neighbour has just been unwound by its own error
+        seen.add(node)
+        ways, edge = _ways(node)
+        before = (node, edge, step[2])
+        steps.extend((following, None, before) for following in ways)
+    return None
+
+
+def _names_of_cycle(task: Future[Any], first: tuple[Node, ...]) -> str | None:
+    """The cycle that waiting for `first` closes, for people to read; None if there is none."""
+    way = _find_cycle(task, first)
+    if way is None:
+        return None
+    # Locks change hands while one looks. What is found again, each wait the same as before, was
+    # there all the while between the two looks.
+    again = _find_cycle(task, first)
+    if again is None or len(again) != len(way):
+        return None
+    if any(a[0] is not b[0] or a[1] is not b[1] for a, b in zip(way, again, strict=True)):
+        return None
+    texts = [_name(node, edge) for node, edge in [(task, _waits.get(task)), *way]]
+    held = [" held by " if hasattr(node, "lock") else " waits for " for node, _ in way]
+    links = [" waits for ", *held]
+    return "".join(map("".join, zip(texts, links, strict=True))) + texts[0]
+
+
+def _name(node: Node, edge: Any) -> str:
+    name = describe(node._describe() or "a future") if edge is None else describe(edge[1])
+    machine = getattr(node, "_machine", None)
+    awaited = getattr(machine, "awaited", None)
+    if awaited is None or (edge is not None and edge[0][0] is not awaited):
+        return name
+    # It is suspended there, and in a cycle stays so: its frames may be looked at.
+    return name + _place(machine.coroutine)  # type: ignore[union-attr]
+
+
+def _place(coroutine: Any) -> str:
+    """Where a suspended coroutine has got to."""
+    frame = None
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or frame
+        coroutine = getattr(coroutine, "cr_await", None)
+    if frame is None:
+        return ""
+    return f" ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 def leave_wait(task: Future[Any], outer: Edge | None = None) -> None:

@@ -64,6 +64,9 @@ STEPS_BETWEEN_LOOKS_AROUND = 61
 
 # How long the home worker of a lock is given to come and serve it, where it searches and where it
 # runs something else (ns).
+# Of how many continuations one is looked at for `statistics` (all steps with these bits unset).
+SAMPLE_MASK = 15
+
 HEAD_START_SEARCHING = 50_000
 HEAD_START_RUNNING = 30_000
 
@@ -292,7 +295,7 @@ class Worker:
                 break
         return None
 
-    def look(self) -> Task[Any] | None:
+    def look(self) -> Any:
         """Take a task from the injector or a run queue; which of them comes first takes turns."""
         locks = self.scheduler.locks
         if locks and (item := self._take_published()) is not None:
@@ -311,9 +314,11 @@ class Worker:
     def _take_critical(self, turn: int) -> Any:
         """What was published here, and the locks that are to be served here, by their tickets.
 
-        They take turns with the run queue, if that holds anything.
+        They take turns with the run queue, if that holds anything. If there is nothing here, what
+        others have published.
         """
-        if turn & 1 and self.queue:
+        queue = self.queue
+        if turn & 1 and queue:
             return None
         published, services = self.published, self.services
         if services:
@@ -327,15 +332,23 @@ class Worker:
             services.appendleft(lock)
         if published:
             try:
-                return published.pop(0)
+                item = published.pop(0)
             except IndexError:
-                pass
-        return None
+                return None
+        elif queue or (item := self._take_published()) is None:
+            return None
+        if not turn & SAMPLE_MASK:
+            item.sample(monotonic_ns())
+        return item
 
     def _take_published(self) -> Any:
         """The published continuation with the lowest ticket."""
-        lowest = None
-        for worker in self._colleagues():
+        lowest: list[Any] | None = None
+        lowest_ticket = 0
+        known = self._known
+        if len(known) != len(self.scheduler.workers):
+            known = self._colleagues()
+        for worker in known:
             published = worker.published
             if published:
                 try:
@@ -356,9 +369,7 @@ class Worker:
 
         A worker that is missing here has one more look coming: `has_work` looks at the list itself.
         """
-        workers = self.scheduler.workers
-        if len(workers) != len(self._known):
-            self._known = workers.copy()
+        self._known = self.scheduler.workers.copy()
         return self._known
 
     def _take_service(self) -> Any:
@@ -377,8 +388,8 @@ class Worker:
         if home is None or home is self or home.gone:
             return True
         if home in self.scheduler.searching:
-            return monotonic_ns() - lock.asked > HEAD_START_SEARCHING
-        return (
+            return bool(monotonic_ns() - lock.asked > HEAD_START_SEARCHING)
+        return bool(
             monotonic_ns() - lock.asked > HEAD_START_RUNNING
             or home in self.scheduler.parking.parked.copy()
         )

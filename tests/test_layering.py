@@ -23,6 +23,8 @@ RANKS = {
     "_timer": 2,
     "_share": 1,
     "_park": 1,
+    "_map": 2,
+    "_request": 2,
     "_waits": 2,
     "_task": 3,
     "_combiner": 4,
