@@ -142,7 +142,10 @@ class Scheduler:
         self.seats = self.parking.seats  # at hand for the quick look of every submission
         self.searching = self.parking.searching
         self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
-        self.timers = Timers(f"{self._prefix}_timer", self.idle_timeout)
+        self.timers = self._make_timers()
+
+    def _make_timers(self) -> Timers:
+        return Timers(f"{self._prefix}_timer", self.idle_timeout)
 
     # --- work --------------------------------------------------------------------------------
 
@@ -452,6 +455,7 @@ class Scheduler:
 
     def join(self) -> None:
         """Wait until all workers have ended. The pool must be closed."""
+        used: list[Timers] = []
         while True:
             if not self.is_over() and not self.workers.copy():
                 # Accepted by a `put` that has not come to its `notify`, or suspended: it is run to
@@ -459,7 +463,15 @@ class Scheduler:
                 self.notify()
             roster = self.roster.copy()
             if not roster:
-                self.timers.stop()
+                # What is run after this, a `put` that comes to its `notify` late or the link of a
+                # chain, has timers of its own: whoever is on the roster later has seen the new ones
+                # (A2), and nobody is left who has seen the old ones.
+                used.append(self.timers)
+                self.timers = self._make_timers()
+                if self.roster.copy():
+                    continue
+                for timers in used:
+                    timers.stop()
                 return
             for worker in roster:
                 with blocking():  # in a worker of another pool

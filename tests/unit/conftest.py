@@ -61,8 +61,9 @@ def in_time(fn: Callable[[], T]) -> T:
     thread.start()
     thread.join(PATIENCE)
     if not result:
-        frame = sys._current_frames().get(thread.ident)
-        pytest.fail(f"{fn} hangs:\n{''.join(traceback.format_stack(frame)) if frame else 'ended'}")
+        frame = sys._current_frames().get(thread.ident or 0)
+        stack = "".join(traceback.format_stack(frame)) if frame else "its thread has ended"
+        raise AssertionError(f"{fn} hangs:\n{stack}")
     return result[0]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import fairpool
 from fairpool import CancelledError, FairPool
+from fairpool._scheduler import Scheduler
 from fairpool._timer import Timers
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
@@ -312,6 +313,10 @@ def test_sleepers_take_no_thread_each() -> None:
     assert max(threads) <= before + 3
 
 
+async def nap(value: int) -> int | None:
+    return await fairpool.sleep(0.01, value + 1)
+
+
 def test_a_sleep_on_a_pool_that_was_shut_down_ends(pool: FairPool) -> None:
     box: list[Any] = []
 
@@ -322,11 +327,41 @@ def test_a_sleep_on_a_pool_that_was_shut_down_ends(pool: FairPool) -> None:
         box.append(source.then(lambda value: fairpool.sleep(0.001, value)))
         box.append(source.then(nap))
 
-    async def nap(value: int) -> int | None:
-        return await fairpool.sleep(0.001, value + 1)
-
     pool.submit(link).result(TIMEOUT)
     pool.shutdown()
     source, _, link_of = box
     source.set_result(1)
     assert link_of.result(TIMEOUT) == 2
+
+
+def test_a_sleep_that_comes_after_the_shutdown_of_a_pool_without_timers_ends(
+    pool: FairPool,
+) -> None:
+    links: list[Any] = []
+    source: fairpool.Future[int] = fairpool.Future()
+    pool.submit(lambda: links.append(source.then(nap))).result(TIMEOUT)
+    pool.shutdown()
+    pool.shutdown()
+    source.set_result(1)
+    assert links[0].result(TIMEOUT) == 2
+
+
+def test_a_task_that_is_accepted_in_the_midst_of_the_shutdown_can_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 1. `submit` queues the task. 2. `shutdown` finds no worker, no seat for one, and returns.
+    # 3. `submit` starts the worker for which it has taken the seat.
+    start_worker = Scheduler._start_worker
+
+    def start_late(scheduler: Scheduler, seat: list[None]) -> None:
+        monkeypatch.undo()
+        closing = threading.Thread(target=pool.shutdown)
+        closing.start()
+        closing.join(TIMEOUT)
+        assert not closing.is_alive()
+        start_worker(scheduler, seat)
+
+    monkeypatch.setattr(Scheduler, "_start_worker", start_late)
+    pool = FairPool(1)
+    assert pool.submit(nap, 1).result(TIMEOUT) == 2
+    pool.shutdown()
