@@ -46,7 +46,19 @@ from fairpool._future import (
 )
 from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["LINK", "CancelRequest", "Continuation", "Handler", "Link", "Task", "is_coroutine"]
+__all__ = [
+    "LINK",
+    "CancelRequest",
+    "Continuation",
+    "Handler",
+    "Joint",
+    "Link",
+    "Task",
+    "fail_step",
+    "hand_over",
+    "is_coroutine",
+    "suspend_first",
+]
 
 T = TypeVar("T")
 
@@ -100,7 +112,7 @@ class Task(Future[T]):
             call = self.take_over(*args)  # type: ignore[attr-defined]
             if call is None:
                 cell.reverse()
-                return _hand_over(self, cell) if cell else None
+                return hand_over(self, cell, self._pool) if cell else None
             fn, args = call
             kwargs = None
         try:
@@ -113,7 +125,7 @@ class Task(Future[T]):
             else:  # without a star it is half the price
                 result = context.run(fn)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
-            _fail(self, error, fn)
+            fail_step(self, error, fn)
             call = None
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
@@ -125,23 +137,29 @@ class Task(Future[T]):
             except StopIteration as stop:
                 result = stop.value
             except BaseException as error:
-                _fail(self, error, result)
+                fail_step(self, error, result)
                 del self, work, args, kwargs, result
                 return None
             else:
-                continuation = Continuation(self, context, result)
-                following = None if request is None else continuation.suspend(request)
-                if request is None or following is continuation:  # it has only yielded
-                    worker.requeue(continuation)
-                    return None
-                return following
+                return suspend_first(self, context, result, request, worker)
             if cell and _may_hold_request(cell) and self._has_news():
                 conclude(self, CANCELLED, None)  # asked for in its only step
                 return None
         self._value = result
         self._cell = FINISHED
         cell.reverse()
-        return _hand_over(self, cell) if cell else None
+        return hand_over(self, cell, self._pool) if cell else None
+
+    def end_first_step(self, result: Any) -> Any:
+        """The coroutine has returned in its first step. Returns as `run`."""
+        cell: Any = self._cell
+        if cell and _may_hold_request(cell) and self._has_news():
+            conclude(self, CANCELLED, None)
+            return None
+        self._value = result
+        self._cell = FINISHED
+        cell.reverse()
+        return hand_over(self, cell, self._pool) if cell else None
 
     @property
     def task(self) -> Task[T]:
@@ -387,14 +405,24 @@ def _drop(work: tuple[Any, ...]) -> None:
         work[1].close()  # else Python warns that it was never awaited
 
 
-def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
-    """Settle a task at the end of its step; return the one thing to run next, if there is just one.
+class Joint(Future[Any]):
+    """A future that is a registrant of tasks, and whose end may be the end of one of them."""
 
-    It stays with this worker, whose caches hold what it is about, and no other one is woken for it.
-    Nothing of a user's runs between here and its step, so it is not kept waiting.
+    __slots__ = ()
+
+    def child_ended(self, child: Any, pool: Any) -> Any:
+        """A task of `pool` is final. Returns as `hand_over`."""
+        raise NotImplementedError
+
+
+def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
+    """Settle a future at the end of a step; return the one thing to run next, if there is just one.
+
+    It stays with this worker of `pool`, whose caches hold what it is about, and no other one is
+    woken for it. Nothing of a user's runs between here and its step, so it is not kept waiting.
     """
     if len(cell) > 1:
-        settle(task, cell)
+        settle(future, cell)
         return None
     try:
         registrant = cell.pop()
@@ -402,19 +430,34 @@ def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
         return None
     if cell:  # one more has come: `registrant` may be that
         cell.append(registrant)
-        settle(task, cell)
+        settle(future, cell)
         return None
     kind = type(registrant)
     if kind is Continuation:
-        if registrant.task._pool is task._pool:
+        if registrant.task._pool is pool:
             return registrant if registrant.disarm() else None
-    elif kind is Link and registrant._pool is task._pool:
-        return registrant
-    call(task, registrant)
+    elif kind is Link:
+        if registrant._pool is pool:
+            return registrant
+    elif issubclass(kind, Joint):
+        return registrant.child_ended(future, pool)
+    call(future, registrant)
     return None
 
 
-def _fail(task: Task[Any], error: BaseException, source: Any) -> None:
+def suspend_first(
+    task: Task[Any], context: Context, coroutine: Any, request: Any, worker: Any
+) -> Any:
+    """A coroutine has yielded `request` in its first step on `worker`. Returns as `Task.run`."""
+    continuation = Continuation(task, context, coroutine)
+    following = None if request is None else continuation.suspend(request)
+    if request is None or following is continuation:  # it has only yielded
+        worker.requeue(continuation)
+        return None
+    return following
+
+
+def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
     if isinstance(error, CancelledError) and (is_coroutine(source) or source is _run_in_any_case):
         conclude(task, CANCELLED, None)
@@ -572,9 +615,9 @@ class Continuation:
             task._value = raised.value  # type: ignore[attr-defined]
             task._cell = FINISHED
             cell.reverse()
-            following = _hand_over(task, cell) if cell else None
+            following = hand_over(task, cell, pool) if cell else None
         else:
-            _fail(task, raised, coroutine)
+            fail_step(task, raised, coroutine)
         if pool.refusals:
             pool.suspended_ended()
         return following

@@ -29,6 +29,7 @@ from fairpool._future import (
     look_out,
     wait,
 )
+from fairpool._gather import Gather
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import FREE_THREADED, Event, Thread, here, stack_is_deep, yield_cpu
@@ -223,20 +224,22 @@ class Worker:
                     continue
                 try:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
-                        task = self._look_around()
+                        task = self.look_around()
                     if task is None:
                         if own_length():
                             task = take_own()
                         elif outside_length():
                             task = take_outside()
                         else:
-                            task = self._look_around() or self._search()
+                            task = self.look_around() or self._search()
                 except IndexError:  # somebody was quicker
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
                 LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
                 item = yielded if task is None else task
-                if type(item) is Continuation and item.coroutine is not None:
+                if (type(item) is Continuation and item.coroutine is not None) or type(
+                    item
+                ) is Gather:
                     item.abandon(error)
                 elif item is not None and item.task.running():
                     fail(item.task, error, self.fn)
@@ -273,7 +276,7 @@ class Worker:
             return self._take_outside() or self._steal()
         return self._steal() or self._take_outside()
 
-    def _look_around(self) -> Any:
+    def look_around(self) -> Any:
         """`look`, for a worker that is not searching."""
         task = self.look()
         if task is not None and self.queue:
@@ -369,13 +372,22 @@ class Worker:
     def task(self) -> Task[Any] | None:
         """The task that this worker runs, or has run last."""
         item = self.item
-        return None if item is None else item.task
+        if item is None:
+            return None
+        if item.task is None:  # the child of a gather becomes a task when somebody asks for it
+            index = self.fn
+            self.fn = item.child(index)
+            self.item = item.make_task(index, self.scheduler)
+            return self.item  # type: ignore[no-any-return]
+        return item.task  # type: ignore[no-any-return]
 
     @property
     def doing(self) -> Any:
         """The function or the coroutine that this worker runs, or has run last."""
-        item = self.item
-        return item.coroutine if type(item) is Continuation else self.fn
+        item, fn = self.item, self.fn
+        if type(item) is Continuation:
+            return item.coroutine
+        return item.child(fn) if type(item) is Gather else fn
 
     # --- waiting in a task -----------------------------------------------------------------------
 
@@ -416,6 +428,12 @@ class Worker:
         # This worker is about to take the oldest. Only what it leaves is for another one; and where
         # the step was run inline, on top of another, it leaves all.
         if self._seats and (len(queue) > 1 or self._inline):
+            self.scheduler.notify()
+
+    def share(self, item: Any) -> None:
+        """Put what others may take in the run queue, at the start of a step."""
+        self.queue.append(item)
+        if self._seats:
             self.scheduler.notify()
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
