@@ -202,8 +202,7 @@ class Scheduler:
         handler = None if on_error is None else Handler(on_error, types)
         link: Link[Any] = Link()
         link._pool = self
-        handlers = (source, on_result, handler, in_any_case)
-        link._cell = [(copy_context(), None, handlers, LINK, None)]
+        link._cell = [(copy_context(), on_result, source, LINK, None, handler, in_any_case)]
         source._register(link)
         return link
 

@@ -108,13 +108,6 @@ class Task(Future[T]):
         worker.fn = fn
         if backlog is not None:
             backlog.leave()
-        if kwargs is LINK:
-            call = self.take_over(*args)  # type: ignore[attr-defined]
-            if call is None:
-                cell.reverse()
-                return hand_over(self, cell, self._pool) if cell else None
-            fn, args = call
-            kwargs = None
         try:
             if args is None:  # a coroutine object
                 result = fn
@@ -126,25 +119,19 @@ class Task(Future[T]):
                 result = context.run(fn)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
             fail_step(self, error, fn)
-            call = None
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
         if type(result) in COROUTINE_TYPES and (args is None or is_coroutine(result)):
-            if args is not None:
-                self._machine = result
+            self._machine = result
             try:
                 request = context.run(result.send, None)
             except StopIteration as stop:
-                result = stop.value
+                return self.end_first_step(stop.value)
             except BaseException as error:
                 fail_step(self, error, result)
                 del self, work, args, kwargs, result
                 return None
-            else:
-                return suspend_first(self, context, result, request, worker)
-            if cell and _may_hold_request(cell) and self._has_news():
-                conclude(self, CANCELLED, None)  # asked for in its only step
-                return None
+            return suspend_first(self, context, result, request, worker)
         self._value = result
         self._cell = FINISHED
         cell.reverse()
@@ -154,7 +141,7 @@ class Task(Future[T]):
         """The coroutine has returned in its first step. Returns as `run`."""
         cell: Any = self._cell
         if cell and _may_hold_request(cell) and self._has_news():
-            conclude(self, CANCELLED, None)
+            conclude(self, CANCELLED, None)  # asked for in its only step
             return None
         self._value = result
         self._cell = FINISHED
@@ -284,15 +271,15 @@ class Task(Future[T]):
             work = None
         if type(work) is tuple:
             if work[3] is LINK:
-                fn = next(fn for fn in work[2][1:] if fn is not None)
+                fn = next(fn for fn in (work[1], work[5], work[6]) if fn is not None)
                 return describe(fn.handler if type(fn) is Handler else fn)
             return describe(work[1])
         machine = getattr(self, "_machine", "")
         return describe(machine.coroutine if type(machine) is Continuation else machine)
 
 
-# Stands for the keyword arguments in the work of a link, whose arguments are its source and
-# handlers.
+# Stands for the keyword arguments in the work of a link:
+#   (context, on_result, source, LINK, None, on_error, in_any_case).
 LINK = object()
 
 
@@ -303,13 +290,49 @@ class Link(Task[T]):
 
     has_sources = True
 
+    def run(self, worker: Any) -> Any:
+        """As `Task.run`: of what a link calls, the outcome of its source is the argument."""
+        cell: Any = self._cell
+        try:
+            work = cell.pop(0)
+        except (IndexError, AttributeError):  # claimed, or final
+            return None
+        if type(work) is not tuple:
+            put_back(self, cell, work)
+            return None
+        context, on_result, source, _, _, on_error, in_any_case = work
+        worker.item = self
+        worker.fn = on_result
+        try:
+            if on_result is not None and source._cell is FINISHED:
+                result = context.run(on_result, source._value)
+            elif (call := self.take_over(source, on_error, in_any_case)) is not None:
+                worker.fn = call[0]
+                result = context.run(*call)
+            else:
+                cell.reverse()
+                return hand_over(self, cell, self._pool) if cell else None
+        except BaseException as error:
+            fail_step(self, error, worker.fn)
+            call = None
+            del self, work, source, on_error, in_any_case, worker  # no cycle: see `Task.run`
+            return None
+        if isinstance(result, _StdFuture):
+            result = _wait_for(result)
+        if type(result) in COROUTINE_TYPES and is_coroutine(result):
+            return Continuation(self, context, result)  # all of it is left
+        self._value = result
+        self._cell = FINISHED
+        cell.reverse()
+        return hand_over(self, cell, self._pool) if cell else None
+
     def sources(self) -> tuple[Future[Any], ...]:
         cell = self._cell
         try:
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return ()
-        return (work[2][0],) if type(work) is tuple else ()
+        return (work[2],) if type(work) is tuple else ()
 
     def cancel(self, msg: str | None = None) -> bool:
         """Cancel the chain up to here: also what it waits for, as far as nobody else does.
@@ -336,7 +359,7 @@ class Link(Task[T]):
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return False
-        return type(work) is tuple and work[3] is LINK and work[2][3] is not None
+        return type(work) is tuple and work[3] is LINK and work[6] is not None
 
     def __call__(self, source: Future[Any]) -> None:
         """A link is a registrant: its source is final, so it can be queued."""
@@ -345,22 +368,21 @@ class Link(Task[T]):
     def take_over(
         self,
         source: Future[Any],
-        on_result: Callable[[Any], Any] | None,
         on_error: Handler | None,
         in_any_case: Callable[[], Any] | None,
-    ) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-        """What to call for the outcome of `source`; None if it is this link's own outcome now."""
+    ) -> tuple[Any, ...] | None:
+        """What to call, and with what, for an outcome of `source` that `on_result` is not for.
+
+        None if that is this link's own outcome now.
+        """
         value = source._value
         if in_any_case is not None:
-            return _run_in_any_case, (source, in_any_case)
-        if source._cell is FINISHED:
-            if on_result is not None:
-                return _run_handler, (on_result, value)
-        elif source._cell is FAILED:
+            return _run_in_any_case, source, in_any_case
+        if source._cell is FAILED:
             failure: Failure = value
             failure.retrieved = True
             if on_error is not None and on_error.handles(failure.exception):
-                return _run_handler, (on_error.handler, failure.exception)
+                return on_error.handler, failure.exception
             # Nothing is raised on the way, so the traceback does not grow from link to link.
             value = Failure.handed_on(source, failure.source)
         self._value = value
@@ -433,12 +455,12 @@ def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
         settle(future, cell)
         return None
     kind = type(registrant)
-    if kind is Continuation:
-        if registrant.task._pool is pool:
-            return registrant if registrant.disarm() else None
-    elif kind is Link:
+    if kind is Link:
         if registrant._pool is pool:
             return registrant
+    elif kind is Continuation:
+        if registrant.task._pool is pool:
+            return registrant if registrant.disarm() else None
     elif issubclass(kind, Joint):
         return registrant.child_ended(future, pool)
     call(future, registrant)
@@ -737,11 +759,6 @@ class Handler:
 
     def handles(self, error: BaseException) -> bool:
         return isinstance(error, self._types)
-
-
-def _run_handler(handler: Callable[[Any], Any], outcome: Any) -> Any:
-    result = handler(outcome)
-    return _wait_for(result) if isinstance(result, _StdFuture) else result
 
 
 def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:

@@ -199,26 +199,31 @@ class Worker:
         outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
         debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
         steps = 0
-        yielded: Any = None
         task: Any = self._search()
         while task is not None:
             try:
                 following = task.run(self)
-                yielded, task = task, None
                 steps += 1
-                if following is not None:
-                    if following is yielded:
-                        put_own(yielded)  # to the end of the queue
-                        if seats() and own_length() > 1:
-                            scheduler.notify()
-                    elif steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
+                if following is task:  # it has only yielded: to the end of the queue
+                    put_own(task)
+                    if seats() and own_length() > 1:
+                        scheduler.notify()
+                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
+                        try:
+                            task = take_own()
+                            continue
+                        except IndexError:  # a thief has the only one
+                            pass
+                    following = task = None
+                elif following is not None:
+                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
                         task = following
-                        following = yielded = None
                         continue
-                    else:
-                        self.requeue(following)
+                    task = None
+                    self.requeue(following)
                     following = None
-                yielded = None
+                else:
+                    task = None
                 if debts() and scheduler.parking.pay_debt():
                     task = self._search() if self._park(seated=False) else None
                     continue
@@ -236,10 +241,9 @@ class Worker:
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
                 LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
-                item = yielded if task is None else task
-                if (type(item) is Continuation and item.coroutine is not None) or type(
-                    item
-                ) is Gather:
+                item, task, following = task, None, None
+                started = type(item) is Continuation and item.coroutine is not None
+                if started or type(item) is Gather:
                     item.abandon(error)
                 elif item is not None and item.task.running():
                     fail(item.task, error, self.fn)
