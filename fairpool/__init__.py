@@ -18,6 +18,7 @@ The house (private modules; imports only point down the ranks):
     2  _waits      who waits for whom; cycles
     3  _task       a future together with its work, and the steps of coroutines
     4  _combiner   a lock's queue, a pass, home and hand-off
+    4  _gather     several children, started as they are met
     5  _worker     next task, run, steal, park; waiting in a task
     6  _scheduler  what the workers of one pool share
     7  _dump       a pool's state in text

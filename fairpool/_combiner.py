@@ -140,8 +140,8 @@ class Visitor(Future[None]):
 def who_calls() -> Any:
     """What runs on this thread: a task, its continuation, or a thread that is no worker."""
     worker = here.worker
-    if worker is not None and worker.item is not None:
-        return worker.item
+    if worker is not None and worker.task is not None:
+        return worker.task
     found: Visitor | None = here.visitor
     if found is None:
         found = here.visitor = Visitor(f"the thread {thread_name()}")
@@ -244,7 +244,8 @@ class Combiner:
             and worker is not None
             and self.key.acquire(False)
         ):
-            self.owner = worker.item
+            owner = worker.item
+            self.owner = owner if owner.task is not None else worker.task
             self.began = monotonic_ns()
             return READY
         if worker is None or worker.scheduler is not self.scheduler or _get_running_loop():
@@ -256,10 +257,11 @@ class Combiner:
                 if self.queue:
                     break
                 if self.key.acquire(False):
-                    self.owner = worker.item
+                    self.owner = worker.task
                     self.began = monotonic_ns()
                     return READY
-        request = worker.item.request
+        task = worker.task  # first: it makes one, where there is none, and changes `item`
+        request = None if task is None else worker.item.request
         if request is None:
             request = Request()
         request.lock = self

@@ -41,9 +41,11 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
         return "parked"
     if worker in searching:
         return "searching"
-    reason, task, fn = worker.blocked_in, worker.task, worker.doing
-    if task is None:
+    reason, item, fn = worker.blocked_in, worker.item, worker.doing
+    if item is None:
         return "in the initializer" if fn is None else "between tasks"
+    # What has no task is the child of a gather.
+    task = item.task or item
     running = f"{describe(fn)} {_short(task)}"
     if reason is None:
         return (

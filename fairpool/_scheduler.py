@@ -9,7 +9,7 @@ Closing is described, with its proof, in `docs/protocols/shutdown.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import copy_context
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -149,8 +149,8 @@ class Scheduler:
 
     # --- work --------------------------------------------------------------------------------
 
-    def put(self, task: Task[Any]) -> None:
-        """Queue a task; raise if it will not be run."""
+    def put(self, task: Any) -> None:
+        """Queue a task, or a gather; raise if it will not be run."""
         worker = here.worker
         if worker is not None and worker.scheduler is self:
             worker.queue.append(task)  # S1
@@ -196,28 +196,6 @@ class Scheduler:
         self.put(task)
         return task
 
-    def spawn_all(self, coroutines: Iterable[Any], registrant: Any, tasks: list[Task[Any]]) -> None:
-        """As `spawn` for each of these, with a registrant that is there from the start.
-
-        Each is put into the list `tasks` before it can run.
-        """
-        worker = here.worker
-        put = (
-            self.injector if worker is None or worker.scheduler is not self else worker.queue
-        ).append
-        seats, searching = self.seats, self.searching
-        for coroutine in coroutines:
-            task: Task[Any] = Task()
-            task._pool = self
-            task._cell = [(copy_context(), coroutine, None, None, None), registrant]
-            task._machine = coroutine
-            tasks.append(task)
-            put(task)  # S1
-            if self.refusals and task.drop():  # S2
-                raise self.refusal()
-            if seats and not searching:  # S3
-                self.notify()
-
     def close_generator(self, generator: Any) -> None:
         """The collector found an async generator that was left early: let it clean up in a task."""
         try:
@@ -241,8 +219,7 @@ class Scheduler:
         if link is None:
             link = Link()
         link._pool = self
-        handlers = (source, on_result, handler, in_any_case)
-        link._cell = [(copy_context(), None, handlers, LINK, None)]
+        link._cell = [(copy_context(), on_result, source, LINK, None, handler, in_any_case)]
         source._register(link)
         return link
 
@@ -416,10 +393,11 @@ class Scheduler:
             self.backlog.close()
         self.parking.unpark_all()
 
-    def drain(self, end: Callable[[Task[Any]], object]) -> list[Continuation]:
-        """Take every queued task and end it; return the continuations, which have been started.
+    def drain(self, end: Callable[[Any], object]) -> list[Continuation]:
+        """Take every queued task or gather, and end it; return the continuations.
 
-        They are the caller's now. A `finally_` is not ended either, but stays in the queue.
+        Those have been started, and are the caller's now. A `finally_` is not ended either, but
+        stays in the queue.
         """
         started = []
         kept: list[Any] = []

@@ -47,7 +47,19 @@ from fairpool._future import (
 from fairpool._request import Leave, Request
 from fairpool._waits import enter_wait, leave_wait
 
-__all__ = ["LINK", "CancelRequest", "Continuation", "Handler", "Link", "Task", "is_coroutine"]
+__all__ = [
+    "LINK",
+    "CancelRequest",
+    "Continuation",
+    "Handler",
+    "Joint",
+    "Link",
+    "Task",
+    "fail_step",
+    "hand_over",
+    "is_coroutine",
+    "suspend_first",
+]
 
 T = TypeVar("T")
 
@@ -100,13 +112,6 @@ class Task(Future[T]):
         worker.fn = fn
         if backlog is not None:
             backlog.leave()
-        if kwargs is LINK:
-            call = self.take_over(*args)  # type: ignore[attr-defined]
-            if call is None:
-                cell.reverse()
-                return _hand_over(self, cell) if cell else None
-            fn, args = call
-            kwargs = None
         try:
             if args is None:  # a coroutine object
                 result = fn
@@ -117,35 +122,35 @@ class Task(Future[T]):
             else:  # without a star it is half the price
                 result = context.run(fn)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
-            _fail(self, error, fn)
-            call = None
+            fail_step(self, error, fn)
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
         if type(result) in COROUTINE_TYPES and (args is None or is_coroutine(result)):
-            if args is not None:
-                self._machine = result
+            self._machine = result
             try:
                 request = context.run(result.send, None)
             except StopIteration as stop:
-                result = stop.value
+                return self.end_first_step(stop.value)
             except BaseException as error:
-                _fail(self, error, result)
+                fail_step(self, error, result)
                 del self, work, args, kwargs, result
                 return None
-            else:
-                continuation = Continuation(self, context, result)
-                following = None if request is None else continuation.suspend(request, worker)
-                if request is None or following is continuation:  # it has only yielded
-                    worker.requeue(continuation)
-                    return None
-                return following
-            if cell and _may_hold_request(cell) and self._has_news():
-                conclude(self, CANCELLED, None)  # asked for in its only step
-                return None
+            return suspend_first(self, context, result, request, worker)
         self._value = result
         self._cell = FINISHED
         cell.reverse()
-        return _hand_over(self, cell) if cell else None
+        return hand_over(self, cell, self._pool) if cell else None
+
+    def end_first_step(self, result: Any) -> Any:
+        """The coroutine has returned in its first step. Returns as `run`."""
+        cell: Any = self._cell
+        if cell and _may_hold_request(cell) and self._has_news():
+            conclude(self, CANCELLED, None)  # asked for in its only step
+            return None
+        self._value = result
+        self._cell = FINISHED
+        cell.reverse()
+        return hand_over(self, cell, self._pool) if cell else None
 
     @property
     def task(self) -> Task[T]:
@@ -270,15 +275,15 @@ class Task(Future[T]):
             work = None
         if type(work) is tuple:
             if work[3] is LINK:
-                fn = next(fn for fn in work[2][1:] if fn is not None)
+                fn = next(fn for fn in (work[1], work[5], work[6]) if fn is not None)
                 return describe(fn.handler if type(fn) is Handler else fn)
             return describe(work[1])
         machine = getattr(self, "_machine", "")
         return describe(machine.coroutine if type(machine) is Continuation else machine)
 
 
-# Stands for the keyword arguments in the work of a link, whose arguments are its source and
-# handlers.
+# Stands for the keyword arguments in the work of a link:
+#   (context, on_result, source, LINK, None, on_error, in_any_case).
 LINK = object()
 
 
@@ -289,13 +294,49 @@ class Link(Task[T]):
 
     has_sources = True
 
+    def run(self, worker: Any) -> Any:
+        """As `Task.run`: of what a link calls, the outcome of its source is the argument."""
+        cell: Any = self._cell
+        try:
+            work = cell.pop(0)
+        except (IndexError, AttributeError):  # claimed, or final
+            return None
+        if type(work) is not tuple:
+            put_back(self, cell, work)
+            return None
+        context, on_result, source, _, _, on_error, in_any_case = work
+        worker.item = self
+        worker.fn = on_result
+        try:
+            if on_result is not None and source._cell is FINISHED:
+                result = context.run(on_result, source._value)
+            elif (call := self.take_over(source, on_error, in_any_case)) is not None:
+                worker.fn = call[0]
+                result = context.run(*call)
+            else:
+                cell.reverse()
+                return hand_over(self, cell, self._pool) if cell else None
+        except BaseException as error:
+            fail_step(self, error, worker.fn)
+            call = None
+            del self, work, source, on_error, in_any_case, worker  # no cycle: see `Task.run`
+            return None
+        if isinstance(result, _StdFuture):
+            result = _wait_for(result)
+        if type(result) in COROUTINE_TYPES and is_coroutine(result):
+            return Continuation(self, context, result)  # all of it is left
+        self._value = result
+        self._cell = FINISHED
+        cell.reverse()
+        return hand_over(self, cell, self._pool) if cell else None
+
     def sources(self) -> tuple[Any, ...]:
         cell = self._cell
         try:
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return ()
-        return (work[2][0],) if type(work) is tuple else ()
+        return (work[2],) if type(work) is tuple else ()
 
     def cancel(self, msg: str | None = None) -> bool:
         """Cancel the chain up to here: also what it waits for, as far as nobody else does.
@@ -304,7 +345,7 @@ class Link(Task[T]):
         """
         link: Any = self
         answer = False
-        while type(link) is Link and (sources := link.sources()):
+        while isinstance(link, Link) and (sources := link.sources()):
             if not link.is_clean_up():
                 if not link.drop():
                     break
@@ -322,7 +363,7 @@ class Link(Task[T]):
             work = cell[0]  # type: ignore[index]
         except (IndexError, TypeError):
             return False
-        return type(work) is tuple and work[3] is LINK and work[2][3] is not None
+        return type(work) is tuple and work[3] is LINK and work[6] is not None
 
     def __call__(self, source: Future[Any]) -> None:
         """A link is a registrant: its source is final, so it can be queued."""
@@ -331,22 +372,21 @@ class Link(Task[T]):
     def take_over(
         self,
         source: Future[Any],
-        on_result: Callable[[Any], Any] | None,
         on_error: Handler | None,
         in_any_case: Callable[[], Any] | None,
-    ) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-        """What to call for the outcome of `source`; None if it is this link's own outcome now."""
+    ) -> tuple[Any, ...] | None:
+        """What to call, and with what, for an outcome of `source` that `on_result` is not for.
+
+        None if that is this link's own outcome now.
+        """
         value = source._value
         if in_any_case is not None:
-            return _run_in_any_case, (source, in_any_case)
-        if source._cell is FINISHED:
-            if on_result is not None:
-                return _run_handler, (on_result, value)
-        elif source._cell is FAILED:
+            return _run_in_any_case, source, in_any_case
+        if source._cell is FAILED:
             failure: Failure = value
             failure.retrieved = True
             if on_error is not None and on_error.handles(failure.exception):
-                return _run_handler, (on_error.handler, failure.exception)
+                return on_error.handler, failure.exception
             # Nothing is raised on the way, so the traceback does not grow from link to link.
             value = Failure.handed_on(source, failure.source)
         self._value = value
@@ -391,14 +431,24 @@ def _drop(work: tuple[Any, ...]) -> None:
         work[1].close()  # else Python warns that it was never awaited
 
 
-def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
-    """Settle a task at the end of its step; return the one thing to run next, if there is just one.
+class Joint(Future[Any]):
+    """A future that is a registrant of tasks, and whose end may be the end of one of them."""
 
-    It stays with this worker, whose caches hold what it is about, and no other one is woken for it.
-    Nothing of a user's runs between here and its step, so it is not kept waiting.
+    __slots__ = ()
+
+    def child_ended(self, child: Any, pool: Any) -> Any:
+        """A task of `pool` is final. Returns as `hand_over`."""
+        raise NotImplementedError
+
+
+def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
+    """Settle a future at the end of a step; return the one thing to run next, if there is just one.
+
+    It stays with this worker of `pool`, whose caches hold what it is about, and no other one is
+    woken for it. Nothing of a user's runs between here and its step, so it is not kept waiting.
     """
     if len(cell) > 1:
-        settle(task, cell)
+        settle(future, cell)
         return None
     try:
         registrant = cell.pop()
@@ -406,19 +456,34 @@ def _hand_over(task: Future[Any], cell: list[Any]) -> Any:
         return None
     if cell:  # one more has come: `registrant` may be that
         cell.append(registrant)
-        settle(task, cell)
+        settle(future, cell)
         return None
     kind = type(registrant)
-    if kind is Continuation:
-        if registrant.task._pool is task._pool:
+    if kind is Link:
+        if registrant._pool is pool:
+            return registrant
+    elif kind is Continuation:
+        if registrant.task._pool is pool:
             return registrant if registrant.disarm() else None
-    elif kind is Link and registrant._pool is task._pool:
-        return registrant
-    call(task, registrant)
+    elif issubclass(kind, Joint):
+        return registrant.child_ended(future, pool)
+    call(future, registrant)
     return None
 
 
-def _fail(task: Task[Any], error: BaseException, source: Any) -> None:
+def suspend_first(
+    task: Task[Any], context: Context, coroutine: Any, request: Any, worker: Any
+) -> Any:
+    """A coroutine has yielded `request` in its first step on `worker`. Returns as `Task.run`."""
+    continuation = Continuation(task, context, coroutine)
+    following = None if request is None else continuation.suspend(request, worker)
+    if request is None or following is continuation:  # it has only yielded
+        worker.requeue(continuation)
+        return None
+    return following
+
+
+def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
     if isinstance(error, CancelledError) and (is_coroutine(source) or source is _run_in_any_case):
         conclude(task, CANCELLED, None)
@@ -635,9 +700,9 @@ class Continuation:
             task._value = raised.value  # type: ignore[attr-defined]
             task._cell = FINISHED
             cell.reverse()
-            following = _hand_over(task, cell) if cell else None
+            following = hand_over(task, cell, pool) if cell else None
         else:
-            _fail(task, raised, coroutine)
+            fail_step(task, raised, coroutine)
         if pool.refusals:
             pool.suspended_ended()
         return following
@@ -763,11 +828,6 @@ class Handler:
 
     def handles(self, error: BaseException) -> bool:
         return isinstance(error, self._types)
-
-
-def _run_handler(handler: Callable[[Any], Any], outcome: Any) -> Any:
-    result = handler(outcome)
-    return _wait_for(result) if isinstance(result, _StdFuture) else result
 
 
 def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:

@@ -5,14 +5,14 @@ Names and meanings are asyncio's, where asyncio has the thing.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Coroutine, Generator
 from concurrent.futures import Future as _StdFuture
-from itertools import count
+from contextvars import copy_context
 from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 
-from fairpool._future import CANCELLED, FAILED, FINISHED, Failure, Future, claim, conclude, finish
+from fairpool._future import CANCELLED, FAILED, Failure, Future, claim, conclude, finish
+from fairpool._gather import Gather
 from fairpool._sync import here, monotonic
 from fairpool._task import Task, is_coroutine
 
@@ -116,78 +116,7 @@ async def _await(awaitable: Any) -> Any:
     return await awaitable
 
 
-class _Gather(Future[list[Any]]):
-    """The future of a `gather`. A registrant of each of its children."""
-
-    __slots__ = ("_all", "_children", "_count", "_ended", "_requested")
-
-    has_sources = True
-
-    def __init__(self, size: int, return_exceptions: bool) -> None:
-        super().__init__()
-        self._children: list[Any] = []
-        self._count = size
-        self._all = return_exceptions
-        self._ended = count(1).__next__
-        self._requested = False
-
-    def __call__(self, child: Future[Any]) -> None:
-        last = self._ended() == self._count  # A4
-        if child._cell is FINISHED and not last:
-            return
-        self._child_ended(child, child._cell is FINISHED, last)
-
-    def standard_child_ended(self, child: _StdFuture[Any]) -> None:
-        self._child_ended(child, _succeeded(child), self._ended() == self._count)
-
-    def _child_ended(self, child: Any, succeeded: bool, last: bool) -> None:
-        if not succeeded and not self._all:
-            if claim(self) is not None:
-                self._fail_with(child)
-        elif last and claim(self) is not None:
-            # One that failed was counted before it came so far as to claim: look for it.
-            failed = [] if self._all else [each for each in self._children if not _succeeded(each)]
-            if self._requested:
-                conclude(self, CANCELLED, None)
-            elif failed:
-                self._fail_with(failed[0])
-            else:
-                finish(self, [_outcome(each) for each in self._children])
-
-    def _fail_with(self, child: Any) -> None:
-        if child.cancelled():
-            conclude(self, CANCELLED, None)
-        else:
-            conclude(self, FAILED, Failure.handed_on(child, "gather()"))
-
-    def cancel(self) -> bool:
-        """Cancel all children; the gather is cancelled when they have ended."""
-        if self.done():
-            return self.cancelled()
-        self._requested = True  # before: the last child may end at once
-        answers = [child.cancel() for child in self._children]  # all of them, not only the first
-        self._requested = any(answers)
-        return self._requested
-
-    def sources(self) -> tuple[Future[Any], ...]:
-        if self.done():
-            return ()
-        return tuple([child for child in self._children if isinstance(child, Future)])
-
-
-def _succeeded(child: Any) -> bool:
-    if isinstance(child, Future):
-        return child._cell is FINISHED
-    return not child.cancelled() and child.exception() is None
-
-
-def _outcome(child: Any) -> Any:
-    if isinstance(child, Future) and child._cell is FINISHED:
-        return child._value
-    if child.cancelled():
-        return CancelledError()
-    error = child.exception()
-    return child.result() if error is None else error
+_COROUTINES_ONLY = {CoroutineType}
 
 
 def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any]]:
@@ -196,26 +125,25 @@ def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any
     The first that fails is raised at once, and the others run on; with `return_exceptions`,
     exceptions are results like others. To cancel the gather is to cancel all of them.
     """
-    future = _Gather(len(awaitables), return_exceptions)
+    future = Gather(len(awaitables), return_exceptions)
     if not awaitables:
         future.set_result([])
-    elif all(type(each) is CoroutineType for each in awaitables):
+    elif {*map(type, awaitables)} == _COROUTINES_ONLY:
         try:
-            current_scheduler("gather()").spawn_all(awaitables, future, future._children)
+            scheduler = current_scheduler("gather()")
+            if scheduler.refusals:
+                raise scheduler.refusal()
         except BaseException:
-            _close_all(awaitables[len(future._children) :])
+            _close_all(awaitables)
             raise
+        future.of_coroutines(awaitables, copy_context())
+        scheduler.put(future)
     else:
         for each in awaitables:
             if not _is_awaitable(each):
                 _close_all(awaitables)
                 raise TypeError(f"gather() takes coroutines and futures, not {each!r}")
-        future._children = [_as_future(each, "gather()") for each in awaitables]
-        for child in future._children:
-            if isinstance(child, Future):
-                child._register(future)
-            else:
-                child.add_done_callback(future.standard_child_ended)
+        future.of_futures([_as_future(each, "gather()") for each in awaitables])
     return future
 
 

@@ -29,6 +29,7 @@ from fairpool._future import (
     look_out,
     wait,
 )
+from fairpool._gather import Gather
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
@@ -225,32 +226,37 @@ class Worker:
         has_locks = scheduler.locks.__len__
         debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
         steps = 0
-        yielded: Any = None
         task: Any = self._search()
         while task is not None:
             try:
                 following = task.run(self)
-                yielded, task = task, None
                 steps += 1
-                if following is not None:
-                    if following is yielded:
-                        put_own(yielded)  # to the end of the queue
-                        if seats() and own_length() > 1:
-                            scheduler.notify()
-                    elif steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
+                if following is task:  # it has only yielded: to the end of the queue
+                    put_own(task)
+                    if seats() and own_length() > 1:
+                        scheduler.notify()
+                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts() and not has_locks():
+                        try:
+                            task = take_own()
+                            continue
+                        except IndexError:  # a thief has the only one
+                            pass
+                    following = task = None
+                elif following is not None:
+                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
                         task = following
-                        following = yielded = None
                         continue
-                    else:
-                        self.requeue(following)
+                    task = None
+                    self.requeue(following)
                     following = None
-                yielded = None
+                else:
+                    task = None
                 if debts() and scheduler.parking.pay_debt():
                     task = self._search() if self._park(seated=False) else None
                     continue
                 try:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
-                        task = self._look_around()
+                        task = self.look_around()
                     elif has_locks():
                         task = self._take_critical(steps)
                     if task is None:
@@ -259,13 +265,14 @@ class Worker:
                         elif outside_length():
                             task = take_outside()
                         else:
-                            task = self._look_around() or self._search()
+                            task = self.look_around() or self._search()
                 except IndexError:  # somebody was quicker
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
                 LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
-                item = yielded if task is None else task
-                if type(item) is Continuation and item.coroutine is not None:
+                item, task, following = task, None, None
+                started = type(item) is Continuation and item.coroutine is not None
+                if started or type(item) is Gather:
                     item.abandon(error)
                 elif item is not None and item.task.running():
                     fail(item.task, error, self.fn)
@@ -421,7 +428,7 @@ class Worker:
             self.blocked_in = None
             self.scheduler.parking.return_to_seat()
 
-    def _look_around(self) -> Any:
+    def look_around(self) -> Any:
         """`look`, for a worker that is not searching."""
         task = self.look()
         if task is not None and self.queue:
@@ -520,13 +527,22 @@ class Worker:
     def task(self) -> Task[Any] | None:
         """The task that this worker runs, or has run last."""
         item = self.item
-        return None if item is None else item.task
+        if item is None:
+            return None
+        if item.task is None:  # the child of a gather becomes a task when somebody asks for it
+            index = self.fn
+            self.fn = item.child(index)
+            self.item = item.make_task(index, self.scheduler)
+            return self.item  # type: ignore[no-any-return]
+        return item.task  # type: ignore[no-any-return]
 
     @property
     def doing(self) -> Any:
         """The function or the coroutine that this worker runs, or has run last."""
-        item = self.item
-        return item.coroutine if type(item) is Continuation else self.fn
+        item, fn = self.item, self.fn
+        if type(item) is Continuation:
+            return item.coroutine
+        return item.child(fn) if type(item) is Gather else fn
 
     # --- waiting in a task -----------------------------------------------------------------------
 
@@ -567,6 +583,12 @@ class Worker:
         # This worker is about to take the oldest. Only what it leaves is for another one; and where
         # the step was run inline, on top of another, it leaves all.
         if self._seats and (len(queue) > 1 or self._inline):
+            self.scheduler.notify()
+
+    def share(self, item: Any) -> None:
+        """Put what others may take in the run queue, at the start of a step."""
+        self.queue.append(item)
+        if self._seats:
             self.scheduler.notify()
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:

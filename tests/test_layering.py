@@ -28,6 +28,7 @@ RANKS = {
     "_waits": 2,
     "_task": 3,
     "_combiner": 4,
+    "_gather": 4,
     "_worker": 5,
     "_scheduler": 6,
     "_dump": 7,

@@ -1,0 +1,291 @@
+"""`Gather`: a future of the results of several children, and the children that were not started.
+
+A child that is a coroutine is no task at first. It becomes one when it is suspended, when it fails,
+or when somebody asks for it (`current_task`, a wait in its first step); one that simply returns in
+its first step never does. So the children that wait to be started are one entry in a run queue and
+a coroutine each: no future, no queue entry and no context of their own, which is most of what a
+small child would cost. Protocol and proof: "The children of a gather" in `docs/protocols/tasks.md`.
+
+Guarantees:
+
+- Each child is started once: `_unstarted.pop` is the arbiter.
+- While there are children to be started, the gather is in a run queue or in the injector, or some
+  worker is about to put it there. So nobody needs the worker that runs one of them to start others.
+- Each child runs in its own copy of the context of the `gather()` call.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from contextvars import Context
+from typing import Any
+
+from fairpool._future import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    Failure,
+    Future,
+    claim,
+    settle,
+)
+from fairpool._task import Joint, Task, fail_step, hand_over, suspend_first
+
+__all__ = ["CHILDREN_AT_ONCE", "Gather"]
+
+# How many children a worker starts before it looks at what else there is: as many as it makes steps
+# between looks around (`STEPS_BETWEEN_LOOKS_AROUND` in `_worker`).
+CHILDREN_AT_ONCE = 61
+
+# In `_tasks`, for a child that was started, is no task yet, and is to be cancelled when it becomes
+# one.
+_TO_BE_CANCELLED = object()
+
+
+class Gather(Joint):
+    """The future of a `gather`, a registrant of its children, and what starts them."""
+
+    __slots__ = (
+        "_all",
+        "_context",
+        "_coroutines",
+        "_ledger",
+        "_requested",
+        "_results",
+        "_tasks",
+        "_unstarted",
+    )
+
+    # _tasks: which of the children, by their indexes, are tasks or other futures.
+    # _unstarted: the indexes of the coroutines that were not started, the next one last.
+    # _results: what the children have returned that never became tasks; the others' at the end.
+    # _ledger: how many children have ended, in parts: see `_have_ended`.
+
+    has_sources = True
+
+    # A worker's `item` has this. Which task it is, is not known before `make_task`.
+    task = None
+
+    def __init__(self, size: int, return_exceptions: bool) -> None:
+        self._cell = [()]
+        self._pool = None
+        self._all = return_exceptions
+        self._requested = False
+        self._results: list[Any] = [None] * size
+        self._tasks: dict[int, Any] = {}
+        self._ledger: list[int] = []
+        self._unstarted: list[int] = []
+
+    def of_futures(self, children: list[Any]) -> None:
+        """Gather these. Called once, by whoever made the gather."""
+        self._tasks.update(enumerate(children))
+        for child in children:
+            if isinstance(child, Future):
+                child._register(self)
+            else:
+                child.add_done_callback(self)
+
+    def of_coroutines(self, coroutines: tuple[Any, ...], context: Context) -> None:
+        """Have these run as children when a worker finds the gather in a queue."""
+        self._coroutines = coroutines
+        self._context = context
+        self._unstarted = [*range(len(coroutines) - 1, -1, -1)]
+
+    # --- starting children ----------------------------------------------------------------------
+
+    def run(self, worker: Any) -> Any:
+        """Start children, on the calling worker, which has taken the gather out of a queue.
+
+        Returns what the worker is to run next, as `Task.run`.
+        """
+        unstarted = self._unstarted
+        take = unstarted.pop
+        try:
+            index = take()
+        except IndexError:  # others have taken all of them
+            return None
+        if unstarted:
+            worker.share(self)
+        coroutines, results, copy = self._coroutines, self._results, self._context.copy
+        debts = worker.scheduler.parking.debts
+        worker.item = self
+        ended = 0
+        left = CHILDREN_AT_ONCE
+        following = None
+        while True:
+            worker.fn = index
+            context = copy()
+            try:
+                request = context.run(coroutines[index].send, None)
+            except StopIteration as stop:
+                if worker.item is self:
+                    results[index] = stop.value
+                    ended += 1
+                elif worker.item is None:  # the child of a fork: the others are the parent's
+                    return None
+                else:
+                    following = worker.item.task.end_first_step(stop.value)
+            except BaseException as error:
+                fail_step(self._task_of(index, worker), error, coroutines[index])
+                if ended and self._have_ended(ended):
+                    self._finish(None)
+                del self, worker, coroutines, results, copy, context  # as in `Task.run`
+                return None
+            else:
+                task = self._task_of(index, worker)
+                following = suspend_first(task, context, coroutines[index], request, worker)
+            left -= 1
+            if following is not None or debts or not left:
+                break
+            try:
+                index = take()
+            except IndexError:
+                break
+            worker.item = self
+        if ended and self._have_ended(ended):
+            last = self._finish(worker.scheduler)
+            if following is None:
+                following = last
+            elif last is not None:  # the last child has left a lock, and has ended elsewhere
+                worker.requeue(last)
+        return worker.look_around() if following is None and not left else following
+
+    def _task_of(self, index: int, worker: Any) -> Task[Any]:
+        """The task of the child that has just ended a step on this worker."""
+        item = worker.item
+        return self.make_task(index, worker.scheduler) if item is self else item.task  # type: ignore[no-any-return]
+
+    def make_task(self, index: int, pool: Any) -> Task[Any]:
+        """Make a task of a child in its first step. Called by the worker that runs it, once."""
+        task: Task[Any] = Task()
+        task._pool = pool
+        task._cell = [self]
+        task._machine = self._coroutines[index]
+        if self._tasks.setdefault(index, task) is not task:  # G1
+            self._tasks[index] = task
+            task.interrupt()
+        return task
+
+    def child(self, fn: Any) -> Any:
+        """The coroutine that a worker runs whose `item` is this gather; for `dump`."""
+        return self._coroutines[fn] if type(fn) is int else fn
+
+    def drop(self) -> bool:
+        """Cancel the children that were not started; whether there were any."""
+        return self._take_rest(CANCELLED, None)
+
+    def abandon(self, error: BaseException) -> None:
+        """End the children that were not started with an error."""
+        self._take_rest(FAILED, error)
+
+    def _take_rest(self, state: Any, error: BaseException | None) -> bool:
+        taken = 0
+        while True:
+            try:
+                index = self._unstarted.pop()
+            except IndexError:
+                break
+            self._coroutines[index].close()  # else Python warns that it was never awaited
+            self._results[index] = CancelledError() if error is None else error
+            taken += 1
+        if taken and self._all:
+            if self._have_ended(taken):
+                self._finish(None)
+        elif taken and claim(self) is not None:
+            self._conclude(state, error and Failure(error, "gather()"), None)
+        return taken > 0
+
+    # --- ending ----------------------------------------------------------------------------------
+
+    def __call__(self, child: Any) -> None:
+        self.child_ended(child, None)
+
+    def child_ended(self, child: Any, pool: Any) -> Any:
+        """A child that is a future is final. Returns as `hand_over`, if `pool` is given."""
+        if self._all or _succeeded(child):
+            return self._finish(pool) if self._have_ended(1) else None
+        if claim(self) is None:
+            return None
+        if child.cancelled():
+            return self._conclude(CANCELLED, None, pool)
+        return self._conclude(FAILED, Failure.handed_on(child, "gather()"), pool)
+
+    def _have_ended(self, count: int) -> bool:
+        """Account for `count` children that have ended; True to the one that completes the sum.
+
+        Whoever finds entries of others adds them to its own. The last to append sees all that is in
+        the list, and what is not in it will be appended later: by then, that is the last.
+        """
+        ledger, size = self._ledger, len(self._results)
+        while count != size:
+            while ledger:
+                try:
+                    count += ledger.pop()
+                except IndexError:  # somebody else has it
+                    break
+            if count == size:
+                break
+            if count:
+                ledger.append(count)  # L1
+            if len(ledger) < 2:  # L2
+                return False
+            count = 0
+        return True
+
+    def _finish(self, pool: Any) -> Any:
+        """All children have ended. Returns as `child_ended`."""
+        if claim(self) is None:
+            return None
+        if self._requested:
+            return self._conclude(CANCELLED, None, pool)
+        results = self._results
+        if self._tasks:
+            for index, child in self._tasks.copy().items():
+                if child is not _TO_BE_CANCELLED:
+                    results[index] = _outcome(child)
+        return self._conclude(FINISHED, results, pool)
+
+    def _conclude(self, state: Any, value: Any, pool: Any) -> Any:
+        """As `conclude`; returns as `child_ended`."""
+        cell: Any = self._cell
+        self._value = value
+        self._cell = state
+        cell.reverse()
+        if cell:
+            if pool is not None:
+                return hand_over(self, cell, pool)
+            settle(self, cell)
+        return None
+
+    def cancel(self) -> bool:
+        """Cancel all children; the gather is cancelled when they have ended."""
+        if self.done():
+            return self.cancelled()
+        self._requested = True  # before: the last child may end at once
+        answers = [self.drop()]
+        for index in range(len(self._results)):  # all of them, not only up to the first that agrees
+            child = self._tasks.setdefault(index, _TO_BE_CANCELLED)  # G2
+            answers.append(child is _TO_BE_CANCELLED or child.cancel())
+        self._requested = any(answers)
+        return self._requested
+
+    def sources(self) -> tuple[Future[Any], ...]:
+        if self.done():
+            return ()
+        children = self._tasks.copy().values()
+        return tuple([child for child in children if isinstance(child, Future)])
+
+
+def _succeeded(child: Any) -> bool:
+    if isinstance(child, Future):
+        return child._cell is FINISHED
+    return not child.cancelled() and child.exception() is None
+
+
+def _outcome(child: Any) -> Any:
+    if isinstance(child, Future) and child._cell is FINISHED:
+        return child._value
+    if child.cancelled():
+        return CancelledError()
+    error = child.exception()
+    return child.result() if error is None else error
