@@ -270,7 +270,9 @@ class Gather(Joint):
         return self._requested
 
     def sources(self) -> tuple[Future[Any], ...]:
-        if self.done():
+        # A plain read: whoever waits became a task before it wrote down that it waits, and that was
+        # read before this.
+        if not self._tasks or self.done():
             return ()
         children = self._tasks.copy().values()
         return tuple([child for child in children if isinstance(child, Future)])

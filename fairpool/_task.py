@@ -545,7 +545,8 @@ class Continuation:
             task.interrupt("the pool is ending")
         # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same
         # list); who makes one after it sees D1 in X2.
-        if task.cancel_requests():
+        entries = task._cell.copy()  # type: ignore[union-attr]
+        if entries and _may_hold_request(entries) and task.cancel_requests():
             self._requested = self._attention = True
 
     def run(self, worker: Any) -> Any:
