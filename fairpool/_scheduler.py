@@ -20,7 +20,7 @@ from fairpool._errors import BrokenFairPool
 from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
-from fairpool._sync import LONGEST_BLIND_WAIT, at_exit, here, in_child_after_fork
+from fairpool._sync import LONGEST_BLIND_WAIT, at_exit, here, in_child_after_fork, yield_cpu
 from fairpool._task import LINK, Continuation, Handler, Link, Task
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
@@ -161,11 +161,15 @@ class Scheduler:
                 # started.
                 if not self.workers.copy():
                     dropped = task.drop()
-                    reason = RuntimeError(f"no worker could be started: {error}")
-                    for continuation in self.drain(lambda task: task.abandon(reason)):
-                        continuation.abandon(reason)
+                    self._abandon_queued(error)
                     if dropped:
                         raise
+
+    def _abandon_queued(self, error: Exception) -> None:
+        """There is no worker, and none could be started: end what is queued."""
+        reason = RuntimeError(f"no worker could be started: {error}")
+        for continuation in self.drain(lambda task: task.abandon(reason)):
+            continuation.abandon(reason)
 
     def spawn(self, coroutine: Any, name: str | None = None) -> Task[Any]:
         """A queued task that runs a coroutine object; raises if it will not be run."""
@@ -403,14 +407,23 @@ class Scheduler:
     def join(self) -> None:
         """Wait until all workers have ended. The pool must be closed."""
         while True:
-            if not self.is_over() and not self.workers.copy():
+            over = self.is_over()
+            if not over and not self.workers.copy():
                 # Accepted by a `put` that has not come to its `notify`, or suspended: it is run to
                 # its end before this returns.
-                self.notify()
+                try:
+                    self.parking.notify()
+                except Exception as error:
+                    if not self.workers.copy():
+                        self._abandon_queued(error)
+                        raise
+            # After the look at the queues: whoever has taken the last task is on the roster.
             roster = self.roster.copy()
             if not roster:
-                self.timers.stop()
-                return
+                if over:
+                    self.timers.stop()
+                    return
+                yield_cpu()  # a `put` has taken the seat, and is about to list its worker
             for worker in roster:
                 with blocking():  # in a worker of another pool
                     while not worker.ended.wait(LONGEST_BLIND_WAIT):

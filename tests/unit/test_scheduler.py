@@ -502,30 +502,6 @@ def test_several_threads_shut_down(make_pool: MakePool, gate: threading.Event) -
     check_whole(pool)
 
 
-def test_submit_against_shutdown() -> None:
-    # At any moment of `submit` another thread shuts the pool down. Until the task is queued, it is
-    # refused; from then on it is refused or run.
-    for moment in moments():
-        pool = FairPool(1, idle_timeout=LONG)
-        calls: list[int] = []
-        accepted = True
-
-        def close(pool: FairPool = pool) -> bool:
-            queued = pool._scheduler.has_work() or bool(pool._scheduler.workers)
-            in_time(pool.shutdown)
-            return queued
-
-        try:
-            with moment.do(close):
-                pool.submit(calls.append, 1)
-        except RuntimeError:
-            accepted = False
-        check_whole(pool)
-        assert len(calls) == accepted, moment
-        if moment.reached and not moment.result:
-            assert not accepted, moment
-
-
 # --- the interpreter's end, fork, signals: in a process of their own ----------------------------
 
 
