@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from fairpool._sync import Lock
+from fairpool._sync import Lock, here
 
 __all__ = ["Parker", "Parking"]
 
@@ -88,6 +88,7 @@ class Parking:
         # any two calls, and `finally` gives back what the lists hold.
         seat: list[None] = []
         woken: list[Any] = []
+        here.notifying += 1
         try:
             _take(self.seats, seat)
             if seat:
@@ -102,6 +103,7 @@ class Parking:
                 worker.parker.unpark()
             if seat and not woken:
                 self.seats.append(seat.pop())
+            here.notifying -= 1
 
     def give_up_seat(self) -> None:
         """The calling worker is about to stop being runnable."""

@@ -21,7 +21,7 @@ from fairpool._errors import BrokenFairPool
 from fairpool._future import LOGGER, Future
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
-from fairpool._sync import LONGEST_BLIND_WAIT, at_exit, here, in_child_after_fork
+from fairpool._sync import LONGEST_BLIND_WAIT, at_exit, here, in_child_after_fork, yield_cpu
 from fairpool._task import LINK, Continuation, Handler, Link, Task
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
@@ -171,11 +171,15 @@ class Scheduler:
                 # started.
                 if not self.workers.copy():
                     dropped = task.drop()
-                    reason = RuntimeError(f"no worker could be started: {error}")
-                    for continuation in self.drain(lambda task: task.abandon(reason)):
-                        continuation.abandon(reason)
+                    self._abandon_queued(error)
                     if dropped:
                         raise
+
+    def _abandon_queued(self, error: Exception) -> None:
+        """There is no worker, and none could be started: end what is queued."""
+        reason = RuntimeError(f"no worker could be started: {error}")
+        for continuation in self.drain(lambda task: task.abandon(reason)):
+            continuation.abandon(reason)
 
     def make_task(self, coroutine: Any, name: str | None = None) -> Task[Any]:
         """A task that runs a coroutine object, to be queued with `put`."""
@@ -435,12 +439,22 @@ class Scheduler:
         """Wait until all workers have ended. The pool must be closed."""
         used: list[Timers] = []
         while True:
-            if not self.is_over() and not self.workers.copy():
+            over = self.is_over()
+            if not over and not self.workers.copy():
                 # Accepted by a `put` that has not come to its `notify`, or suspended: it is run to
                 # its end before this returns.
-                self.notify()
+                try:
+                    self.parking.notify()
+                except Exception as error:
+                    if not self.workers.copy():
+                        self._abandon_queued(error)
+                        raise
+            # After the look at the queues: whoever has taken the last task is on the roster.
             roster = self.roster.copy()
             if not roster:
+                if not over and not here.notifying:
+                    yield_cpu()  # a `put` has taken the seat, and is about to list its worker
+                    continue
                 # What is run after this, a `put` that comes to its `notify` late or the link of a
                 # chain, has timers of its own: whoever is on the roster later has seen the new ones
                 # (A2), and nobody is left who has seen the old ones.

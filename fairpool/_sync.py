@@ -98,6 +98,8 @@ class _Here(threading.local):
     """What this thread is to the package: `worker` is None on a thread that no pool owns."""
 
     worker: Any = None
+    # In how many `Parking.notify` it is: more than none for a signal handler that interrupts one.
+    notifying = 0
     # Who it is to a lock, once it has entered one.
     visitor: Any = None
     # How often it looks at a future before it parks on it: see `_future.look_out`.

@@ -514,7 +514,9 @@ def test_submit_against_shutdown() -> None:
             queued = pool._scheduler.has_work() or bool(pool._scheduler.workers)
             # A worker that is about to be started is waited for, and only `submit` can go on to
             # start it.
-            waits = all(worker.thread.ident for worker in pool._scheduler.roster)
+            scheduler = pool._scheduler
+            waits = all(worker.thread.ident for worker in scheduler.roster)
+            waits = waits and bool(scheduler.roster or scheduler.seats)
             in_time(lambda: pool.shutdown(waits))
             return queued
 

@@ -1,0 +1,1 @@
+"""Tests under schedules that are drawn, found and done again."""

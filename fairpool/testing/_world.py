@@ -1,0 +1,421 @@
+"""What takes the place of `threading` and of the clock while a run lasts.
+
+Only the lowest floor is replaced: locks, RLocks, threads, the clock. What stands on it, `Event`,
+`Condition`, `Semaphore`, `Barrier`, the queues of `queue`, is the standard library's own code. Each
+name is replaced in every module of the package that has imported it, so the package pays nothing
+for being tested; and in `threading` and `time`, for the code under test. Threads that do not belong
+to the run get the real things, also from the replaced names.
+"""
+
+from __future__ import annotations
+
+import _thread
+import concurrent.futures._base
+import logging
+import queue
+import random as random_
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, count
+from math import inf
+from types import ModuleType
+from typing import Any
+
+import fairpool._future
+import fairpool._group
+import fairpool._pool
+import fairpool._scheduler
+import fairpool._sync
+import fairpool._worker
+from fairpool.testing._run import Controlled, Run
+
+__all__ = ["reached", "running", "world"]
+
+_run: Run | None = None
+
+_real_lock: Callable[[], Any] = _thread.allocate_lock
+_real_rlock: Callable[[], Any] = threading.RLock
+_real_monotonic = time.monotonic
+_real_sleep = time.sleep
+_real_random = random_.random
+_real_yield_cpu = fairpool._sync.yield_cpu
+
+
+def _here() -> Run | None:
+    """The run that the calling thread belongs to."""
+    run = _run
+    return run if run is not None and run.controls() else None
+
+
+def reached() -> None:
+    """The calling thread is about to run an instruction that is a point."""
+    run = _run
+    if run is not None:
+        run.reached()
+
+
+class Lock:
+    """A lock of a run. `threading.Lock`, with points."""
+
+    __slots__ = ("__weakref__", "_held")
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        run = _here()
+        if run is None:
+            return self._acquire_outside(blocking)
+        if not blocking and timeout != -1:
+            raise ValueError("can't specify a timeout for a non-blocking call")
+        run.point()
+        deadline = run.now + timeout if timeout >= 0 else inf
+        while not self._take():
+            if not blocking or run.now >= deadline:
+                return False
+            run.wait(self, deadline)
+        return True
+
+    def _take(self) -> bool:
+        if self._held:
+            return False
+        self._held = True
+        return True
+
+    def _acquire_outside(self, blocking: bool) -> bool:
+        if self._take():
+            return True
+        if blocking:
+            raise RuntimeError("this lock was made, and is held, in an explored run")
+        return False
+
+    def release(self) -> None:
+        run = _here()
+        if run is not None:
+            run.point()
+        if not self._held:
+            raise RuntimeError("release unlocked lock")
+        self._held = False
+        if run is not None:
+            run.wake(self)
+
+    def locked(self) -> bool:
+        run = _here()
+        if run is not None:
+            run.point()
+        return self._held
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def _at_fork_reinit(self) -> None:
+        self._held = False
+
+
+def new_lock() -> Any:
+    return _real_lock() if _here() is None else Lock()
+
+
+class RLock:
+    """An RLock of a run."""
+
+    __slots__ = ("__weakref__", "_count", "_lock", "_owner")
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._owner = 0
+        self._count = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        me = _thread.get_ident()
+        if self._owner == me:
+            self._count += 1
+            return True
+        if not self._lock.acquire(blocking, timeout):
+            return False
+        self._owner = me
+        self._count = 1
+        return True
+
+    def release(self) -> None:
+        if self._owner != _thread.get_ident():
+            raise RuntimeError("cannot release un-acquired lock")
+        self._count -= 1
+        if not self._count:
+            self._owner = 0
+            self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    # What `Condition` uses.
+
+    def _is_owned(self) -> bool:
+        return self._owner == _thread.get_ident()
+
+    def _release_save(self) -> tuple[int, int]:
+        state = self._count, self._owner
+        self._count = self._owner = 0
+        self._lock.release()
+        return state
+
+    def _acquire_restore(self, state: tuple[int, int]) -> None:
+        self._lock.acquire()
+        self._count, self._owner = state
+
+
+def new_rlock() -> Any:
+    return _real_rlock() if _here() is None else RLock()
+
+
+class Thread(threading.Thread):
+    """A thread of a run, if it is started by one; else a thread."""
+
+    _controlled: Controlled | None = None
+    _run: Run | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        run = _here()
+        if run is None:
+            super().__init__(*args, **kwargs)
+            return
+        run.silent = True  # its own events are real ones
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            run.silent = False
+
+    def start(self) -> None:
+        run = _here()
+        if run is None:
+            super().start()
+            return
+        run.point()
+        self._run = run
+        self._controlled = me = run.new_thread(self.name, self.daemon)
+        run.silent = True
+        try:
+            self._daemonic = True  # should it never unwind, the interpreter still ends
+            super().start()
+        finally:
+            run.silent = False
+        me.ident = self.ident
+        run.started(me)
+
+    def run(self) -> None:
+        run, me = self._run, self._controlled
+        if run is None or me is None:
+            super().run()
+            return
+        try:
+            run.begin(me)
+            run.trace_thread()
+            super().run()
+        except BaseException as error:
+            run.thread_failed(error)
+        finally:
+            sys.settrace(None)
+            run.end(me)
+
+    def join(self, timeout: float | None = None) -> None:
+        run, me = _here(), self._controlled
+        if run is None or me is None:
+            super().join(timeout)
+            return
+        run.point()
+        deadline = inf if timeout is None else run.now + max(timeout, 0.0)
+        while not me.ended and run.now < deadline:
+            run.wait(me, deadline)
+
+    def is_alive(self) -> bool:
+        run, me = _here(), self._controlled
+        if run is None or me is None:
+            return super().is_alive()
+        return not me.ended
+
+
+def monotonic() -> float:
+    run = _here()
+    return _real_monotonic() if run is None else run.now
+
+
+def sleep(seconds: float) -> None:
+    run = _here()
+    if run is None:
+        _real_sleep(seconds)
+        return
+    run.pause()
+    end = run.now + seconds
+    while run.now < end:
+        run.wait(end, end)
+
+
+def yield_cpu() -> None:
+    run = _here()
+    if run is None:
+        _real_yield_cpu()
+    else:
+        run.pause()
+
+
+def random() -> float:
+    run = _here()
+    return _real_random() if run is None else run.random()
+
+
+class OrderedSet(set[Any]):
+    """A set that is gone through in the order in which it was filled, not in that of addresses."""
+
+    __slots__ = ("_order",)
+
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        self._order = dict.fromkeys(items)
+        super().__init__(self._order)
+
+    def add(self, item: Any) -> None:
+        self._order[item] = None
+        super().add(item)
+
+    def discard(self, item: Any) -> None:
+        self._order.pop(item, None)
+        super().discard(item)
+
+    def remove(self, item: Any) -> None:
+        del self._order[item]
+        super().remove(item)
+
+    def update(self, *others: Iterable[Any]) -> None:
+        for item in chain(*others):
+            self.add(item)
+
+    def copy(self) -> OrderedSet:
+        return OrderedSet(self._order)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._order)
+
+    def __sub__(self, other: Any) -> OrderedSet:
+        return OrderedSet([item for item in self._order if item not in other])
+
+
+def new_set(items: Iterable[Any] = ()) -> Any:
+    return set(items) if _here() is None else OrderedSet(items)
+
+
+def number_of(thing: object) -> int:
+    """Instead of `id`: in the order of asking, and the same in each run."""
+    run = _here()
+    return id(thing) if run is None else run.number_of(thing)
+
+
+class _Logger(logging.Logger):
+    """Keeps what is logged in a run, and writes it to no handler: those have real locks."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return _here() is not None or logging.Logger.isEnabledFor(self, level)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        run = _here()
+        if run is None:
+            logging.Logger.handle(self, record)
+            return
+        run.silent = True
+        try:
+            run.logged(record)
+        finally:
+            run.silent = False
+
+
+# Searching and looking out only delay what the schedule decides; the rest makes rare ways common.
+SHRUNK: dict[tuple[ModuleType, str], Any] = {
+    (fairpool._future, "LOOKS_BEFORE_PARKING"): 0,
+    (fairpool._worker, "LOOKS_WHILE_SEARCHING"): 1,
+    (fairpool._worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,
+    (fairpool._worker, "STEAL_MAX"): 2,
+    (fairpool._sync, "LONGEST_BLIND_WAIT"): inf,
+    (fairpool._scheduler, "LONGEST_BLIND_WAIT"): inf,
+}
+
+
+def _replacements() -> Iterator[tuple[ModuleType, str, Any]]:
+    sync = fairpool._sync
+    # By what they are, under whatever name a module has them.
+    lowest = [
+        (sync.Lock, new_lock),
+        (sync.RLock, new_rlock),
+        (sync.Thread, Thread),
+        (sync.monotonic, monotonic),
+        (sync.yield_cpu, yield_cpu),
+    ]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fairpool._"):
+            for attribute, value in list(vars(module).items()):
+                for real, ours in lowest:
+                    if value is real:
+                        yield module, attribute, ours
+    yield fairpool._worker, "random", random
+    yield fairpool._scheduler, "set", new_set
+    yield fairpool._group, "set", new_set
+    yield concurrent.futures._base, "set", new_set
+    yield concurrent.futures._base, "id", number_of
+    yield fairpool._scheduler, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
+    yield threading, "Lock", new_lock
+    yield threading, "_allocate_lock", new_lock
+    yield threading, "RLock", new_rlock
+    yield threading, "Thread", Thread
+    yield threading, "_time", monotonic
+    yield time, "monotonic", monotonic
+    yield time, "sleep", sleep
+    yield queue, "time", monotonic
+    yield queue, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
+    for (module, name), value in SHRUNK.items():
+        yield module, name, value
+
+
+@contextmanager
+def world() -> Iterator[None]:
+    """Put everything in its place, and back."""
+    missing = object()
+    before = []
+    logger = fairpool._future.LOGGER
+    kind = logger.__class__
+    try:
+        for module, name, value in list(_replacements()):
+            before.append((module, name, vars(module).get(name, missing)))
+            setattr(module, name, value)
+        logger.__class__ = _Logger
+        yield
+    finally:
+        logger.__class__ = kind
+        for module, name, value in reversed(before):
+            if value is missing:
+                delattr(module, name)
+            else:
+                setattr(module, name, value)
+
+
+@contextmanager
+def running(run: Run) -> Iterator[None]:
+    """Make `run` the one that threads belong to."""
+    global _run
+    if _run is not None:
+        raise RuntimeError("explored runs cannot be nested")
+    # Names are numbered anew in each run, so that its history is the same again.
+    counters = fairpool._pool._pool_numbers, threading._counter  # type: ignore[attr-defined]
+    fairpool._pool._pool_numbers = count()
+    threading._counter = count(1).__next__  # type: ignore[attr-defined]
+    _run = run
+    try:
+        yield
+    finally:
+        _run = None
+        fairpool._pool._pool_numbers, threading._counter = counters  # type: ignore[attr-defined]

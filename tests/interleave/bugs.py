@@ -1,0 +1,483 @@
+"""Bugs put in on purpose: what the proofs of `docs/protocols` need, taken away one at a time.
+
+Each is to be found by its scenario within the stated number of schedules, which is at least three
+times what it took on any of Python 3.11, 3.13 and 3.13t when this was written.
+"""
+
+from __future__ import annotations
+
+from interleave import scenarios as s
+from interleave.harness import Bug
+
+BUGS = [
+    # --- parking ------------------------------------------------------------------------------
+    Bug(
+        "a worker parks without a last look at the queues (P4)",
+        "_worker",
+        "Worker._park",
+        "        scheduler.notify_if_work()\n",
+        "",
+        s.submit_meets_park,
+        50,
+    ),
+    Bug(
+        "a worker gives up its seat after its last look (P3 after P4)",
+        "_worker",
+        "Worker._park",
+        """        if seated:
+            parking.give_up_seat()
+        scheduler.notify_if_work()
+""",
+        """        scheduler.notify_if_work()
+        if seated:
+            parking.give_up_seat()
+""",
+        s.submit_meets_park,
+        50,
+    ),
+    Bug(
+        "a worker leaves `searching` after its last look (P1 after P4)",
+        "_worker",
+        "Worker._park",
+        """        parking.searching.discard(self)
+        parking.parked.append(self)
+        if seated:
+            parking.give_up_seat()
+        scheduler.notify_if_work()
+""",
+        """        parking.parked.append(self)
+        if seated:
+            parking.give_up_seat()
+        scheduler.notify_if_work()
+        parking.searching.discard(self)
+""",
+        s.submit_meets_park,
+        50,
+    ),
+    Bug(
+        "a worker that has found a task does not look again for others (F2)",
+        "_worker",
+        "Worker._search",
+        "                    self.scheduler.notify_if_work()\n",
+        "",
+        s.both_workers_come,
+        50,
+    ),
+    Bug(
+        "a worker that blocks leaves its queue to nobody (B2)",
+        "_worker",
+        "Worker._give_up_seat",
+        "            self.scheduler.notify_if_work()\n",
+        "",
+        s.blocked_pool_starts_another,
+        50,
+    ),
+    Bug(
+        "the seat is given twice: to the woken worker, and back",
+        "_park",
+        "Parking.notify",
+        """                seat.clear()
+            elif seat:
+                self._start(seat)
+        finally:
+            for worker in woken:
+                worker.parker.unpark()
+            if seat and not woken:
+""",
+        """                pass
+            elif seat:
+                self._start(seat)
+        finally:
+            for worker in woken:
+                worker.parker.unpark()
+            if seat:
+""",
+        s.submit_meets_park,
+        50,
+    ),
+    Bug(
+        "the seat is lost when somebody else took the parked worker",
+        "_park",
+        "Parking.notify",
+        "                self._start(seat)\n",
+        "                self._start(seat) if not self.parked else seat.clear()\n",
+        s.two_submit,
+        2000,
+    ),
+    Bug(
+        "two threads return the seat of one wait",
+        "_worker",
+        "_SeatWaiter.return_seat",
+        "            self._owed.pop()",
+        "            self._owed[0]",
+        s.wait_for_a_running_one,
+        50,
+    ),
+    Bug(
+        "a worker that pays a debt frees its seat as well",
+        "_worker",
+        "Worker._loop",
+        "self._park(seated=False)",
+        "self._park(seated=True)",
+        s.wait_for_a_running_one,
+        50,
+    ),
+    Bug(
+        "a worker that returns from a wait leaves no debt",
+        "_park",
+        "Parking.return_to_seat",
+        "self.debts.append(None)",
+        "pass",
+        s.wait_for_a_running_one,
+        50,
+    ),
+    # --- the end of a worker ------------------------------------------------------------------
+    Bug(
+        "an idle worker ends although somebody is unparking it",
+        "_worker",
+        "Worker._park",
+        """            if self._unlist_parked():
+                return not self._unlist()
+            self.parker.park()""",
+        """            self._unlist_parked()
+            return not self._unlist()
+            self.parker.park()""",
+        s.worker_ends_as_work_comes,
+        50,
+    ),
+    # --- futures ------------------------------------------------------------------------------
+    Bug(
+        "a registrant does not look again whether the future is final (R2)",
+        "_future",
+        "Future._register",
+        "            if type(self._cell) is list:  # R2: see docs/protocols/future.md\n"
+        "                return\n"
+        "            _call_late(self, cell, registrant)\n",
+        "",
+        s.complete_meets_registration,
+        100,
+    ),
+    Bug(
+        "a late registrant is called by two",
+        "_future",
+        "_call_late",
+        "        return\n",
+        "        pass\n",
+        s.complete_meets_registration,
+        200,
+    ),
+    Bug(
+        "the final state is written before the result",
+        "_future",
+        "finish",
+        "    future._value = result\n    future._cell = FINISHED  # C1\n",
+        "    future._cell = FINISHED  # C1\n    future._value = result\n",
+        s.complete_meets_registration,
+        200,
+    ),
+    Bug(
+        "the registrants are looked at before the future is final (C1 after C3)",
+        "_future",
+        "finish",
+        """    future._cell = FINISHED  # C1
+""",
+        """    if not cell:
+        future._cell = FINISHED
+        return
+    future._cell = FINISHED
+""",
+        s.complete_meets_registration,
+        50,
+    ),
+    Bug(
+        "a claim that comes too late forgets the registrant that it took",
+        "_future",
+        "put_back",
+        "    cell.insert(0, registrant)\n",
+        "    return\n",
+        s.one_claim,
+        50,
+    ),
+    Bug(
+        "a registrant that was put back gets no second look (K3)",
+        "_future",
+        "put_back",
+        "    if type(future._cell) is not list:\n",
+        "    if False:\n",
+        s.one_claim,
+        1000,
+    ),
+    Bug(
+        "a waiter of concurrent.futures sees the end before it is told",
+        "_future",
+        "Future._state",
+        "        if view is not None and not view.told:\n",
+        "        if False:\n",
+        s.complete_meets_as_completed,
+        50,
+    ),
+    # --- tasks --------------------------------------------------------------------------------
+    Bug(
+        "a task is published before `send` has returned",
+        "_task",
+        "Continuation.run",
+        """        try:
+            request = self._run(self._send, None)
+""",
+        """        try:
+            self.armed.append(None)
+            request = self._run(self._send, None)
+            self.disarm()
+""",
+        s.cancel_meets_later_step,
+        50,
+    ),
+    Bug(
+        "a continuation is armed after it has registered",
+        "_task",
+        "Continuation._arm",
+        "        self.armed.append(None)  # A1\n",
+        "        suspend(self) if suspend is not None else None\n"
+        "        self.armed.append(None)\n"
+        "        return True\n",
+        s.wake_meets_suspend,
+        100,
+    ),
+    Bug(
+        "two wake-ups resume one continuation",
+        "_task",
+        "Continuation.wake",
+        "        if self.disarm():\n",
+        "        if self.armed:\n",
+        s.cancel_meets_wake,
+        100,
+    ),
+    Bug(
+        "a cancellation during the first step is not looked for (D2)",
+        "_task",
+        "Continuation.__init__",
+        "        if task.cancel_requests():\n",
+        "        if False:\n",
+        s.cancel_is_not_lost,
+        50,
+    ),
+    Bug(
+        "a cancellation just before the suspension is not looked for (A2)",
+        "_task",
+        "Continuation._arm",
+        "        while self._requested and self.disarm():\n",
+        "        while False:\n",
+        s.cancel_is_not_lost,
+        50,
+    ),
+    Bug(
+        "the canceller signals before its request is there (X2 before X1)",
+        "_task",
+        "Task.interrupt",
+        "        cell.append(request)  # X1\n        self._signal()\n",
+        "        self._signal()\n        cell.append(request)\n",
+        s.cancel_meets_first_step,
+        1000,
+    ),
+    Bug(
+        "what is waited for ends while its waiter is being cancelled",
+        "_task",
+        "Continuation._rearm",
+        "        if awaited.done():\n",
+        "        if False:\n",
+        s.cancel_meets_wake,
+        50,
+    ),
+    Bug(
+        "the worker that ends a step forgets the second registrant",
+        "_task",
+        "_hand_over",
+        "    if cell:  # one more has come: `registrant` may be that\n",
+        "    if False:\n",
+        s.end_of_a_step_meets_registration,
+        30000,
+    ),
+    Bug(
+        "a link is registered before it is whole",
+        "_scheduler",
+        "Scheduler.link",
+        """        link._cell = [(copy_context(), None, handlers, LINK, None)]
+        source._register(link)
+""",
+        """        link._cell = []
+        source._register(link)
+        link._cell.append((copy_context(), None, handlers, LINK, None))
+""",
+        s.chain_meets_completion,
+        200,
+    ),
+    Bug(
+        "a gather takes the last child for a success though one has failed",
+        "_tasks",
+        "_Gather._child_ended",
+        "            failed = [] if self._all else [each for each in self._children "
+        "if not _succeeded(each)]\n",
+        "            failed = []\n",
+        s.gather_meets_failure,
+        50,
+    ),
+    Bug(
+        "a group's parent does not look again for children (V2)",
+        "_group",
+        "TaskGroup.__aexit__",
+        "                if self._has_children():  # V2\n",
+        "                if True:\n",
+        s.group_meets_its_last_child,
+        100,
+    ),
+    Bug(
+        "a child leaves its group before it has asked the parent to end",
+        "_group",
+        "TaskGroup.__call__",
+        "        if task._cell is FAILED and not self._given_up:\n",
+        "        self._take_out(task)\n        if task._cell is FAILED and not self._given_up:\n",
+        s.group_meets_failure,
+        200,
+    ),
+    # --- timers -------------------------------------------------------------------------------
+    Bug(
+        "a timer is put in after the look at when the thread wakes (T1 after T2)",
+        "_timer",
+        "Timers.add",
+        """        self._incoming.append(timer)  # T1
+        if self._absent:
+            self._start()
+        if deadline < self._wakes_at:  # T2
+            self._unpark()
+""",
+        """        if deadline < self._wakes_at:
+            self._unpark()
+        self._incoming.append(timer)
+        if self._absent:
+            self._start()
+""",
+        s.sleepers,
+        100,
+    ),
+    Bug(
+        "the timer thread parks without a last look (U2)",
+        "_timer",
+        "Timers._run",
+        "            if self._incoming.holds_work():  # U2\n                continue\n",
+        "",
+        s.sleepers,
+        1000,
+    ),
+    Bug(
+        "the timer thread ends without a last look (E2)",
+        "_timer",
+        "Timers._run",
+        "                if not self._incoming.holds_work():  # E2\n",
+        "                if True:\n",
+        s.nap_after_the_timers_end,
+        1000,
+    ),
+    # --- primitives ---------------------------------------------------------------------------
+    Bug(
+        "who queues for a permit does not look again for one (L2)",
+        "_primitives",
+        "_Permits.take",
+        "        self._match()  # L2\n",
+        "",
+        s.permits_are_kept,
+        500,
+    ),
+    Bug(
+        "a permit given to a cancelled task is lost",
+        "_primitives",
+        "_Permits.take",
+        "                self.give()  # it was given a permit, and is not going to use it\n",
+        "                pass\n",
+        s.permits_are_kept,
+        500,
+    ),
+    Bug(
+        "a permit for one that was cancelled meanwhile is lost",
+        "_primitives",
+        "_Permits._match",
+        "            if waiter is None:\n                self._free.append(None)  # M1\n",
+        "",
+        s.permits_are_kept,
+        50,
+    ),
+    Bug(
+        "an event is cleared twice, and whoever waits at the second gate is left there",
+        "_primitives",
+        "Event.clear",
+        "            gate.successor.setdefault(None, _Gate())  # A1: one for all\n",
+        "            gate.successor[None] = _Gate()\n",
+        s.event_is_cleared_by_two,
+        20000,
+    ),
+    # --- shutdown -----------------------------------------------------------------------------
+    Bug(
+        "submit does not look again whether the pool was closed (S2)",
+        "_scheduler",
+        "Scheduler.put",
+        "        if self.refusals and task.drop():  # S2: closed since the caller looked\n"
+        "            raise self.refusal()\n",
+        "",
+        s.shutdown_meets_submit,
+        1000,
+    ),
+    Bug(
+        "a worker parks without a look whether the pool was closed",
+        "_worker",
+        "Worker._park",
+        "        if scheduler.is_over() and self._unlist_parked():\n"
+        "            return not self._unlist()\n",
+        "",
+        s.shutdown_meets_park,
+        50,
+    ),
+    Bug(
+        "close unparks nobody (H2)",
+        "_scheduler",
+        "Scheduler.close",
+        "        self.parking.unpark_all()\n",
+        "",
+        s.shutdown_meets_park,
+        2000,
+    ),
+    Bug(
+        "shutdown looks at the roster before the queues",
+        "_scheduler",
+        "Scheduler.join",
+        "                if over:\n",
+        "                if self.is_over():\n",
+        s.shutdown_meets_submit,
+        2000,
+    ),
+    Bug(
+        "shutdown takes an empty roster for the end",
+        "_scheduler",
+        "Scheduler.join",
+        "                if over:\n",
+        "                if True:\n",
+        s.shutdown_meets_submit,
+        50,
+    ),
+    Bug(
+        "a cancelled task does not give its permit back",
+        "_task",
+        "_drop",
+        "        work[4].leave()\n",
+        "        pass\n",
+        s.cancelled_ones_make_room,
+        50,
+    ),
+    Bug(
+        "a closed backlog lets one in, and forgets the others",
+        "_scheduler",
+        "Backlog.enter",
+        "            self._permits.put(False)  # closed: pass it on to whoever waits, too\n",
+        "",
+        s.backlog_is_closed,
+        50,
+    ),
+]

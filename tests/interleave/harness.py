@@ -1,0 +1,90 @@
+"""Explore the package itself: every access of its code to what threads share is a point."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType, FunctionType, ModuleType
+
+import fairpool
+from fairpool.testing._explore import Explorer
+from fairpool.testing._points import Points, points_in_package
+from fairpool.testing._world import reached
+
+PACKAGE = str(pathlib.Path(fairpool.__file__).parent)
+TESTING = str(pathlib.Path(PACKAGE) / "testing")
+
+
+def modules() -> list[ModuleType]:
+    return [module for name, module in sorted(sys.modules.items()) if name.startswith("fairpool._")]
+
+
+def _is_of_package(frame: FrameType) -> bool:
+    name = frame.f_code.co_filename
+    return (name.startswith(PACKAGE) and not name.startswith(TESTING)) or "interleave" in name
+
+
+def explorer(scenario: Callable[[], object], preemptions: int = 2) -> Explorer:
+    """To be made after a bug was put in: the points are those of the code as it is now."""
+    points = Points(points_in_package(modules()), reached)
+    return Explorer(scenario, points, _is_of_package, preemptions)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One text of the package's source that is replaced by another one, with what finds it."""
+
+    name: str
+    module: str
+    function: str  # its `__qualname__`
+    old: str
+    new: str
+    scenario: Callable[[], object]
+    schedules: int  # it is to be found in so many, with seed 0
+
+    def __str__(self) -> str:
+        return self.name
+
+    @contextmanager
+    def put_in(self) -> Iterator[None]:
+        module = sys.modules[f"fairpool.{self.module}"]
+        assert module.__file__ is not None
+        source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
+        function = _find(module, self.function)
+        first = function.__code__.co_firstlineno - 1
+        lines = source.splitlines(keepends=True)
+        before, text = "".join(lines[:first]), "".join(lines[first:])
+        count = text.count(self.old)
+        assert count, f"{self.name}: the source has no {self.old!r} after line {first}"
+        changed = before + text.replace(self.old, self.new, 1)
+        code = _code(compile(changed, module.__file__, "exec"), self.function)
+        right = function.__code__
+        assert code.co_code != right.co_code or code.co_consts != right.co_consts, self.name
+        function.__code__ = code
+        try:
+            yield
+        finally:
+            function.__code__ = right
+
+
+def _find(module: ModuleType, qualname: str) -> FunctionType:
+    thing: object = module
+    for name in qualname.split("."):
+        thing = vars(thing)[name]
+    thing = getattr(thing, "fget", thing)
+    thing = getattr(thing, "__func__", thing)
+    assert isinstance(thing, FunctionType), qualname
+    return thing
+
+
+def _code(code: CodeType, qualname: str) -> CodeType:
+    pending = [code]
+    while pending:
+        inner = pending.pop()
+        if inner.co_qualname == qualname:
+            return inner
+        pending += [const for const in inner.co_consts if isinstance(const, CodeType)]
+    raise AssertionError(f"no {qualname} in the changed source")

@@ -1,0 +1,784 @@
+"""What the explorer runs: small programs, each about one meeting of two or three threads.
+
+A scenario raises if something went wrong. That something hangs is found by the explorer: so no
+scenario has a time-out, and none ends a pool before it has waited for what it submitted.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from asyncio import CancelledError as TaskCancelled
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from contextvars import copy_context
+from types import SimpleNamespace
+from typing import Any
+
+import fairpool
+from fairpool import FairPool, Future, Task
+
+# So long that it never comes: an idle time-out would find what a lost wake-up has left lying.
+NEVER = 1e6
+
+
+@contextmanager
+def pool_of(workers: int, **options: Any) -> Iterator[FairPool]:
+    """A pool, and at its end a look whether all is at rest."""
+    options.setdefault("idle_timeout", NEVER)
+    pool = FairPool(workers, **options)
+    with pool:
+        yield pool
+    scheduler = pool._scheduler
+    parking = scheduler.parking
+    assert len(parking.seats) - len(parking.debts) == workers, "seats"
+    assert not parking.parked, "a worker is parked"
+    assert not parking.searching, "a worker is searching"
+    assert not scheduler.has_work(), "work is left"
+    assert not scheduler.suspended, "a coroutine is left"
+    assert not scheduler.workers, "a worker is listed"
+    assert not scheduler.roster, "a worker is on the roster"
+
+
+def at_once(*functions: Callable[[], object]) -> None:
+    """Call each of them on a thread of its own, and the first on this one."""
+    threads = [threading.Thread(target=function) for function in functions[1:]]
+    for thread in threads:
+        thread.start()
+    functions[0]()
+    for thread in threads:
+        thread.join()
+
+
+# --- submit, park, steal --------------------------------------------------------------------------
+
+
+def submit_meets_park() -> None:
+    """A task comes while the worker that has run the one before is about to park."""
+    with pool_of(1) as pool:
+        assert pool.submit(int).result() == 0
+        assert pool.submit(int, 1).result() == 1
+
+
+def two_submit() -> None:
+    """Two threads submit at once."""
+    with pool_of(2) as pool:
+
+        def submit() -> None:
+            assert pool.submit(int, 5).result() == 5
+
+        at_once(submit, submit)
+
+
+def both_workers_come() -> None:
+    """Two tasks that need each other: the second worker must be woken as well."""
+    with pool_of(2) as pool:
+        for _ in range(2):
+            barrier = threading.Barrier(2)
+            futures = [pool.submit(barrier.wait) for _ in range(2)]
+            assert sorted(future.result() for future in futures) == [0, 1]
+
+
+def task_submits() -> None:
+    """A task queues two that need each other, and blocks unseen until they are done."""
+    with pool_of(3) as pool:
+        done = threading.Semaphore(0)
+        barrier = threading.Barrier(2, done.release)
+
+        def parent() -> None:
+            for _ in range(2):
+                pool.submit(barrier.wait)
+            done.acquire()
+
+        pool.submit(parent).result()
+
+
+def no_more_than_the_seats() -> None:
+    """Never do more tasks run than the pool has seats, where none of them waits."""
+    with pool_of(1) as pool:
+        running = threading.Lock()
+
+        def alone() -> None:
+            assert running.acquire(False), "two at once"
+            running.release()
+
+        futures: list[Future[None]] = []
+
+        def submit() -> None:
+            futures.append(pool.submit(alone))
+            futures.append(pool.submit(alone))
+
+        at_once(submit, submit)
+        for future in futures:
+            future.result()
+
+
+def first_come_first_served() -> None:
+    """One worker runs what one thread submits in that order."""
+    with pool_of(1) as pool:
+        order: list[int] = []
+        futures = [pool.submit(order.append, i) for i in range(3)]
+        for future in futures:
+            future.result()
+        assert order == [0, 1, 2]
+
+
+# --- futures --------------------------------------------------------------------------------------
+
+
+def complete_meets_registration() -> None:
+    """Callbacks, a `wait`, and a waiting thread come while a future ends."""
+    future: Future[int] = Future()
+    future.set_running_or_notify_cancel()
+    calls: list[str] = []
+
+    def register() -> None:
+        future.add_done_callback(lambda _: calls.append("first"))
+        future.add_done_callback(lambda _: calls.append("second"))
+        assert future.result() == 7
+
+    at_once(lambda: future.set_result(7), register)
+    assert sorted(calls) == ["first", "second"]
+
+
+def complete_meets_wait() -> None:
+    """`concurrent.futures.wait` and `as_completed` look at a future while it ends."""
+    future: Future[int] = Future()
+    future.set_running_or_notify_cancel()
+
+    def look() -> None:
+        done, pending = concurrent.futures.wait([future])
+        assert done == {future}
+        assert not pending
+
+    def look_otherwise() -> None:
+        assert list(concurrent.futures.as_completed([future])) == [future]
+
+    at_once(lambda: future.set_result(7), look, look_otherwise)
+
+
+def complete_meets_as_completed() -> None:
+    """`as_completed` gives each future once, whenever it ends."""
+    futures: list[Future[int]] = [Future(), Future()]
+    for future in futures:
+        future.set_running_or_notify_cancel()
+
+    def end() -> None:
+        for future in futures:
+            future.set_result(7)
+
+    def look() -> None:
+        assert set(concurrent.futures.as_completed(futures)) == set(futures)
+
+    at_once(end, look)
+
+
+def one_claim() -> None:
+    """A worker, two that cancel, and one that waits: one of them gets the task."""
+    with pool_of(1) as pool:
+        runs: list[None] = []
+        calls: list[None] = []
+        answers: list[bool] = []
+        task = pool.submit(runs.append, None)
+        task.add_done_callback(lambda _: calls.append(None))
+        at_once(lambda: answers.append(task.cancel()), lambda: answers.append(task.cancel()))
+        try:
+            task.result()
+        except CancelledError:
+            assert not runs
+            assert True in answers
+        else:
+            assert runs == [None]
+            assert answers == [False, False]
+    assert calls == [None]
+
+
+def wait_with_timeout() -> None:
+    """A time-out and the completion come together."""
+    future: Future[int] = Future()
+
+    def end() -> None:
+        time.sleep(1)
+        future.set_result(1)
+
+    def wait() -> None:
+        try:
+            assert future.result(timeout=1) == 1
+        except TimeoutError:
+            assert future.result() == 1
+
+    at_once(wait, end)
+
+
+# --- waiting in workers ---------------------------------------------------------------------------
+
+
+def nested_results() -> None:
+    """Tasks wait for tasks: run inline, or by another worker, never starving."""
+    with pool_of(1) as pool:
+
+        def leaf() -> int:
+            return 1
+
+        def middle() -> int:
+            return pool.submit(leaf).result() + pool.submit(leaf).result()
+
+        futures = [pool.submit(middle) for _ in range(2)]
+        assert [future.result() for future in futures] == [2, 2]
+
+
+def wait_for_a_running_one() -> None:
+    """A task waits for one that has been started: its seat goes to another worker."""
+    with pool_of(1) as pool:
+        gate: Future[int] = Future()
+        first = pool.submit(gate.result)
+        second = pool.submit(first.result)
+        pool.submit(gate.set_result, 3)
+        assert second.result() == 3
+
+
+def blocked_pool_starts_another() -> None:
+    """Everybody blocks: what is queued then still runs."""
+    with pool_of(1) as pool:
+        released = threading.Semaphore(0)
+
+        def block() -> None:
+            with fairpool.blocking():
+                released.acquire()
+
+        futures = [pool.submit(block), pool.submit(block)]
+        pool.submit(released.release)
+        pool.submit(released.release)
+        for future in futures:
+            future.result()
+
+
+# --- coroutines -----------------------------------------------------------------------------------
+
+
+def wake_meets_suspend() -> None:
+    """What a coroutine waits for comes while it is being suspended."""
+    with pool_of(1) as pool:
+        future: Future[int] = Future()
+
+        async def wait() -> int:
+            return await future
+
+        task = pool.submit(wait)
+        future.set_result(3)
+        assert task.result() == 3
+
+
+def cancel_meets_wake() -> None:
+    """A coroutine is cancelled while what it waits for comes."""
+    with pool_of(1) as pool:
+        future: Future[int] = Future()
+        stages: list[str] = []
+
+        async def wait() -> None:
+            stages.append("begun")
+            try:
+                await future
+                stages.append("got")
+            except TaskCancelled:
+                stages.append("cancelled")
+                raise
+
+        task = pool.submit(wait)
+        answers: list[bool] = []
+        at_once(lambda: answers.append(task.cancel()), lambda: _set_if_open(future))
+        try:
+            task.result()
+        except CancelledError:
+            # False: it was in its first step, so far a plain function, and has been asked to end.
+            assert answers in ([True], [False]), answers
+            assert stages in ([], ["begun", "cancelled"], ["begun", "got"]), stages
+        else:
+            assert stages == ["begun", "got"], stages
+
+
+def _set_if_open(future: Future[Any]) -> None:
+    try:
+        future.set_result(1)
+    except concurrent.futures.InvalidStateError:
+        pass  # it was cancelled, or is about to be
+
+
+def cancel_is_not_lost() -> None:
+    """A coroutine that would wait for ever is cancelled, wherever it is."""
+    with pool_of(1) as pool:
+        events: list[str] = []
+
+        async def wait() -> None:
+            try:
+                await fairpool.Event().wait()
+            finally:
+                events.append("out")
+
+        task = pool.submit(wait)
+        while not task.cancel():
+            time.sleep(1)
+        try:
+            task.result()
+        except CancelledError:
+            assert events in ([], ["out"])
+        else:
+            raise AssertionError("it went on")
+
+
+def cancel_meets_first_step() -> None:
+    """A coroutine is cancelled in its first step, or just when that ends."""
+    with pool_of(1) as pool:
+        begun = threading.Semaphore(0)
+
+        async def wait() -> None:
+            begun.release()
+            await fairpool.Event().wait()
+
+        task = pool.submit(wait)
+        begun.acquire()
+        assert task.cancel()
+        try:
+            task.result()
+        except CancelledError:
+            pass
+        else:
+            raise AssertionError("it went on")
+
+
+def cancel_meets_later_step() -> None:
+    """A coroutine is cancelled while it runs, or is queued, or suspended: one step at a time."""
+    with pool_of(2) as pool:
+        begun = threading.Semaphore(0)
+        inside = threading.Lock()
+
+        async def turns() -> None:
+            for _ in range(3):
+                assert inside.acquire(False), "two resumers"
+                begun.release()
+                inside.release()
+                await fairpool.yield_now()
+
+        task = pool.submit(turns)
+        begun.acquire()
+        begun.acquire()
+        task.cancel()
+        try:
+            task.result()
+        except CancelledError:
+            pass
+
+
+def two_wake() -> None:
+    """Two wake-ups at once: one step follows."""
+    with pool_of(2) as pool:
+        first: Future[int] = Future()
+        second: Future[int] = Future()
+        inside = threading.Lock()
+
+        async def wait() -> int:
+            total = 0
+            for future in (first, second):
+                total += await future
+                assert inside.acquire(False), "two resumers"
+                inside.release()
+            return total
+
+        task = pool.submit(wait)
+        at_once(lambda: second.set_result(1), lambda: first.set_result(2))
+        assert task.result() == 3
+
+
+def yields_are_fair() -> None:
+    """Coroutines that yield are run to their end."""
+    with pool_of(2) as pool:
+
+        async def turns() -> int:
+            for _ in range(2):
+                await fairpool.yield_now()
+            return 1
+
+        futures = [pool.submit(turns) for _ in range(2)]
+        assert sum(future.result() for future in futures) == 2
+
+
+def chain_meets_completion() -> None:
+    """`then` is called while its source ends."""
+    with pool_of(2) as pool:
+        source = pool.submit(int, 1)
+        link = source.then(lambda x: x + 1).then(lambda x: pool.submit(int, x))
+        assert link.result() == 2
+
+
+def end_of_a_step_meets_registration() -> None:
+    """Two registrants come while a task's step ends: both are called."""
+    calls: list[str] = []
+    pool = FairPool(1)
+    task: Task[int] = Task()
+    task._pool = pool._scheduler
+    task._cell = [(copy_context(), int, (), None, None)]
+    worker = SimpleNamespace()
+
+    def register() -> None:
+        task._register(lambda _: calls.append("first"))
+        task._register(lambda _: calls.append("second"))
+
+    at_once(lambda: task.run(worker), register)
+    assert sorted(calls) == ["first", "second"], calls
+    pool.shutdown()
+
+
+def chain_is_cancelled() -> None:
+    """A chain is cancelled while its source ends: each part runs, or is cancelled."""
+    with pool_of(1) as pool:
+        ran: list[int] = []
+        link = pool.submit(ran.append, 1).then(lambda _: ran.append(2))
+        answer = link.cancel()
+        try:
+            link.result()
+        except CancelledError:
+            assert answer
+            assert ran in ([], [1])
+        else:
+            assert ran == [1, 2]
+
+
+def gather_meets_cancel() -> None:
+    """A gather is cancelled while its children end."""
+    with pool_of(2) as pool:
+
+        async def child() -> int:
+            await fairpool.yield_now()
+            return 1
+
+        async def parent() -> list[int]:
+            return await fairpool.gather(child(), child())
+
+        task = pool.submit(parent)
+        task.cancel()
+        try:
+            assert task.result() == [1, 1]
+        except CancelledError:
+            pass
+
+
+def gather_meets_failure() -> None:
+    """One child fails while the last one ends."""
+    with pool_of(2) as pool:
+
+        async def fails() -> None:
+            raise KeyError
+
+        async def succeeds() -> None:
+            pass
+
+        async def parent() -> str:
+            try:
+                await fairpool.gather(fails(), succeeds())
+            except KeyError:
+                return "failed"
+            return "missed"
+
+        assert pool.submit(parent).result() == "failed"
+
+
+def group_meets_its_last_child() -> None:
+    """The only child of a group ends while the parent comes to wait for it."""
+    with pool_of(2) as pool:
+
+        async def child() -> int:
+            return 1
+
+        async def parent() -> int:
+            async with fairpool.TaskGroup() as group:
+                task = group.create_task(child())
+            return await task
+
+        assert pool.submit(parent).result() == 1
+
+
+def group_meets_failure() -> None:
+    """A child fails while another one ends, and the parent waits."""
+    with pool_of(2) as pool:
+
+        async def fails() -> None:
+            raise KeyError
+
+        async def succeeds() -> None:
+            await fairpool.yield_now()
+
+        async def parent() -> str:
+            try:
+                async with fairpool.TaskGroup() as group:
+                    group.create_task(fails())
+                    group.create_task(succeeds())
+            except ExceptionGroup as errors:
+                # RuntimeError: the first child had failed before the second one was made.
+                kinds = [type(error) for error in errors.exceptions]
+                assert kinds in ([KeyError], [KeyError, RuntimeError]), kinds
+                return "failed"
+            return "missed"
+
+        assert pool.submit(parent).result() == "failed"
+
+
+# --- timers ---------------------------------------------------------------------------------------
+
+
+def sleepers() -> None:
+    """Naps of different lengths, begun at once, wake in their order."""
+    with pool_of(2) as pool:
+        order: list[int] = []
+
+        async def nap(seconds: int) -> None:
+            await fairpool.sleep(seconds)
+            order.append(seconds)
+
+        futures = [pool.submit(nap, seconds) for seconds in (50, 10)]
+        for future in futures:
+            future.result()
+        assert order == [10, 50]
+
+
+def nap_after_the_timers_end() -> None:
+    """A timer is added just when the timer thread ends for want of timers."""
+    with pool_of(1, idle_timeout=3.0) as pool:
+
+        async def nap() -> None:
+            await fairpool.sleep(1)
+
+        pool.submit(nap).result()
+        time.sleep(3)
+        pool.submit(nap).result()
+
+
+def timeout_meets_completion() -> None:
+    """The deadline of a `timeout` comes when what it bounds has come too."""
+    with pool_of(2) as pool:
+
+        async def bounded() -> str:
+            try:
+                async with fairpool.timeout(1):
+                    await fairpool.sleep(1)
+            except TimeoutError:
+                return "late"
+            await fairpool.yield_now()  # a cancellation that comes after the block is not ours
+            return "in time"
+
+        assert pool.submit(bounded).result() in ("late", "in time")
+
+
+# --- primitives -----------------------------------------------------------------------------------
+
+
+def event_set_meets_wait() -> None:
+    """An event is set while tasks come to wait for it."""
+    with pool_of(2) as pool:
+        event = fairpool.Event()
+        futures = [pool.submit(event.wait) for _ in range(2)]
+        event.set()
+        assert [future.result() for future in futures] == [True, True]
+
+
+def event_is_cleared_by_two() -> None:
+    """Two threads clear an event, and tasks wait for the next `set`."""
+    with pool_of(2) as pool:
+        event = fairpool.Event()
+        event.set()
+        futures: list[Future[bool]] = []
+
+        def clear() -> None:
+            event.clear()
+            futures.append(pool.submit(event.wait))
+
+        at_once(clear, clear)
+        event.set()
+        for future in futures:
+            assert future.result()
+
+
+def permits_are_kept() -> None:
+    """A permit is given back while one task comes for it, and another one is cancelled."""
+    with pool_of(2) as pool:
+        semaphore = fairpool.Semaphore(1)
+        inside = threading.Lock()
+
+        async def use() -> None:
+            async with semaphore:
+                assert inside.acquire(False), "two inside"
+                try:
+                    await fairpool.yield_now()
+                finally:
+                    inside.release()
+
+        futures = [pool.submit(use) for _ in range(3)]
+        futures[1].cancel()
+        for future in futures:
+            try:
+                future.result()
+            except CancelledError:
+                assert future is futures[1]
+        pool.submit(semaphore.acquire).result()
+
+
+def queue_hands_over() -> None:
+    """Items go from two putters to two getters, through one place."""
+    with pool_of(2) as pool:
+        queue: fairpool.Queue[int] = fairpool.Queue(1)
+
+        puts = [pool.submit(queue.put, i) for i in range(2)]
+        gets = [pool.submit(queue.get) for _ in range(2)]
+        for future in puts:
+            future.result()
+        assert sorted(future.result() for future in gets) == [0, 1]
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def shutdown_meets_submit() -> None:
+    """What `submit` accepts is run, what it refuses is not."""
+    runs: list[int] = []
+    accepted: list[int] = []
+    pool = FairPool(1, idle_timeout=NEVER)
+
+    def submit() -> None:
+        for i in range(2):
+            try:
+                pool.submit(runs.append, i)
+            except RuntimeError:
+                break
+            accepted.append(i)
+
+    run_until_then: list[int] = []
+
+    def close() -> None:
+        pool.shutdown()
+        run_until_then.extend(runs)
+
+    at_once(submit, close)
+    pool.shutdown()
+    assert runs == accepted
+    assert runs == run_until_then, "it was run after the pool's end"
+
+
+def shutdown_meets_park() -> None:
+    """The pool is closed while its workers are about to park."""
+    with pool_of(2) as pool:
+        pool.submit(int)
+        pool.submit(int)
+
+
+def shutdown_cancels() -> None:
+    """`cancel_futures` while a worker takes tasks: each is run or cancelled, and all end."""
+    pool = FairPool(1, idle_timeout=NEVER)
+    futures = [pool.submit(int) for _ in range(3)]
+    pool.shutdown(cancel_futures=True)
+    for future in futures:
+        assert future.done()
+
+
+def shutdown_meets_suspended() -> None:
+    """A pool is closed while a coroutine waits for what another thread brings."""
+    future: Future[int] = Future()
+    pool = FairPool(2, idle_timeout=NEVER)
+
+    async def wait() -> int:
+        return await future
+
+    task = pool.submit(wait)
+    at_once(pool.shutdown, lambda: future.set_result(1))
+    assert task.result() == 1
+
+
+def two_shut_down() -> None:
+    """Two threads shut down at once."""
+    pool = FairPool(1, idle_timeout=NEVER)
+    future = pool.submit(int)
+    at_once(pool.shutdown, pool.shutdown)
+    assert future.done()
+
+
+def worker_ends_as_work_comes() -> None:
+    """A worker has been idle for long enough, and a task comes at this very moment."""
+    with pool_of(1, idle_timeout=2.0) as pool:
+        pool.submit(int).result()
+        time.sleep(2)
+        assert pool.submit(int, 4).result() == 4
+
+
+def workers_end_as_work_comes() -> None:
+    """The same with two workers and two tasks that need each other."""
+    with pool_of(2, idle_timeout=2.0) as pool:
+        barrier = threading.Barrier(2)
+        for future in [pool.submit(barrier.wait) for _ in range(2)]:
+            future.result()
+        time.sleep(2)
+        for future in [pool.submit(barrier.wait) for _ in range(2)]:
+            future.result()
+
+
+def backlog_makes_room() -> None:
+    """`max_pending`: whoever waits for room is let in."""
+    with pool_of(1, max_pending=1) as pool:
+        results: list[Future[int]] = []
+
+        def submit() -> None:
+            results.extend(pool.submit(int, i) for i in range(2))
+
+        at_once(submit, submit)
+        assert sum(future.result() for future in results) == 2
+
+
+def cancelled_ones_make_room() -> None:
+    """`max_pending`: a task that is cancelled makes room, too."""
+    with pool_of(1, max_pending=1) as pool:
+        for _ in range(3):
+            pool.submit(int).cancel()
+        assert pool.submit(int, 3).result() == 3
+
+
+def backlog_is_closed() -> None:
+    """Three threads wait for room in a pool that is closed: all are let go."""
+    pool = FairPool(1, max_pending=1, idle_timeout=NEVER)
+    gate = threading.Semaphore(0)
+    first = pool.submit(gate.acquire)
+    waiting: list[Future[int]] = []
+
+    def submit() -> None:
+        try:
+            waiting.append(pool.submit(int))
+            waiting.append(pool.submit(int))
+        except RuntimeError:
+            pass
+
+    at_once(lambda: pool.shutdown(wait=False), submit, submit, submit)
+    gate.release()  # not before: a task that ends makes room
+    pool.shutdown()
+    for future in [first, *waiting]:
+        assert future.done()
+
+
+def initializer_fails() -> None:
+    """The initializer fails while tasks are submitted: each future ends, or `submit` raises."""
+    pool = FairPool(1, initializer=int, initargs=("x",), idle_timeout=NEVER)
+    futures: list[Future[int]] = []
+    try:
+        futures += [pool.submit(int) for _ in range(2)]
+    except fairpool.BrokenFairPool:
+        pass
+    for future in futures:
+        assert isinstance(future.exception(), fairpool.BrokenFairPool)
+    pool.shutdown()
+
+
+ALL = [
+    thing
+    for thing in list(vars().values())
+    if callable(thing)
+    and getattr(thing, "__module__", "") == __name__
+    and thing.__doc__
+    and thing not in (pool_of, at_once)
+]

@@ -1,0 +1,50 @@
+"""The package under many schedules, and the proof that this finds bugs: a bounded share of it.
+
+All of it: `tox -e interleave` (`__main__.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from interleave.bugs import BUGS
+from interleave.harness import Bug, explorer
+from interleave.scenarios import ALL
+
+SCHEDULES = 60
+
+# The dearer ones are for `tox -e interleave`.
+QUICK = [bug for bug in BUGS if bug.schedules <= 100]
+
+
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.__name__)
+def test_scenario(scenario: Callable[[], object]) -> None:
+    explored = explorer(scenario)
+    with explored.in_place():
+        failure = explored.search(SCHEDULES, 0, "mixed")
+    if failure is not None:
+        raise failure.as_error()
+
+
+@pytest.mark.parametrize("bug", QUICK, ids=str)
+def test_a_bug_is_found_and_done_again(bug: Bug) -> None:
+    with bug.put_in():
+        explored = explorer(bug.scenario)
+        with explored.in_place():
+            failure = explored.search(bug.schedules, 0, "mixed")
+            assert failure is not None, "not found"
+            again = explored.replay(failure.seed, "mixed")
+            shrunk = explored.replay(str(failure.schedule), "mixed")
+    for other in again, shrunk:
+        assert other is not None
+        assert type(other.error) is type(failure.error)
+        assert other.schedule == failure.schedule
+        assert other.as_error().history == failure.as_error().history
+
+
+def test_every_bug_has_a_name_and_a_place_of_its_own() -> None:
+    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 20
+    for bug in BUGS:
+        with bug.put_in():  # raises if the source has changed
+            pass
