@@ -13,7 +13,9 @@ import sys
 from dataclasses import asdict
 
 import bench_executor  # noqa: F401  (registers its benchmarks)
+import bench_locks  # noqa: F401  (registers its benchmarks)
 import bench_tasks  # noqa: F401  (registers its benchmarks)
+import bench_workloads  # noqa: F401  (registers its benchmarks)
 from harness import (
     BENCHMARKS,
     PROBES,
