@@ -152,6 +152,9 @@ class Task(Future[T]):
         """Itself: what a worker runs is a task or a continuation, and has a task."""
         return self
 
+    def sample(self, now: int) -> None:
+        """As `Continuation.sample`: what follows a critical section may be a link."""
+
     # --- cancelling --------------------------------------------------------------------------
 
     def cancel(self, msg: str | None = None) -> bool:
