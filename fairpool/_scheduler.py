@@ -358,7 +358,7 @@ class Scheduler:
             self.broken = BrokenFairPool(message)
             self.close(BrokenFairPool(message))
             started = self.drain(lambda task: task.abandon(BrokenFairPool(message)))
-            started += [each for each in self.suspended.copy() if each.disarm()]
+            started += [each for each in self.suspended.copy() if each.reclaim()]
             for continuation in started:
                 continuation.abandon(BrokenFairPool(message))
             for lock in self.all_locks():

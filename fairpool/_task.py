@@ -650,10 +650,19 @@ class Continuation:
         try:
             self.armed.pop()
         except IndexError:
-            # It may wait for a lock.
-            awaited = self.awaited
-            return type(awaited) is Request and awaited.give_up()
+            return False
         return True
+
+    def reclaim(self) -> bool:
+        """As `disarm`, and if it waits for a lock, give that up. For who has news for the task.
+
+        Not for a registrant: it may be called late, for a future that is not waited for any more,
+        and a coroutine that waits for a lock would take it that it has been let in.
+        """
+        if self.disarm():
+            return True
+        awaited = self.awaited
+        return type(awaited) is Request and awaited.give_up()
 
     def wake(self) -> None:
         """Resume, if armed. May be called from any thread, and too often."""
@@ -672,7 +681,7 @@ class Continuation:
         while True:
             continuation._requested = True
             continuation._attention = True
-            if not continuation.disarm():
+            if not continuation.reclaim():
                 return  # its step runs, or is queued
             # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
             awaited = continuation.awaited
