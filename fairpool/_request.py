@@ -69,12 +69,19 @@ class Request(Wish):
 
     __slots__ = ("door",)
 
-    # door: what `async with` awaits, to yield this
+    # door: what `async with` awaits, to yield this; None once it was given up. Written by who
+    #       claimed it, before the continuation can be anywhere else.
 
     holds_continuation = True
 
     def __init__(self) -> None:
-        self.door = Once((self,))
+        self.door: Once | None = Once((self,))
+
+    def give_up(self) -> bool:
+        if not Wish.give_up(self):
+            return False
+        self.door = None
+        return True
 
 
 class Leave:

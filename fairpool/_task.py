@@ -45,6 +45,7 @@ from fairpool._future import (
     settle,
 )
 from fairpool._request import Leave, Request
+from fairpool._sync import monotonic_ns
 from fairpool._waits import enter_wait, leave_wait
 
 __all__ = ["LINK", "CancelRequest", "Continuation", "Handler", "Link", "Task", "is_coroutine"]
@@ -489,8 +490,12 @@ class Continuation:
     def run(self, worker: Any) -> Any:
         """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
         worker.item = self
-        if self._attention and self._attend():
-            return self._throw(worker)
+        if self._attention:
+            if self._attend():
+                return self._throw(worker)
+            awaited = self.awaited
+            if type(awaited) is Request and awaited.door is None:
+                return self._ask_again(awaited, worker)
         try:
             request = self.run_in(self.send, None)
         except BaseException as raised:
@@ -540,7 +545,7 @@ class Continuation:
         try:
             following = lock.queue_up(request, worker)
         except DeadlockError as error:
-            self.request = None
+            self.request = self.awaited = None
             self._error = error.with_traceback(None)
             return self._throw(worker)
         # Q2: a call on `armed`, as X4 is. Who cancels before it is seen here; who cancels after it
@@ -549,9 +554,16 @@ class Continuation:
         if self._requested and request.give_up():
             if following is not None:
                 lock.dispatch()
-            self._attend()
-            return self._throw(worker)
+            return self._throw(worker) if self._attend() else self._ask_again(request, worker)
         return following
+
+    def _ask_again(self, request: Request, worker: Any) -> Any:
+        """The request was given up for a cancellation that was taken back. Returns as `run`."""
+        lock = request.lock
+        request = Request()
+        request.lock = lock
+        request.ticket = monotonic_ns()
+        return self._queue_up(request, worker)
 
     def _throw(self, worker: Any) -> Any:
         """Run a step that begins with `_error`. Returns as `run`."""
@@ -629,7 +641,9 @@ class Continuation:
             LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
         task._machine = coroutine.__qualname__  # no cycle is left behind
         self.coroutine = self.send = self.run_in = self.awaited = None  # type: ignore[assignment]
-        self.request = None
+        if self.request is not None:
+            self.request.door = None  # they refer to each other
+            self.request = None
         pool.suspended.discard(self)
         following = None
         if returned and cell and _may_hold_request(cell) and task._has_news():
@@ -725,9 +739,12 @@ class Continuation:
         for request in news:
             request.delivered = True
         self._refused = True
-        self.request = None  # it may have been given up
-        if isinstance(self.awaited, Future):  # it is given up, and need not keep this task alive
-            self.awaited._unregister(self)
+        awaited = self.awaited
+        if type(awaited) is Request:
+            if awaited.door is None:
+                self.request = self.awaited = None
+        elif isinstance(awaited, Future):  # it is given up, and need not keep this task alive
+            awaited._unregister(self)
         msg = news[0].msg
         self._error = CancelledError() if msg is None else CancelledError(msg)
         return True
