@@ -199,6 +199,7 @@ class Combiner:
         "preferred",
         "queue",
         "scheduler",
+        "served",
         "stats",
     )
 
@@ -206,6 +207,8 @@ class Combiner:
     # key:       held while a section runs, and by who looks for the next one
     # owner:     (key) whose section runs: a task, a continuation, a visitor; None between sections
     # began:     (key) when its section, or the pass that it is part of, began (ns)
+    # served:    (key) how many sections the pass has run, with this one; 0 if this was entered in
+    #            another way
     # asked:     (key) when somebody was asked to serve the queue (ns)
     # preferred: (key) the worker that has served it first, while that is there
     # home:      (key) `preferred` if sections are worth going home for, else None
@@ -217,6 +220,7 @@ class Combiner:
         self.key = Lock()
         self.owner: Any = None
         self.began = 0
+        self.served = 0
         self.asked = 0
         self.preferred: Any = None
         self.home: Any = None
@@ -288,8 +292,7 @@ class Combiner:
                 return self.leaving
             self.leave_stack()
             return READY
-        self._account(monotonic_ns(), 1)
-        self.stats.inline += 1
+        self._account(monotonic_ns())
         self.key.release()  # M1
         self.queue.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
@@ -299,8 +302,7 @@ class Combiner:
     def left(self, continuation: Any, worker: Any) -> Any:
         """The coroutine has left what it had entered at once, and this worker serves now."""
         continuation.ticket = self.began
-        self._account(monotonic_ns(), 1)
-        self.stats.inline += 1
+        self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
             self._serve_elsewhere()
             return continuation  # as if it had yielded
@@ -365,6 +367,7 @@ class Combiner:
                 if not count & SAMPLE_MASK:
                     stats.waits.append(now - item.ticket)
                 self.owner = worker.item = continuation
+                self.served = count + 1
                 # `Continuation.run`, but for a look at cancellations. One that comes after the
                 # grant is left to the next suspension: thrown here, it would come between the
                 # grant and the `async with` that is to release the lock.
@@ -386,6 +389,7 @@ class Combiner:
                 if scheduler.cancels_sections and item.drop():
                     continue
                 self.owner = item
+                self.served = count + 1
                 following = item.run(worker)
                 if not is_final(item):
                     # A coroutine, which holds the lock until its end. (Or somebody has claimed it
@@ -398,11 +402,16 @@ class Combiner:
                     publish(following)  # S1
                     if seats:  # S3
                         notify()
-            elif self._grant(item):
-                return None
             else:
+                self._account_pass(now, count)
+                if self._grant(item):
+                    return None
+                end -= count
+                count = 0
+                self.began = now
                 continue
-            count += 1
+            # One more; or one, if it has left before, and entered again.
+            count = self.served or 1
             now = clock()
 
     def _end_pass(self, worker: Any, count: int, now: int) -> None:
@@ -436,15 +445,24 @@ class Combiner:
         self.leave_stack()
 
     def _account_pass(self, now: int, count: int) -> None:
-        """A pass has ended, or is interrupted (key)."""
-        stats = self.stats
-        stats.combined += count
-        if count > stats.longest_pass:
-            stats.longest_pass = count
+        """These sections of a pass have ended (key)."""
+        self.served = 0
         if count:
-            self._account(now, count)
+            stats = self.stats
+            stats.combined += count
+            if count > stats.longest_pass:
+                stats.longest_pass = count
+            self._add(now, count)
 
-    def _account(self, now: int, sections: int) -> None:
+    def _account(self, now: int) -> None:
+        """A section has ended on a stack that goes on (key)."""
+        if self.served:
+            self._account_pass(now, self.served)
+        else:
+            self.stats.inline += 1
+            self._add(now, 1)
+
+    def _add(self, now: int, sections: int) -> None:
         """Sections have ended (key)."""
         self.owner = None  # before their tasks can be anywhere else
         stats = self.stats
@@ -491,8 +509,7 @@ class Combiner:
 
     def leave_stack(self) -> None:
         """A section has ended on a stack that goes on."""
-        self._account(monotonic_ns(), 1)
-        self.stats.inline += 1
+        self._account(monotonic_ns())
         self._serve_elsewhere()
 
     def check_owner(self) -> None:
