@@ -76,10 +76,14 @@ class Guest(Future[None]):
     It is woken with the lock, and holds it while it is on its way.
     """
 
-    __slots__ = ("_host", "ticket")
+    __slots__ = ("_host", "lock", "ticket")
 
-    def __init__(self, host: Any) -> None:
+    has_sources = True
+    relation = " held by "
+
+    def __init__(self, lock: Combiner, host: Any) -> None:
         super().__init__()
+        self.lock = lock
         self._host = host
         self.ticket = monotonic_ns()
 
@@ -87,6 +91,12 @@ class Guest(Future[None]):
     def task(self) -> Any:
         """Who holds the lock: the task, if it is one of fairpool's."""
         return self if self._host is None else self._host
+
+    def sources(self) -> tuple[Any, ...]:
+        return () if is_final(self) else self.lock.holder()
+
+    def _describe(self) -> str:
+        return self.lock._describe()
 
 
 class Section(Task[Any]):
@@ -97,6 +107,15 @@ class Section(Task[Any]):
 
     lock: Combiner
     ticket: int
+
+    has_sources = True
+
+    @property
+    def relation(self) -> str:
+        return f" waits for {self.lock._describe()} held by "
+
+    def sources(self) -> tuple[Any, ...]:
+        return () if self.running() or is_final(self) else self.lock.holder()
 
     def drop(self) -> bool:
         """Cancel the section if it has not been started, and take it out of the queue."""
@@ -113,6 +132,10 @@ class CriticalLink(Link[Any]):
 
     lock: Combiner
     ticket: int
+
+    def sources(self) -> tuple[Any, ...]:
+        sources = Link.sources(self)
+        return sources + self.lock.holder() if sources else ()
 
     def __call__(self, source: Any) -> None:
         """The source is final: the section can be queued."""
@@ -140,7 +163,7 @@ class Visitor(Future[None]):
 def who_calls() -> Any:
     """What runs on this thread: a task, its continuation, or a thread that is no worker."""
     worker = here.worker
-    if worker is not None and worker.item is not None:
+    if worker is not None and worker.task is not None:
         return worker.item
     found: Visitor | None = here.visitor
     if found is None:
@@ -233,6 +256,11 @@ class Combiner:
     def _describe(self) -> str:
         return f"the lock {self.name}"
 
+    def holder(self) -> tuple[Any, ...]:
+        """The task whose section runs, if there is one: who waits for the lock waits for it."""
+        owner = self.owner
+        return () if owner is None else (owner.task,)
+
     @property
     def task(self) -> None:
         """What a worker runs has a task. A pass is nobody's."""
@@ -311,7 +339,7 @@ class Combiner:
 
     async def _enter_as_guest(self, worker: Any) -> None:
         self.scheduler.check_same_process()
-        guest = Guest(None if worker is None else worker.task)
+        guest = Guest(self, None if worker is None else worker.task)
         self.enqueue(guest)
         try:
             await guest

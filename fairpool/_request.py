@@ -38,12 +38,11 @@ class Wish(list[Any]):
     # For the search for cycles of waits: see `_waits`.
     has_sources = True
     holds_continuation = False
+    relation = " held by "  # of the lock, which it describes, to its source
 
     def sources(self) -> tuple[Any, ...]:
         """Who must go on before this can be granted."""
-        owner = self.lock.owner
-        task = None if owner is None or not self else owner.task
-        return () if task is None else (task,)
+        return self.lock.holder() if self else ()
 
     def _describe(self) -> str:
         return self.lock._describe()  # type: ignore[no-any-return]
