@@ -32,7 +32,7 @@ from fairpool._sync import FREE_THREADED, Lock, acquire, here, monotonic_ns, thr
 from fairpool._task import Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks
 
-__all__ = ["Combiner", "CriticalLink", "Section"]
+__all__ = ["Combiner", "CriticalLink", "Guest", "Section"]
 
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
 # work has its turn.
@@ -141,6 +141,13 @@ class CriticalLink(Link[Any]):
         """The source is final: the section can be queued."""
         self.ticket = monotonic_ns()
         self.lock.enqueue(self)
+
+    def drop(self) -> bool:
+        """Cancel the step if it has not been started, and take it out of the queue."""
+        if not Task.drop(self):
+            return False
+        self.lock.forget(self)
+        return True
 
 
 class Visitor(Future[None]):
@@ -414,8 +421,6 @@ class Combiner:
                 if seats:  # S3
                     notify()
             elif type(item) is Section or type(item) is CriticalLink:
-                if scheduler.cancels_sections and item.drop():
-                    continue
                 self.owner = item
                 self.served = count + 1
                 following = item.run(worker)
@@ -469,7 +474,7 @@ class Combiner:
         return True
 
     def _section_ended(self, task: Any) -> None:
-        """A section that was suspended has ended."""
+        """A section that was suspended has ended, or a guest with nothing to do was let in."""
         self.leave_stack()
 
     def _account_pass(self, now: int, count: int) -> None:
@@ -551,53 +556,84 @@ class Combiner:
         stats = self.stats
         return stats.mean or stats.busy // (stats.inline + stats.combined or 1)
 
-    def cancel_sections(self) -> None:
-        """Cancel the sections that are tasks and have not been started. For who is inside."""
-        kept = []
-        while (item := self.queue.take()) is not None:
-            if not isinstance(item, Task) or not item.drop():
-                kept.append(item)
-        self.queue.extendleft(reversed(kept))
+    def cancel_sections(self, *kinds: type) -> None:
+        """Cancel the sections of these kinds that wait here now."""
+        for item in self.queue.items():
+            if type(item) in kinds:
+                item.drop()
 
-    def fail_sections(self, error: BaseException) -> None:
-        """The pool is broken: nobody will serve this lock any more. For who holds the key."""
-        while True:
-            while (item := self.queue.take()) is not None:
-                if isinstance(item, Task):
-                    item.abandon(error)
-                elif type(item) is not Request and self._grant(item):
-                    return
+    def abandon_sections(self, error: BaseException) -> None:
+        """End the sections that wait here now, with an error that has been reported."""
+        for item in self.queue.items():
+            if isinstance(item, Task):
+                item.abandon(error)
+                self.forget(item)
+
+    def fail(self, error: BaseException) -> None:
+        """There is no worker to serve this lock. For who holds the key, which this gives away.
+
+        What needs a worker is ended with the error; stacks, and coroutines of others, are let in.
+        """
+        ended: list[Any] = []
+        while not self._grant_next(ended):
             self.key.release()  # M1
             if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
-                return
+                break
+        for item in ended:  # with their callbacks, which may come here again
+            item.abandon(error)
+
+    def _grant_next(self, ended: list[Any]) -> bool:
+        """Give the key to the first that needs no worker; those before it go into the list."""
+        while (item := self.queue.take()) is not None:
+            if isinstance(item, Task):
+                ended.append(item)
+            elif type(item) is not Request:
+                if self._grant(item):
+                    return True
+            elif item:
+                try:
+                    ended.append(item.pop())
+                except IndexError:  # given up
+                    pass
+        return False
 
     def _serve_elsewhere(self) -> None:
         """Give the key away; no section runs, and this stack goes on."""
         queue = self.queue
         while True:
-            try:
-                item = queue.popleft()
-            except IndexError:
+            # What needs a worker stays in the queue: the workers of a closed pool do not end
+            # before it is served.
+            first = queue.first()
+            if first is None:
                 self.key.release()  # M1
                 if queue.holds_work() and self.key.acquire(False):  # M2
                     continue
-                return
-            if type(item) is Stay or type(item) is Guest:
-                if self._grant(item):
+                break
+            if type(first) is Request:
+                if first:
+                    self.dispatch()
                     return
-            elif type(item) is Request and not item:
-                continue  # given up
-            else:
-                queue.appendleft(item)  # only who holds the key takes from this end
+                self.forget(first)  # given up
+            elif isinstance(first, Task):
                 self.dispatch()
                 return
+            else:
+                self.forget(first)
+                if self._grant(first):
+                    break
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        """Those of a closed pool stay while anybody waits here."""
+        if self.scheduler.refusals and not self.queue:
+            self.scheduler.parking.unpark_all()
 
     def dispatch(self) -> None:
         """Have a worker run a pass. The caller gives the key away with this."""
         self.asked = monotonic_ns()
         scheduler = self.scheduler
         if scheduler.broken is not None:
-            self.fail_sections(scheduler.broken)
+            self.fail(scheduler.broken)
             return
         worker = here.worker
         target = self.home
@@ -609,7 +645,13 @@ class Combiner:
             target.services.append(self)  # S1
             if target.gone:  # it has looked for the last time, perhaps before that
                 target.give_back()
-        scheduler.notify_if_free()  # S3
+        reason = scheduler.notify_or_say_why()  # S3
+        if reason is not None:
+            try:
+                scheduler.injector.remove(self)
+            except ValueError:
+                return  # a worker has come after all
+            self.fail(reason)
 
     def head_ticket(self) -> int:
         """The ticket of the oldest request. For who holds the key, or the lock in its place."""
@@ -625,7 +667,8 @@ class Combiner:
         try:
             self.queue.remove(item)
         except ValueError:
-            pass
+            return
+        self._tell_workers()
 
     # --- a stack enters --------------------------------------------------------------------------
 

@@ -308,7 +308,7 @@ class Link(Task[T]):
         """
         link: Any = self
         answer = False
-        while type(link) is Link and (sources := link.sources()):
+        while isinstance(link, Link) and (sources := link.sources()):
             if not link.is_clean_up():
                 if not link.drop():
                     break
