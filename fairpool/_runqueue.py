@@ -24,8 +24,8 @@ class _Look(list[Any]):
     In C: so a `count` in a deque stays one atomic call (A1).
     """
 
-    __eq__ = list.append
-    __hash__ = None  # type: ignore[assignment]
+    __eq__ = list.append  # type: ignore[assignment]
+    __hash__ = None
 
 
 class RunQueue(deque[Any]):
