@@ -32,7 +32,7 @@ from fairpool._sync import FREE_THREADED, Lock, acquire, here, monotonic_ns, thr
 from fairpool._task import Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks
 
-__all__ = ["Combiner", "CriticalLink", "Section"]
+__all__ = ["Combiner", "CriticalLink", "Guest", "Section"]
 
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
 # work has its turn.
@@ -76,10 +76,14 @@ class Guest(Future[None]):
     It is woken with the lock, and holds it while it is on its way.
     """
 
-    __slots__ = ("_host", "ticket")
+    __slots__ = ("_host", "lock", "ticket")
 
-    def __init__(self, host: Any) -> None:
+    has_sources = True
+    relation = " held by "
+
+    def __init__(self, lock: Combiner, host: Any) -> None:
         super().__init__()
+        self.lock = lock
         self._host = host
         self.ticket = monotonic_ns()
 
@@ -87,6 +91,12 @@ class Guest(Future[None]):
     def task(self) -> Any:
         """Who holds the lock: the task, if it is one of fairpool's."""
         return self if self._host is None else self._host
+
+    def sources(self) -> tuple[Any, ...]:
+        return () if is_final(self) else self.lock.holder()
+
+    def _describe(self) -> str:
+        return self.lock._describe()
 
 
 class Section(Task[Any]):
@@ -97,6 +107,15 @@ class Section(Task[Any]):
 
     lock: Combiner
     ticket: int
+
+    has_sources = True
+
+    @property
+    def relation(self) -> str:
+        return f" waits for {self.lock._describe()} held by "
+
+    def sources(self) -> tuple[Any, ...]:
+        return () if self.running() or is_final(self) else self.lock.holder()
 
     def drop(self) -> bool:
         """Cancel the section if it has not been started, and take it out of the queue."""
@@ -114,10 +133,21 @@ class CriticalLink(Link[Any]):
     lock: Combiner
     ticket: int
 
+    def sources(self) -> tuple[Any, ...]:
+        sources = Link.sources(self)
+        return sources + self.lock.holder() if sources else ()
+
     def __call__(self, source: Any) -> None:
         """The source is final: the section can be queued."""
         self.ticket = monotonic_ns()
         self.lock.enqueue(self)
+
+    def drop(self) -> bool:
+        """Cancel the step if it has not been started, and take it out of the queue."""
+        if not Task.drop(self):
+            return False
+        self.lock.forget(self)
+        return True
 
 
 class Visitor(Future[None]):
@@ -141,7 +171,7 @@ def who_calls() -> Any:
     """What runs on this thread: a task, its continuation, or a thread that is no worker."""
     worker = here.worker
     if worker is not None and worker.task is not None:
-        return worker.task
+        return worker.item
     found: Visitor | None = here.visitor
     if found is None:
         found = here.visitor = Visitor(f"the thread {thread_name()}")
@@ -199,6 +229,7 @@ class Combiner:
         "preferred",
         "queue",
         "scheduler",
+        "served",
         "stats",
     )
 
@@ -206,6 +237,8 @@ class Combiner:
     # key:       held while a section runs, and by who looks for the next one
     # owner:     (key) whose section runs: a task, a continuation, a visitor; None between sections
     # began:     (key) when its section, or the pass that it is part of, began (ns)
+    # served:    (key) how many sections the pass has run, with this one; 0 if this was entered in
+    #            another way
     # asked:     (key) when somebody was asked to serve the queue (ns)
     # preferred: (key) the worker that has served it first, while that is there
     # home:      (key) `preferred` if sections are worth going home for, else None
@@ -217,6 +250,7 @@ class Combiner:
         self.key = Lock()
         self.owner: Any = None
         self.began = 0
+        self.served = 0
         self.asked = 0
         self.preferred: Any = None
         self.home: Any = None
@@ -228,6 +262,11 @@ class Combiner:
 
     def _describe(self) -> str:
         return f"the lock {self.name}"
+
+    def holder(self) -> tuple[Any, ...]:
+        """The task whose section runs, if there is one: who waits for the lock waits for it."""
+        owner = self.owner
+        return () if owner is None else (owner.task,)
 
     @property
     def task(self) -> None:
@@ -290,8 +329,7 @@ class Combiner:
                 return self.leaving
             self.leave_stack()
             return READY
-        self._account(monotonic_ns(), 1)
-        self.stats.inline += 1
+        self._account(monotonic_ns())
         self.key.release()  # M1
         self.queue.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
@@ -301,8 +339,7 @@ class Combiner:
     def left(self, continuation: Any, worker: Any) -> Any:
         """The coroutine has left what it had entered at once, and this worker serves now."""
         continuation.ticket = self.began
-        self._account(monotonic_ns(), 1)
-        self.stats.inline += 1
+        self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
             self._serve_elsewhere()
             return continuation  # as if it had yielded
@@ -311,7 +348,7 @@ class Combiner:
 
     async def _enter_as_guest(self, worker: Any) -> None:
         self.scheduler.check_same_process()
-        guest = Guest(None if worker is None else worker.task)
+        guest = Guest(self, None if worker is None else worker.task)
         self.enqueue(guest)
         try:
             await guest
@@ -367,6 +404,7 @@ class Combiner:
                 if not count & SAMPLE_MASK:
                     stats.waits.append(now - item.ticket)
                 self.owner = worker.item = continuation
+                self.served = count + 1
                 # `Continuation.run`, but for a look at cancellations. One that comes after the
                 # grant is left to the next suspension: thrown here, it would come between the
                 # grant and the `async with` that is to release the lock.
@@ -385,9 +423,8 @@ class Combiner:
                 if seats:  # S3
                     notify()
             elif type(item) is Section or type(item) is CriticalLink:
-                if scheduler.cancels_sections and item.drop():
-                    continue
                 self.owner = item
+                self.served = count + 1
                 following = item.run(worker)
                 if not is_final(item):
                     # A coroutine, which holds the lock until its end. (Or somebody has claimed it
@@ -400,11 +437,16 @@ class Combiner:
                     publish(following)  # S1
                     if seats:  # S3
                         notify()
-            elif self._grant(item):
-                return None
             else:
+                self._account_pass(now, count)
+                if self._grant(item):
+                    return None
+                end -= count
+                count = 0
+                self.began = now
                 continue
-            count += 1
+            # One more; or one, if it has left before, and entered again.
+            count = self.served or 1
             now = clock()
 
     def _end_pass(self, worker: Any, count: int, now: int) -> None:
@@ -434,19 +476,28 @@ class Combiner:
         return True
 
     def _section_ended(self, task: Any) -> None:
-        """A section that was suspended has ended."""
+        """A section that was suspended has ended, or a guest with nothing to do was let in."""
         self.leave_stack()
 
     def _account_pass(self, now: int, count: int) -> None:
-        """A pass has ended, or is interrupted (key)."""
-        stats = self.stats
-        stats.combined += count
-        if count > stats.longest_pass:
-            stats.longest_pass = count
+        """These sections of a pass have ended (key)."""
+        self.served = 0
         if count:
-            self._account(now, count)
+            stats = self.stats
+            stats.combined += count
+            if count > stats.longest_pass:
+                stats.longest_pass = count
+            self._add(now, count)
 
-    def _account(self, now: int, sections: int) -> None:
+    def _account(self, now: int) -> None:
+        """A section has ended on a stack that goes on (key)."""
+        if self.served:
+            self._account_pass(now, self.served)
+        else:
+            self.stats.inline += 1
+            self._add(now, 1)
+
+    def _add(self, now: int, sections: int) -> None:
         """Sections have ended (key)."""
         self.owner = None  # before their tasks can be anywhere else
         stats = self.stats
@@ -493,8 +544,7 @@ class Combiner:
 
     def leave_stack(self) -> None:
         """A section has ended on a stack that goes on."""
-        self._account(monotonic_ns(), 1)
-        self.stats.inline += 1
+        self._account(monotonic_ns())
         self._serve_elsewhere()
 
     def check_owner(self) -> None:
@@ -508,53 +558,84 @@ class Combiner:
         stats = self.stats
         return stats.mean or stats.busy // (stats.inline + stats.combined or 1)
 
-    def cancel_sections(self) -> None:
-        """Cancel the sections that are tasks and have not been started. For who is inside."""
-        kept = []
-        while (item := self.queue.take()) is not None:
-            if not isinstance(item, Task) or not item.drop():
-                kept.append(item)
-        self.queue.extendleft(reversed(kept))
+    def cancel_sections(self, *kinds: type) -> None:
+        """Cancel the sections of these kinds that wait here now."""
+        for item in self.queue.items():
+            if type(item) in kinds:
+                item.drop()
 
-    def fail_sections(self, error: BaseException) -> None:
-        """The pool is broken: nobody will serve this lock any more. For who holds the key."""
-        while True:
-            while (item := self.queue.take()) is not None:
-                if isinstance(item, Task):
-                    item.abandon(error)
-                elif type(item) is not Request and self._grant(item):
-                    return
+    def abandon_sections(self, error: BaseException) -> None:
+        """End the sections that wait here now, with an error that has been reported."""
+        for item in self.queue.items():
+            if isinstance(item, Task):
+                item.abandon(error)
+                self.forget(item)
+
+    def fail(self, error: BaseException) -> None:
+        """There is no worker to serve this lock. For who holds the key, which this gives away.
+
+        What needs a worker is ended with the error; stacks, and coroutines of others, are let in.
+        """
+        ended: list[Any] = []
+        while not self._grant_next(ended):
             self.key.release()  # M1
             if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
-                return
+                break
+        for item in ended:  # with their callbacks, which may come here again
+            item.abandon(error)
+
+    def _grant_next(self, ended: list[Any]) -> bool:
+        """Give the key to the first that needs no worker; those before it go into the list."""
+        while (item := self.queue.take()) is not None:
+            if isinstance(item, Task):
+                ended.append(item)
+            elif type(item) is not Request:
+                if self._grant(item):
+                    return True
+            elif item:
+                try:
+                    ended.append(item.pop())
+                except IndexError:  # given up
+                    pass
+        return False
 
     def _serve_elsewhere(self) -> None:
         """Give the key away; no section runs, and this stack goes on."""
         queue = self.queue
         while True:
-            try:
-                item = queue.popleft()
-            except IndexError:
+            # What needs a worker stays in the queue: the workers of a closed pool do not end
+            # before it is served.
+            first = queue.first()
+            if first is None:
                 self.key.release()  # M1
                 if queue.holds_work() and self.key.acquire(False):  # M2
                     continue
-                return
-            if type(item) is Stay or type(item) is Guest:
-                if self._grant(item):
+                break
+            if type(first) is Request:
+                if first:
+                    self.dispatch()
                     return
-            elif type(item) is Request and not item:
-                continue  # given up
-            else:
-                queue.appendleft(item)  # only who holds the key takes from this end
+                self.forget(first)  # given up
+            elif isinstance(first, Task):
                 self.dispatch()
                 return
+            else:
+                self.forget(first)
+                if self._grant(first):
+                    break
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        """Those of a closed pool stay while anybody waits here."""
+        if self.scheduler.refusals and not self.queue:
+            self.scheduler.parking.unpark_all()
 
     def dispatch(self) -> None:
         """Have a worker run a pass. The caller gives the key away with this."""
         self.asked = monotonic_ns()
         scheduler = self.scheduler
         if scheduler.broken is not None:
-            self.fail_sections(scheduler.broken)
+            self.fail(scheduler.broken)
             return
         worker = here.worker
         target = self.home
@@ -566,7 +647,13 @@ class Combiner:
             target.services.append(self)  # S1
             if target.gone:  # it has looked for the last time, perhaps before that
                 target.give_back()
-        scheduler.notify_if_free()  # S3
+        reason = scheduler.notify_or_say_why()  # S3
+        if reason is not None:
+            try:
+                scheduler.injector.remove(self)
+            except ValueError:
+                return  # a worker has come after all
+            self.fail(reason)
 
     def head_ticket(self) -> int:
         """The ticket of the oldest request. For who holds the key, or the lock in its place."""
@@ -582,7 +669,8 @@ class Combiner:
         try:
             self.queue.remove(item)
         except ValueError:
-            pass
+            return
+        self._tell_workers()
 
     # --- a stack enters --------------------------------------------------------------------------
 

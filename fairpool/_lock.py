@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
-from fairpool._combiner import GO_HOME_ABOVE, STAY_BELOW, Combiner, Section
+from fairpool._combiner import GO_HOME_ABOVE, STAY_BELOW, Combiner, Guest, Section
 from fairpool._future import Future
 from fairpool._map import map_calls
 from fairpool._sync import monotonic_ns
@@ -123,16 +123,19 @@ class Lock(Combiner, Executor):
         if scheduler.refusals:
             raise scheduler.refusal()
         if self._closed:
-            raise RuntimeError(f"{self!r} takes no more sections: it was shut down")
+            raise self._refusal()
         section: Section = Section()
         section._pool = scheduler
         section._cell = [(copy_context(), fn, args, kwargs or None, None)]
         section.lock = self
         section.ticket = monotonic_ns()
         self.enqueue(section)
-        if scheduler.refusals and section.drop():  # closed meanwhile: S2 of shutdown.md
-            raise scheduler.refusal()
+        if (scheduler.refusals or self._closed) and section.drop():  # S2 of shutdown.md
+            raise scheduler.refusal() if scheduler.refusals else self._refusal()
         return section
+
+    def _refusal(self) -> RuntimeError:
+        return RuntimeError(f"cannot schedule new futures after shutdown of {self!r}")
 
     def map(
         self,
@@ -152,14 +155,14 @@ class Lock(Combiner, Executor):
         With `cancel_futures`, those that have not been started are cancelled. The lock itself goes
         on working, and so does its pool.
         """
-        last: Future[None] | None = None
-        if not self._closed and not self.scheduler.refusals:
-            last = self.submit(_nothing)
         self._closed = True
         if cancel_futures:
-            with self:
-                self.cancel_sections()
-        if wait and last is not None and not last.cancelled():
+            self.cancel_sections(Section)
+        if wait:
+            # Let in after all of them, it leaves at once.
+            last = Guest(self, None)
+            self.enqueue(last)
+            last._register(self._section_ended)
             last.result()
 
     # --- stacks ----------------------------------------------------------------------------------
@@ -225,10 +228,6 @@ class Lock(Combiner, Executor):
             own_responses=_quantiles(stats.own.copy()),
             combined_responses=_quantiles(stats.others.copy()),
         )
-
-
-def _nothing() -> None:
-    pass
 
 
 class Guarded(Generic[T]):

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
+from fairpool._combiner import CriticalLink, Section
 from fairpool._dump import dump
 from fairpool._future import Future, wait
 from fairpool._lock import Guarded, Lock
@@ -148,9 +149,10 @@ class FairPool(ThreadPoolExecutor):
         self._close()
         scheduler.close(RuntimeError("cannot schedule new futures after shutdown"))
         if cancel_futures:
-            scheduler.cancels_sections = True
             for continuation in scheduler.drain(lambda task: task.drop()):
                 scheduler.resume(continuation)
+            for lock in scheduler.all_locks():
+                lock.cancel_sections(Section, CriticalLink)
         if wait:
             scheduler.join()
 

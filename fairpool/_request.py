@@ -38,12 +38,11 @@ class Wish(list[Any]):
     # For the search for cycles of waits: see `_waits`.
     has_sources = True
     holds_continuation = False
+    relation = " held by "  # of the lock, which it describes, to its source
 
     def sources(self) -> tuple[Any, ...]:
         """Who must go on before this can be granted."""
-        owner = self.lock.owner
-        task = None if owner is None or not self else owner.task
-        return () if task is None else (task,)
+        return self.lock.holder() if self else ()
 
     def _describe(self) -> str:
         return self.lock._describe()  # type: ignore[no-any-return]
@@ -69,12 +68,19 @@ class Request(Wish):
 
     __slots__ = ("door",)
 
-    # door: what `async with` awaits, to yield this
+    # door: what `async with` awaits, to yield this; None once it was given up. Written by who
+    #       claimed it, before the continuation can be anywhere else.
 
     holds_continuation = True
 
     def __init__(self) -> None:
-        self.door = Once((self,))
+        self.door: Once | None = Once((self,))
+
+    def give_up(self) -> bool:
+        if not Wish.give_up(self):
+            return False
+        self.door = None
+        return True
 
 
 class Leave:

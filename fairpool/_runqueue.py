@@ -5,8 +5,9 @@ Each worker has one (its *run queue*), and each pool one more for submissions fr
 was queued before it.
 
 A deque does all of it: `append` and `popleft` are atomic (A1 in `_sync`). It is never iterated,
-indexed or copied, which would not be. `if queue:` is a plain read that may miss what another thread
-has just appended; where that would lose a wake-up, `holds_work` is asked instead.
+indexed or copied, which would not be; `items` and `first` look at it in another way. `if queue:` is
+a plain read that may miss what another thread has just appended; where that would lose a wake-up,
+`holds_work` is asked instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ from collections import deque
 from typing import Any
 
 __all__ = ["RunQueue"]
+
+
+class _Look(list[Any]):
+    """Asked whether it equals something, it notes that down, and says no.
+
+    In C: so a `count` in a deque stays one atomic call (A1).
+    """
+
+    __eq__ = list.append  # type: ignore[assignment]
+    __hash__ = None
 
 
 class RunQueue(deque[Any]):
@@ -28,6 +39,21 @@ class RunQueue(deque[Any]):
             return self.popleft()
         except IndexError:
             return None
+
+    def items(self) -> list[Any]:
+        """All that is in here, at one moment, oldest first. Takes nothing out."""
+        look = _Look()
+        self.count(look)
+        return [*look]
+
+    def first(self) -> Any:
+        """The oldest one, or None. Takes nothing out."""
+        look = _Look()
+        try:
+            self.index(look, 0, 1)
+        except ValueError:
+            pass
+        return look[0] if look else None
 
     def holds_work(self) -> bool:
         """Whether there is a task, ordered against every `append`: see docs/protocols/parking.md.

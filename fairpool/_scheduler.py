@@ -90,7 +90,6 @@ class Scheduler:
         "backlog",
         "broken",
         "cancels_all",
-        "cancels_sections",
         "idle_timeout",
         "injector",
         "locks",
@@ -132,7 +131,6 @@ class Scheduler:
     def _reset(self) -> None:
         self._numbers = count()
         self.broken: BrokenFairPool | None = None  # why nothing can be run any more
-        self.cancels_sections = False
         self.refusals: list[Exception] = []  # empty while the pool is open
         self.injector = RunQueue()
         self.workers: list[Worker] = []
@@ -178,7 +176,7 @@ class Scheduler:
     def _abandon_queued(self, error: Exception) -> None:
         """There is no worker, and none could be started: end what is queued."""
         reason = RuntimeError(f"no worker could be started: {error}")
-        for continuation in self.drain(lambda task: task.abandon(reason)):
+        for continuation in self.drain(lambda task: task.abandon(reason), reason):
             continuation.abandon(reason)
 
     def make_task(self, coroutine: Any, name: str | None = None) -> Task[Any]:
@@ -248,6 +246,17 @@ class Scheduler:
             self.parking.notify()
         except Exception:
             LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+
+    def notify_or_say_why(self) -> RuntimeError | None:
+        """As `notify_if_free`; why there is no worker at all, where none could be started."""
+        if self.seats and not self.searching:
+            try:
+                self.parking.notify()
+            except Exception as error:
+                LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+                if not self.workers.copy():
+                    return RuntimeError(f"no worker could be started: {error}")
+        return None
 
     def suspended_ended(self) -> None:
         """A coroutine that had been suspended has ended, and the pool is closed."""
@@ -338,13 +347,12 @@ class Scheduler:
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.broken = BrokenFairPool(message)
             self.close(BrokenFairPool(message))
-            started = self.drain(lambda task: task.abandon(BrokenFairPool(message)))
-            started += [each for each in self.suspended.copy() if each.disarm()]
+            started = self.drain(lambda task: task.abandon(BrokenFairPool(message)), self.broken)
+            started += [each for each in self.suspended.copy() if each.reclaim()]
             for continuation in started:
                 continuation.abandon(BrokenFairPool(message))
             for lock in self.all_locks():
-                if lock.key.acquire(False):
-                    lock.fail_sections(self.broken)
+                lock.abandon_sections(self.broken)
             return False
         return True
 
@@ -397,11 +405,13 @@ class Scheduler:
             self.backlog.close()
         self.parking.unpark_all()
 
-    def drain(self, end: Callable[[Any], object]) -> list[Continuation]:
+    def drain(
+        self, end: Callable[[Any], object], reason: BaseException | None = None
+    ) -> list[Continuation]:
         """Take every queued task or gather, and end it; return the continuations.
 
         Those have been started, and are the caller's now. A `finally_` is not ended either, but
-        stays in the queue.
+        stays in the queue. `reason`: why there is no worker, and nobody to serve the locks.
         """
         started = []
         kept: list[Any] = []
@@ -416,10 +426,10 @@ class Scheduler:
                 if type(item) is Continuation:
                     started.append(item)
                 elif isinstance(item, Combiner):
-                    if self.broken is None:
+                    if reason is None:
                         kept.append(item)
                     else:
-                        item.fail_sections(self.broken)
+                        item.fail(reason)
                 elif type(item) is Link and item.is_clean_up():
                     kept.append(item)
                 else:

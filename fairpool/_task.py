@@ -45,6 +45,7 @@ from fairpool._future import (
     settle,
 )
 from fairpool._request import Leave, Request
+from fairpool._sync import monotonic_ns
 from fairpool._waits import enter_wait, leave_wait
 
 __all__ = [
@@ -156,6 +157,9 @@ class Task(Future[T]):
     def task(self) -> Task[T]:
         """Itself: what a worker runs is a task or a continuation, and has a task."""
         return self
+
+    def sample(self, now: int) -> None:
+        """As `Continuation.sample`: what follows a critical section may be a link."""
 
     # --- cancelling --------------------------------------------------------------------------
 
@@ -552,8 +556,12 @@ class Continuation:
     def run(self, worker: Any) -> Any:
         """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
         worker.item = self
-        if self._attention and self._attend():
-            return self._throw(worker)
+        if self._attention:
+            if self._attend():
+                return self._throw(worker)
+            awaited = self.awaited
+            if type(awaited) is Request and awaited.door is None:
+                return self._ask_again(awaited, worker)
         try:
             request = self.run_in(self.send, None)
         except BaseException as raised:
@@ -603,7 +611,7 @@ class Continuation:
         try:
             following = lock.queue_up(request, worker)
         except DeadlockError as error:
-            self.request = None
+            self.request = self.awaited = None
             self._error = error.with_traceback(None)
             return self._throw(worker)
         # Q2: a call on `armed`, as X4 is. Who cancels before it is seen here; who cancels after it
@@ -612,9 +620,16 @@ class Continuation:
         if self._requested and request.give_up():
             if following is not None:
                 lock.dispatch()
-            self._attend()
-            return self._throw(worker)
+            return self._throw(worker) if self._attend() else self._ask_again(request, worker)
         return following
+
+    def _ask_again(self, request: Request, worker: Any) -> Any:
+        """The request was given up for a cancellation that was taken back. Returns as `run`."""
+        lock = request.lock
+        request = Request()
+        request.lock = lock
+        request.ticket = monotonic_ns()
+        return self._queue_up(request, worker)
 
     def _throw(self, worker: Any) -> Any:
         """Run a step that begins with `_error`. Returns as `run`."""
@@ -692,7 +707,9 @@ class Continuation:
             LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
         task._machine = coroutine.__qualname__  # no cycle is left behind
         self.coroutine = self.send = self.run_in = self.awaited = None  # type: ignore[assignment]
-        self.request = None
+        if self.request is not None:
+            self.request.door = None  # they refer to each other
+            self.request = None
         pool.suspended.discard(self)
         following = None
         if returned and cell and _may_hold_request(cell) and task._has_news():
@@ -713,10 +730,19 @@ class Continuation:
         try:
             self.armed.pop()
         except IndexError:
-            # It may wait for a lock.
-            awaited = self.awaited
-            return type(awaited) is Request and awaited.give_up()
+            return False
         return True
+
+    def reclaim(self) -> bool:
+        """As `disarm`, and if it waits for a lock, give that up. For who has news for the task.
+
+        Not for a registrant: it may be called late, for a future that is not waited for any more,
+        and a coroutine that waits for a lock would take it that it has been let in.
+        """
+        if self.disarm():
+            return True
+        awaited = self.awaited
+        return type(awaited) is Request and awaited.give_up()
 
     def wake(self) -> None:
         """Resume, if armed. May be called from any thread, and too often."""
@@ -735,7 +761,7 @@ class Continuation:
         while True:
             continuation._requested = True
             continuation._attention = True
-            if not continuation.disarm():
+            if not continuation.reclaim():
                 return  # its step runs, or is queued
             # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
             awaited = continuation.awaited
@@ -779,9 +805,12 @@ class Continuation:
         for request in news:
             request.delivered = True
         self._refused = True
-        self.request = None  # it may have been given up
-        if isinstance(self.awaited, Future):  # it is given up, and need not keep this task alive
-            self.awaited._unregister(self)
+        awaited = self.awaited
+        if type(awaited) is Request:
+            if awaited.door is None:
+                self.request = self.awaited = None
+        elif isinstance(awaited, Future):  # it is given up, and need not keep this task alive
+            awaited._unregister(self)
         msg = news[0].msg
         self._error = CancelledError() if msg is None else CancelledError(msg)
         return True

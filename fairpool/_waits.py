@@ -132,8 +132,7 @@ def _names_of_cycle(task: Future[Any], first: tuple[Node, ...]) -> str | None:
     if any(a[0] is not b[0] or a[1] is not b[1] for a, b in zip(way, again, strict=True)):
         return None
     texts = [_name(node, edge) for node, edge in [(task, _waits.get(task)), *way]]
-    held = [" held by " if hasattr(node, "lock") else " waits for " for node, _ in way]
-    links = [" waits for ", *held]
+    links = [" waits for ", *[getattr(node, "relation", " waits for ") for node, _ in way]]
     return "".join(map("".join, zip(texts, links, strict=True))) + texts[0]
 
 

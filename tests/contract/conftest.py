@@ -11,9 +11,22 @@ from typing import Any
 
 import pytest
 
-from fairpool import FairPool
+from fairpool import FairPool, Lock
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
+
+
+class LockOfItsOwn(Lock):
+    """A lock with its pool, so that closing it closes all, and its options are those of a pool."""
+
+    def __init__(self, max_workers: int, **options: Any) -> None:
+        self._pool = FairPool(max_workers, **options)
+        super().__init__(self._pool._scheduler, None)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
 
 # name -> how to make one (more keywords are passed on), and how many tasks it runs at once
 EXECUTORS: dict[str, tuple[Callable[..., Executor], int]] = {
@@ -21,6 +34,9 @@ EXECUTORS: dict[str, tuple[Callable[..., Executor], int]] = {
     "FairPool(2)": (functools.partial(FairPool, 2), 2),
     "FairPool(8)": (functools.partial(FairPool, 8), 8),
     "FairPool(2, max_pending=4)": (functools.partial(FairPool, 2, max_pending=4), 2),
+    "Lock(1)": (functools.partial(LockOfItsOwn, 1), 1),
+    "Lock(2)": (functools.partial(LockOfItsOwn, 2), 1),
+    "Lock(8)": (functools.partial(LockOfItsOwn, 8), 1),
     "ThreadPoolExecutor(2)": (functools.partial(ThreadPoolExecutor, 2), 2),
 }
 
