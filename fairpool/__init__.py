@@ -28,6 +28,7 @@ The house (private modules; imports only point down the ranks):
     8  _primitives Event, Semaphore, Queue
     8  _pool       the public face
     9  __init__    re-exports
+    10 testing     runs under chosen schedules, for the package's tests and its users'
 """
 
 from __future__ import annotations

@@ -42,8 +42,10 @@ RANKS = {
     "testing._points": 10,
     "testing._strategies": 11,
     "testing._world": 11,
+    "testing._linearizable": 10,
     "testing._explore": 12,
-    "testing.__init__": 13,
+    "testing._drawn": 13,
+    "testing.__init__": 14,
     "trace": 10,
 }
 
@@ -149,7 +151,7 @@ def test_imports_point_down_the_ranks() -> None:
         ("_pool", "from ..other import x", "_pool: imports ..other, from outside the package"),
         ("_park", "import threading", "_park: imports threading, which is behind _sync"),
         ("_park", "from time import sleep", "_park: imports time, which is behind _sync"),
-        ("_pool", "import fairpool.testing", "_pool (rank 8): imports testing.__init__ (rank 13)"),
+        ("_pool", "import fairpool.testing", "_pool (rank 8): imports testing.__init__ (rank 14)"),
         (
             "testing._run",
             "from fairpool.testing._explore import Explorer",

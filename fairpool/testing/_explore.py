@@ -1,6 +1,6 @@
 """`Explorer`: many runs of one scenario, each under another schedule; and the story of a failure.
 
-A *schedule* is what decides a run: the list of decisions (see `_strategies`), and the seed of the
+A *plan* is what decides a run: the list of decisions (see `_strategies`), and the seed of the
 choices that the package itself leaves to luck. It is written as a text, such as `3/40:2,61:0`: luck
 3; at step 40 thread 2 goes on, at step 61 thread 0.
 """
@@ -19,11 +19,11 @@ from random import Random, random
 from types import FrameType
 
 from fairpool.testing._points import Points
-from fairpool.testing._run import Abandoned, Moment, Run, Strategy
+from fairpool.testing._run import Abandoned, Deadlock, Livelock, Moment, Run, Strategy
 from fairpool.testing._strategies import PCT, Decisions, RandomWalk, Replay, Systematic
 from fairpool.testing._world import running, world
 
-__all__ = ["Explorer", "Failure", "InterleavingError", "Schedule"]
+__all__ = ["Explorer", "Failure", "InterleavingError", "Plan", "error_of", "lines_of"]
 
 # The collector is off during a run, because it would call a `__del__` at no step of the schedule.
 RUNS_BETWEEN_COLLECTIONS = 500
@@ -39,7 +39,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Plan:
     """What decides a run."""
 
     luck: int
@@ -49,13 +49,13 @@ class Schedule:
         return f"{self.luck}/" + ",".join(f"{step}:{thread}" for step, thread in self.decisions)
 
     @classmethod
-    def parse(cls, text: str) -> Schedule:
+    def parse(cls, text: str) -> Plan:
         try:
             luck, _, rest = text.partition("/")
             pairs = (each.split(":") for each in rest.split(",") if each)
             return cls(int(luck), tuple((int(step), int(thread)) for step, thread in pairs))
         except ValueError:
-            raise ValueError(f"not a schedule: {text!r}") from None
+            raise ValueError(f"not a schedule: {text!r}; it looks like '3/40:2,61:0'") from None
 
 
 class InterleavingError(AssertionError):
@@ -79,7 +79,7 @@ class InterleavingError(AssertionError):
 class Failure:
     """A run that failed, shrunk."""
 
-    schedule: Schedule
+    plan: Plan
     error: BaseException
     run: Run
     found_after: int  # schedules, this one included
@@ -87,21 +87,25 @@ class Failure:
     switches_before: int
 
     def as_error(self) -> InterleavingError:
-        history = lines_of(self.run.history or [])
-        kind = type(self.error).__name__
-        text = str(self.error)
-        message = [
-            f"{kind}{': ' if text else ''}{text}",
+        switches = f"{len(self.plan.decisions)} switches of {self.switches_before}"
+        how = (
             f"after {self.found_after} schedules; again with replay={self.seed!r}, or "
-            f"replay={str(self.schedule)!r} ({len(self.schedule.decisions)} switches of "
-            f"{self.switches_before})",
-            *shown(history),
-        ]
-        if self.run.states:
-            message += ["the threads:", self.run.states]
-        error = InterleavingError("\n".join(message), self.seed, str(self.schedule), history)
-        error.__cause__ = self.error
-        return error
+            f"replay={str(self.plan)!r} ({switches})"
+        )
+        return error_of(self.run, how, self.seed, str(self.plan))
+
+
+def error_of(run: Run, how: str, seed: int | str, schedule: str) -> InterleavingError:
+    """The error of a run that failed, and was recorded."""
+    cause = run.errors[0]
+    history = lines_of(run.history or [])
+    text = str(cause)
+    message = [f"{type(cause).__name__}{': ' if text else ''}{text}", how, *shown(history)]
+    if isinstance(cause, (Deadlock, Livelock)):
+        message += ["where the threads are:", run.states]
+    error = InterleavingError("\n".join(message), seed, schedule, history)
+    error.__cause__ = cause
+    return error
 
 
 def lines_of(moments: list[Moment]) -> list[tuple[str, str]]:
@@ -158,8 +162,8 @@ class Explorer:
         preemptions: int = 2,
     ) -> None:
         self._scenario = scenario
-        self._points = points
-        self._interesting = interesting
+        self.points = points
+        self.interesting = interesting
         self._preemptions = preemptions
         self._runs = 0
         self.steps = 0  # of the usual run
@@ -167,18 +171,19 @@ class Explorer:
         self.complete = False  # whether a systematic search has come to its end
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self, collect: bool = True) -> Iterator[None]:
         """The world of a run, for as many runs as wanted."""
         was_on = gc.isenabled()
         processors = _stay_on_one_processor()
         hook = sys.unraisablehook
-        gc.collect()
+        if collect:
+            gc.collect()
         gc.disable()
         sys.unraisablehook = lambda args: (
             None if args.exc_type is Abandoned else hook(args)  # a finalizer was unwound
         )
         try:
-            with world(), self._points.reported(), warnings.catch_warnings():
+            with world(), self.points.reported(), warnings.catch_warnings():
                 # An unwound thread leaves coroutines that have not begun.
                 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
                 yield
@@ -194,12 +199,12 @@ class Explorer:
         self._runs += 1
         if self._runs % RUNS_BETWEEN_COLLECTIONS == 0:
             gc.collect()
-        run = Run(strategy, luck, record, self._points.trace_thread)
-        run.interesting = self._interesting
+        run = Run(strategy, luck, record, self.points.trace_thread)
+        run.interesting = self.interesting
         with running(run):
             try:
                 try:
-                    self._points.trace_thread()  # again: an unwound thread is not traced any more
+                    self.points.trace_thread()  # again: an unwound thread is not traced any more
                     self._scenario()
                     run.join()
                 except Abandoned:
@@ -231,9 +236,9 @@ class Explorer:
         """Run one schedule again."""
         self.schedules = 1
         if isinstance(seed, str):
-            schedule = Schedule.parse(seed)
-            run = self.execute(Replay(list(schedule.decisions)), schedule.luck)
-            return self._failure(run, schedule.luck, seed) if run.errors else None
+            plan = Plan.parse(seed)
+            run = self.execute(Replay(list(plan.decisions)), plan.luck)
+            return self._failure(run, plan.luck, seed) if run.errors else None
         self.steps = self.execute(Replay([]), 0).step
         run = self.execute(self._strategy(seed, strategy), seed)
         return self._failure(run, seed, seed) if run.errors else None
@@ -257,7 +262,7 @@ class Explorer:
                 self.schedules += 1
                 run = self.execute(strategy, 0)
                 if run.errors:
-                    return self._failure(run, 0, str(Schedule(0, tuple(run.decisions))))
+                    return self._failure(run, 0, str(Plan(0, tuple(run.decisions))))
                 for step, thread, preempts in strategy.others:
                     if preempted + preempts <= self._preemptions:
                         levels[preempted + preempts].append([*prefix, (step, thread)])
@@ -275,12 +280,18 @@ class Explorer:
                 f"the scenario failed with {run.errors[0]!r}, and did not fail again under the "
                 "same schedule: it depends on something that is not under the explorer's control"
             ) from run.errors[0]
-        schedule = Schedule(luck, tuple(decisions))
-        return Failure(schedule, last.errors[0], last, self.schedules, seed, before)
+        plan = Plan(luck, tuple(decisions))
+        return Failure(plan, last.errors[0], last, self.schedules, seed, before)
 
     def _shrink(self, run: Run, luck: int) -> Decisions:
         """Leave out decisions as long as it fails in the same way."""
         kind = type(run.errors[0])
+
+        def fails(decisions: Decisions) -> Decisions | None:
+            again = self.execute(Replay(decisions), luck)
+            same = again.errors and type(again.errors[0]) is kind
+            return list(again.decisions) if same else None
+
         decisions = list(run.decisions)
         left = SHRINKING_RUNS
         size = max(len(decisions) // 2, 1)
@@ -289,13 +300,19 @@ class Explorer:
             smaller = False
             while start < len(decisions) and left:
                 left -= 1
-                shorter = decisions[:start] + decisions[start + size :]
-                again = self.execute(Replay(shorter), luck)
-                if again.errors and type(again.errors[0]) is kind:
-                    decisions = list(again.decisions)
+                shorter = fails(decisions[:start] + decisions[start + size :])
+                if shorter is not None:
+                    decisions = shorter
                     smaller = True
                 else:
                     start += size
             if not smaller or size > 1:
                 size //= 2
+        if len(decisions) > 1:  # perhaps a single one will do, which is none of these
+            usual = Systematic([])
+            self.execute(usual, luck)
+            if len(usual.others) <= SHRINKING_RUNS:
+                for step, thread, _ in usual.others:
+                    if (single := fails([(step, thread)])) is not None:
+                        return single
         return decisions

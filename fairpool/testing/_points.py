@@ -36,10 +36,10 @@ BEFORE_OTHERS_SEE = frozenset({"__init__", "_reset"})
 UNSCHEDULED = frozenset({"__del__"})
 
 
-def code_of(modules: Iterable[ModuleType]) -> list[CodeType]:
-    """The code of all functions and methods that are written in these modules."""
-    pending: list[Any] = []
-    files = set()
+def code_of(modules: Iterable[ModuleType], codes: Iterable[CodeType] = ()) -> list[CodeType]:
+    """The code of all functions and methods that are written in these modules, and in `codes`."""
+    pending: list[Any] = list(codes)
+    files = {code.co_filename for code in pending}
     for module in modules:
         files.add(getattr(module, "__file__", None))
         things = list(vars(module).values())
@@ -167,11 +167,21 @@ def points_in_package(modules: Iterable[ModuleType]) -> dict[CodeType, dict[int,
 class Points:
     """Calls `reached()` before each of the given instructions, in whatever thread runs them."""
 
-    def __init__(self, places: dict[CodeType, dict[int, str]], reached: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        places: dict[CodeType, dict[int, str]],
+        reached: Callable[[], None],
+        hidden: Iterable[CodeType] = (),
+    ) -> None:
         # By identity: a code object is hashed by all of its contents.
         self._codes = {id(code): code for code in places if places[code]}
         self._offsets = {id(code): frozenset(offsets) for code, offsets in places.items()}
+        self._shown = self._codes.keys() - {id(code) for code in hidden}
         self._reached = reached
+
+    def covers(self, frame: FrameType) -> bool:
+        """Whether this frame's code is one to be shown in a history."""
+        return id(frame.f_code) in self._shown
 
     if sys.version_info >= (3, 12):
 

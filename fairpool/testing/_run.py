@@ -147,7 +147,7 @@ class Run:
         self.interesting: Callable[[FrameType], bool] = lambda frame: True
         self.errors: list[BaseException] = []
         self.log: list[str] = []
-        self.states = ""  # of all threads, when the run failed
+        self.states = ""  # of all threads, when none could go on, or all did for ever
         self.silent = False  # while True, locks and threads are real, and no point is one
         self.failed = False
         self.main = self.current = Controlled(0, "main", False)
@@ -202,7 +202,7 @@ class Run:
 
     def _choose(self, runnable: list[Controlled]) -> Controlled:
         chosen = self.strategy.choose(self, runnable)
-        self._next_stop = 0 if self.history is not None else self.strategy.stop
+        self._next_stop = 0 if self.history is not None else min(self.strategy.stop, STEPS_MAX + 1)
         usual = self.current if self.current in runnable else runnable[0]
         if chosen is not usual:
             self.decisions.append((self.step, chosen.number))
@@ -359,12 +359,13 @@ class Run:
         """The run has failed; what its threads do from here on is of no interest."""
         if not self.failed:
             self.errors.append(error)
-            self.states = "\n".join(
-                f"{each}{' waits' if each.waits_for is not None else ''}\n"
-                + "".join(self._stack_of(each))
-                for each in self.threads
-                if not each.ended
-            )
+            if isinstance(error, (Deadlock, Livelock)):
+                self.states = "\n".join(
+                    f"{each.name} {'waits' if each.waits_for is not None else 'goes on'}:\n"
+                    + "".join(self._stack_of(each))
+                    for each in self.threads
+                    if not each.ended
+                )
             self.failed = True
         self._next_stop = 0
 

@@ -20,34 +20,8 @@ from multiprocessing import get_context
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from interleave.bugs import BUGS
-from interleave.harness import explorer
+from interleave.jobs import explore, find, take_processor
 from interleave.scenarios import ALL
-
-
-def find(number: int) -> tuple[int, int | str, str, float]:
-    """(schedules needed or 0, seed, the error, seconds) for one bug."""
-    bug = BUGS[number]
-    start = time.perf_counter()
-    with bug.put_in():
-        explored = explorer(bug.scenario)
-        with explored.in_place():
-            failure = explored.search(bug.schedules, 0, "mixed")
-    seconds = time.perf_counter() - start
-    if failure is None:
-        return 0, "", "", seconds
-    switches = len(failure.schedule.decisions)
-    what = f"{type(failure.error).__name__} ({switches} switches)"
-    return failure.found_after, failure.seed, what, seconds
-
-
-def explore(number: int, schedules: int) -> tuple[int, str, float]:
-    """(schedules, what went wrong, seconds) for one scenario."""
-    start = time.perf_counter()
-    explored = explorer(ALL[number])
-    with explored.in_place():
-        failure = explored.search(schedules, 0, "mixed")
-    text = "" if failure is None else str(failure.as_error())
-    return explored.schedules, text, time.perf_counter() - start
 
 
 def main() -> int:
@@ -65,7 +39,11 @@ def main() -> int:
     each = -(-options.schedules // max(len(scenarios), 1))
     wrong = 0
     start = time.perf_counter()
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    numbers = context.Queue()
+    for number in range(options.jobs):
+        numbers.put(number)
+    with ProcessPoolExecutor(options.jobs, context, take_processor, (numbers,)) as pool:
         print(f"{'bug':<72} {'scenario':<33} {'schedules':>9} {'of':>6} {'seed':>6}  found as")
         for i, (needed, seed, what, _) in zip(bugs, pool.map(find, bugs), strict=True):
             bug = BUGS[i]

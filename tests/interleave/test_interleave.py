@@ -35,11 +35,11 @@ def test_a_bug_is_found_and_done_again(bug: Bug) -> None:
             failure = explored.search(bug.schedules, 0, "mixed")
             assert failure is not None, "not found"
             again = explored.replay(failure.seed, "mixed")
-            shrunk = explored.replay(str(failure.schedule), "mixed")
+            shrunk = explored.replay(str(failure.plan), "mixed")
     for other in again, shrunk:
         assert other is not None
         assert type(other.error) is type(failure.error)
-        assert other.schedule == failure.schedule
+        assert other.plan == failure.plan
         assert other.as_error().history == failure.as_error().history
 
 
