@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
@@ -109,6 +109,8 @@ def test_cancelling_a_coroutine_does_not_stop_a_running_task(
 
 
 def test_default_executor(executor: Executor) -> None:
+    if not isinstance(executor, ThreadPoolExecutor):
+        pytest.skip("asyncio insists on the type")
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
     async def main() -> tuple[int, str]:

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 import pytest
 from contract.conftest import TIMEOUT, occupied
 
-from fairpool import FairPool
+from fairpool import FairPool, Lock
 
 
 def test_results_come_in_input_order(executor: Executor) -> None:
@@ -125,14 +125,14 @@ def test_an_error_cancels_what_was_not_started(
 # --- buffersize: in the standard library from 3.14 --------------------------------------------
 
 
-def test_buffersize_takes_infinite_input(fair: FairPool) -> None:
+def test_buffersize_takes_infinite_input(fair: FairPool | Lock) -> None:
     results = fair.map(str, itertools.count(), buffersize=3)
     assert list(itertools.islice(results, 20)) == list(map(str, range(20)))
 
 
 @pytest.mark.parametrize(("chunksize", "ahead"), [(1, 3), (2, 4), (5, 5)])
 def test_buffersize_bounds_how_far_the_input_is_read(
-    fair: FairPool, chunksize: int, ahead: int
+    fair: FairPool | Lock, chunksize: int, ahead: int
 ) -> None:
     read: list[int] = []
 
@@ -148,11 +148,11 @@ def test_buffersize_bounds_how_far_the_input_is_read(
         assert len(read) <= i + 1 + ahead + chunksize
 
 
-def test_buffersize_above_the_length_of_the_input(fair: FairPool) -> None:
+def test_buffersize_above_the_length_of_the_input(fair: FairPool | Lock) -> None:
     assert list(fair.map(str, range(5), buffersize=100)) == list(map(str, range(5)))
 
 
-def test_an_error_of_lazy_input_is_raised_where_it_comes(fair: FairPool) -> None:
+def test_an_error_of_lazy_input_is_raised_where_it_comes(fair: FairPool | Lock) -> None:
     def broken() -> Iterator[int]:
         yield 1
         raise LookupError
@@ -163,7 +163,7 @@ def test_an_error_of_lazy_input_is_raised_where_it_comes(fair: FairPool) -> None
         next(results)
 
 
-def test_lazy_input_after_shutdown(fair: FairPool) -> None:
+def test_lazy_input_after_shutdown(fair: FairPool | Lock) -> None:
     results = fair.map(str, itertools.count(), buffersize=1)
     assert next(results) == "0"
     fair.shutdown()
