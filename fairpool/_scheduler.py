@@ -390,6 +390,11 @@ class Scheduler:
         """The pool's locks that are still there."""
         return [lock for entry in self.locks.copy() if (lock := entry()) is not None]
 
+    def is_in_section(self, task: Task[Any] | None) -> bool:
+        """Whether this task, which runs on the calling thread, holds a lock of the pool."""
+        # Who is inside has written it down itself, or was told by who let it in.
+        return any(lock.holder() == (task,) for lock in self.all_locks())
+
     def is_over(self) -> bool:
         """Whether the pool was closed, and nothing is left to be run."""
         return self.is_closed() and not self.is_waiting_to_close() and not self.has_work()

@@ -549,10 +549,14 @@ class Worker:
     def may_run_inline(self) -> bool:
         """Whether a task may be run on top of the current one.
 
-        Not without a seat. Not deep in the stack, where it would have less of it than it needs,
-        unless there can be no other worker to run it.
+        Not without a seat. Not inside a critical section, which would take as long as that task,
+        and might be what that waits for. Not deep in the stack, where it would have less of it than
+        it needs, unless there can be no other worker to run it.
         """
-        return self.seated and (not stack_is_deep() or not self.scheduler.may_start())
+        scheduler = self.scheduler
+        if not self.seated or (scheduler.locks and scheduler.is_in_section(self.task)):
+            return False
+        return not stack_is_deep() or not scheduler.may_start()
 
     def run_inline(self, future: Future[Any]) -> bool:
         """Run `future`'s task on top of the current one, if possible; True if it is final now."""
