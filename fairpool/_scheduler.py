@@ -495,6 +495,8 @@ class Scheduler:
 
     def after_fork(self) -> None:
         """Start again from nothing, closed: the threads are in the parent process."""
+        for lock in self.all_locks():
+            lock.queue.clear()  # who waits there is in the parent process, and is served there
         self.injector.clear()  # the task that forked goes on here, and its worker holds this queue
         self._reset()
         self._forked = True
