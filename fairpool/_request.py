@@ -111,5 +111,9 @@ class Leave:
         self.lock.leave_stack()
         get_running_loop().call_soon(callback, self, context=context)
 
+    def cancel(self, msg: Any = None) -> bool:
+        """The lock is left already; the loop cancels the task in its next step."""
+        return False
+
     def result(self) -> None:
         pass
