@@ -817,7 +817,15 @@ class Continuation:
 
     def abandon(self, error: BaseException) -> None:
         """End the task without running it. For who took this out of a queue, or disarmed it."""
-        self.coroutine.close()
+        try:
+            # `coroutine.close()`, for one that takes locks: it may leave one on its way, and close
+            # in the next step.
+            while type(leave := self.coroutine.throw(GeneratorExit)) is Leave:
+                leave.lock.leave_stack()
+        except BaseException:  # GeneratorExit, as a rule; nobody asks what it ends with
+            pass
+        else:
+            LOGGER.warning("%s ignored that it was to end", describe(self.coroutine))
         self.end(error)
 
 
