@@ -429,8 +429,12 @@ class Worker:
             self.scheduler.parking.return_to_seat()
 
     def look_around(self) -> Any:
-        """`look`, for a worker that is not searching."""
-        task = self.look()
+        """`look`, for a worker that is not searching.
+
+        First for a lock: a home worker that is busy is not to keep it from being served where others
+        are busy, too.
+        """
+        task = (self._take_service() if self.scheduler.locks else None) or self.look()
         if task is not None and self.queue:
             # What a steal took besides was in no queue for a moment: who parked then has missed it.
             self.scheduler.notify_if_work()
