@@ -274,7 +274,7 @@ class Worker:
                 started = type(item) is Continuation and item.coroutine is not None
                 if started or type(item) is Gather:
                     item.abandon(error)
-                elif item is not None and item.task.running():
+                elif isinstance(item, Task) and item.running():
                     fail(item.task, error, self.fn)
                 task = self._search()
 
