@@ -431,8 +431,8 @@ class Worker:
     def look_around(self) -> Any:
         """`look`, for a worker that is not searching.
 
-        First for a lock: a home worker that is busy is not to keep it from being served where others
-        are busy, too.
+        First for a lock: a home worker that is busy is not to keep it from being served where
+        others are busy, too.
         """
         task = (self._take_service() if self.scheduler.locks else None) or self.look()
         if task is not None and self.queue:
