@@ -30,7 +30,7 @@ from fairpool._request import Leave, Once, Request, Wish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import FREE_THREADED, Lock, acquire, here, monotonic_ns, thread_name
 from fairpool._task import Link, Task
-from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks
+from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
 __all__ = ["Combiner", "CriticalLink", "Guest", "Section"]
 
@@ -91,6 +91,10 @@ class Guest(Future[None]):
     def task(self) -> Any:
         """Who holds the lock: the task, if it is one of fairpool's."""
         return self if self._host is None else self._host
+
+    @property
+    def awaited(self) -> Any:
+        return None if self._host is None else self._host.awaited
 
     def sources(self) -> tuple[Any, ...]:
         return () if is_final(self) else self.lock.holder()
@@ -154,6 +158,8 @@ class Visitor(Future[None]):
     """What a thread that is no worker is to a lock: an owner, and a place in a cycle of waits."""
 
     __slots__ = ("_name",)
+
+    awaited = None  # its waits are written down, in `_waits`
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -299,8 +305,9 @@ class Combiner:
                     self.owner = worker.task
                     self.began = monotonic_ns()
                     return READY
-        task = worker.task  # first: it makes one, where there is none, and changes `item`
-        request = None if task is None else worker.item.request
+        if worker.item.task is None:
+            worker.task  # noqa: B018 (makes one of a child of a `gather`, and changes `item`)
+        request = worker.item.request
         if request is None:
             request = Request()
         request.lock = self
@@ -320,7 +327,10 @@ class Combiner:
                 return self
             self.dispatch()
             return None
-        check_lock_wait(worker.item.task, request, self.owner)
+        owner = self.owner
+        # Who holds the lock and waits for nothing will leave: the usual case, and a quick look.
+        if owner is not None and (owner.awaited or owner.task in waiting_tasks):
+            check_lock_wait(worker.item.task, request)
         return None
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
@@ -371,7 +381,8 @@ class Combiner:
         publish = worker.published.append
         seats = scheduler.seats
         leave, notify = self.leave, scheduler.notify
-        request_type, get_type, clock, end = Request, type, monotonic_ns, PASS_SECTIONS
+        request_type, get_type, clock = Request, type, monotonic_ns
+        end, sample_mask = PASS_SECTIONS, SAMPLE_MASK
         stats = self.stats
         if self.preferred is None:
             self.preferred = worker
@@ -401,7 +412,7 @@ class Combiner:
                     continuation = item.pop()
                 except IndexError:  # given up
                     continue
-                if not count & SAMPLE_MASK:
+                if not count & sample_mask:
                     stats.waits.append(now - item.ticket)
                 self.owner = worker.item = continuation
                 self.served = count + 1

@@ -91,7 +91,7 @@ class Task(Future[T]):
 
     _machine: Any
 
-    # The request for a lock that this can use again: none before the first suspension.
+    # That of a `Continuation`, for what meets both: none before the first suspension.
     request = None
 
     def run(self, worker: Any) -> Any:
@@ -160,6 +160,12 @@ class Task(Future[T]):
 
     def sample(self, now: int) -> None:
         """As `Continuation.sample`: what follows a critical section may be a link."""
+
+    @property
+    def awaited(self) -> Any:
+        """What its coroutine waits for, or has waited for last; as that of a `Continuation`."""
+        machine = getattr(self, "_machine", None)
+        return machine.awaited if type(machine) is Continuation else None
 
     # --- cancelling --------------------------------------------------------------------------
 
@@ -570,6 +576,8 @@ class Continuation:
             return following
         if request is None:
             return self
+        if type(request) is Request:  # `suspend`, without a call
+            return self._queue_up(request, worker)
         return self.suspend(request, worker)
 
     def sample(self, now: int) -> None:
@@ -615,8 +623,8 @@ class Continuation:
             self._error = error.with_traceback(None)
             return self._throw(worker)
         # Q2: a call on `armed`, as X4 is. Who cancels before it is seen here; who cancels after it
-        # sees what it waits for. (Not `clear`: the next step may run elsewhere already.)
-        self.armed.copy()
+        # sees what it waits for. (One that changes nothing: the next step may run elsewhere.)
+        self.armed.reverse()
         if self._requested and request.give_up():
             if following is not None:
                 lock.dispatch()

@@ -12,7 +12,7 @@ from typing import Any
 from fairpool._errors import DeadlockError
 from fairpool._future import Future, describe, is_final
 
-__all__ = ["check_lock_wait", "enter_wait", "leave_wait", "locks", "waits"]
+__all__ = ["check_lock_wait", "enter_wait", "leave_wait", "locks", "waiting_tasks", "waits"]
 
 # A future, or a wish to enter a lock.
 Node = Any
@@ -21,7 +21,7 @@ Edge = tuple[tuple[Node, ...], Any]
 
 # Which futures each waiting task waits for, and its function or coroutine. Item assignment and
 # `get` take the dict's mutex (A1, A2).
-_waits: dict[Future[Any], Edge] = {}
+waiting_tasks: dict[Future[Any], Edge] = {}
 
 # Not empty once there are locks: before, no coroutine can wait for one.
 locks: list[None] = []
@@ -34,10 +34,10 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Ed
     Returns what was written down before, for `leave_wait`: a wait in a callback, or in a `__del__`,
     may come in the midst of another.
     """
-    outer = _waits.get(task)
+    outer = waiting_tasks.get(task)
     if is_final(task):  # a wait in a callback of the task, which itself waits for nothing any more
         return outer
-    _waits[task] = (awaited, what)
+    waiting_tasks[task] = (awaited, what)
     seen: set[Any] | None = None
     ways: list[Any] = [*awaited]
     while ways:
@@ -48,7 +48,7 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Ed
                 break
             leave_wait(task, outer)
             raise DeadlockError(f"this wait would never end: {names}; do not wait for it there")
-        edge = _waits.get(node)
+        edge = waiting_tasks.get(node)
         if edge is not None:
             further = edge[0]
         elif node.has_sources:
@@ -63,19 +63,15 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Ed
     return outer
 
 
-def check_lock_wait(task: Future[Any], request: Any, owner: Any) -> None:
+def check_lock_wait(task: Future[Any], request: Any) -> None:
     """Raise `DeadlockError` if `task`, whose request is queued at a lock, would wait for ever.
 
-    `owner`: whose section runs there. A coroutine that waits for a lock writes down nothing: its
-    continuation says what it waits for. So only the walk is left to do, and only where the owner
-    waits, too. That one says so before it looks here, and this task has said so by now: each has
-    called a container in between (A7), so one of the two sees the other.
+    To be called where the owner of the lock waits for something, or did so last. A coroutine that
+    waits for a lock writes down nothing: its continuation says what it waits for. So only the walk
+    is left to do. The owner has said that it waits before it looked for cycles itself, and this
+    task has said so by now: each has called a container in between (A7), so one of the two sees the
+    other.
     """
-    if owner is None:
-        return
-    other = owner.task
-    if other is not task and other not in _waits and not _lock_request(other):
-        return  # it runs, and will leave
     names = _names_of_cycle(task, (request,))
     if names is not None and request.give_up():
         raise DeadlockError(f"this wait would never end: {names}")
@@ -90,7 +86,7 @@ def _lock_request(future: Any) -> tuple[Any, ...]:
 
 def _ways(node: Node) -> tuple[tuple[Node, ...], Any]:
     """What `node` waits for, all of it, and who says so (compared by identity)."""
-    edge = _waits.get(node)
+    edge = waiting_tasks.get(node)
     if edge is not None:
         return edge[0], edge
     ways = node.sources() if node.has_sources else _lock_request(node)
@@ -131,7 +127,7 @@ def _names_of_cycle(task: Future[Any], first: tuple[Node, ...]) -> str | None:
         return None
     if any(a[0] is not b[0] or a[1] is not b[1] for a, b in zip(way, again, strict=True)):
         return None
-    texts = [_name(node, edge) for node, edge in [(task, _waits.get(task)), *way]]
+    texts = [_name(node, edge) for node, edge in [(task, waiting_tasks.get(task)), *way]]
     links = [" waits for ", *[getattr(node, "relation", " waits for ") for node, _ in way]]
     return "".join(map("".join, zip(texts, links, strict=True))) + texts[0]
 
@@ -160,11 +156,11 @@ def _place(coroutine: Any) -> str:
 def leave_wait(task: Future[Any], outer: Edge | None = None) -> None:
     """The wait that `enter_wait` wrote down is over."""
     if outer is None:
-        _waits.pop(task, None)
+        waiting_tasks.pop(task, None)
     else:
-        _waits[task] = outer
+        waiting_tasks[task] = outer
 
 
 def waits() -> list[tuple[Future[Any], Edge]]:
     """Who waits for whom, at one moment: (task, (awaited futures, the task's function))."""
-    return list(_waits.copy().items())
+    return list(waiting_tasks.copy().items())

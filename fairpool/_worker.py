@@ -130,6 +130,20 @@ class _AdoptedEvent:
             return bool(self._event.wait(timeout))
 
 
+def _lowest(lists: list[list[Any]]) -> list[Any] | None:
+    """Which of these lists of continuations begins with the lowest ticket."""
+    lowest: list[Any] | None = None
+    lowest_ticket = 0
+    for published in lists:
+        try:
+            ticket = published[0].ticket
+        except IndexError:  # empty
+            continue
+        if lowest is None or ticket < lowest_ticket:
+            lowest, lowest_ticket = published, ticket
+    return lowest
+
+
 # The run queue of a worker whose thread has not come so far as to make its own. Always empty.
 _NO_QUEUE = RunQueue()
 
@@ -164,7 +178,7 @@ class Worker:
         self.published: list[Any] = []  # continuations, lowest ticket first
         self.services = RunQueue()  # locks whose home this is, and which are to be served
         self.gone = False
-        self._known: list[Worker] = []
+        self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
         self._turn = False
@@ -281,6 +295,7 @@ class Worker:
     def _search(self) -> Task[Any] | None:
         """A task to run, or None if this worker is to end."""
         parking = self.scheduler.parking
+        self._known = []  # to be made anew: others may have come for those that have gone
         while here.worker is self:  # not so in the child of a task that forked
             if parking.debts and parking.pay_debt():
                 if not self._park(seated=False):
@@ -349,39 +364,28 @@ class Worker:
         return item
 
     def _take_published(self) -> Any:
-        """The published continuation with the lowest ticket."""
-        lowest: list[Any] | None = None
-        lowest_ticket = 0
+        """The published continuation with the lowest ticket of all that come first somewhere."""
         known = self._known
         if len(known) != len(self.scheduler.workers):
-            known = self._colleagues()
-        for worker in known:
-            published = worker.published
+            # A worker that is missing here has one more look coming: `has_work` looks at the list.
+            known = self._known = [worker.published for worker in self.scheduler.workers.copy()]
+        first: list[Any] | None = None
+        for published in known:
             if published:
-                try:
-                    ticket = published[0].ticket
-                except IndexError:
-                    continue
-                if lowest is None or ticket < lowest_ticket:
-                    lowest, lowest_ticket = published, ticket
-        if lowest is not None:
+                if first is not None:
+                    first = _lowest(known)
+                    break
+                first = published
+        if first is not None:
             try:
-                return lowest.pop(0)
-            except IndexError:
+                return first.pop(0)
+            except IndexError:  # somebody was quicker
                 pass
         return None
 
-    def _colleagues(self) -> list[Worker]:
-        """All workers, from a copy that is made anew when the list has changed in length.
-
-        A worker that is missing here has one more look coming: `has_work` looks at the list itself.
-        """
-        self._known = self.scheduler.workers.copy()
-        return self._known
-
     def _take_service(self) -> Any:
         """A lock whose home worker does not come to serve it."""
-        for worker in self._colleagues():
+        for worker in self.scheduler.workers.copy():
             services = worker.services
             if services and (lock := services.take()) is not None:
                 if worker is self or self.may_stand_in(lock):
