@@ -698,11 +698,11 @@ class Combiner:
         owner = who_calls()
         task = owner.task
         stay = Stay(self, monotonic_ns(), owner)
+        what = task._describe() if worker is None else worker.doing
         outer = None
-        if timeout is None:
-            what = task._describe() if worker is None else worker.doing
-            outer = enter_wait(task, what, (stay,))
         try:
+            if timeout is None:
+                outer = enter_wait(task, what, (stay,))
             self.enqueue(stay)
             if worker is None:
                 acquire(stay.parker, timeout)

@@ -537,7 +537,7 @@ class Worker:
         item = self.item
         if item is None:
             return None
-        if item.task is None:  # the child of a gather becomes a task when somebody asks for it
+        if type(item) is Gather:  # its child becomes a task when somebody asks for it
             index = self.fn
             self.fn = item.child(index)
             self.item = item.make_task(index, self.scheduler)
