@@ -1,8 +1,9 @@
 """An inverted index (word → files, with counts) of a folder of source text, built by a pool.
 
 Reading and tokenizing a file is the non-critical work and runs on any worker; merging its words
-into the one shared index is the critical section. The result is checked against a plain run
-without any pool. By default, the standard library of this interpreter is indexed.
+into the one shared index is the critical section, which is run by the worker that the index lives
+with. The result is checked against a plain run without any pool. By default, the standard library
+of this interpreter is indexed.
 """
 
 import argparse
@@ -11,11 +12,11 @@ import os
 import re
 import sys
 import sysconfig
-import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Future, as_completed
 from pathlib import Path
+from threading import current_thread
 from time import perf_counter as clock
 from typing import Any
 
@@ -38,29 +39,28 @@ def merge(index: Index, path: Path, words: Counter[str]) -> None:
 
 def build(paths: list[Path], workers: int) -> tuple[Index, dict[str, list[float]]]:
     """The index, and for each worker: files, words, seconds outside and inside the lock."""
-    index: Index = {}
-    accounts: dict[str, list[float]] = {}
-    lock = threading.Lock()  # guards both
 
-    def scan(path: Path) -> None:
-        begin = clock()
+    async def scan(path: Path) -> None:
+        reader, begin = current_thread().name, clock()
         words = count_words(path)
         counted = clock()
-        with lock:
+        async with shared as (index, accounts):  # from here to its end on the lock's worker
             entered = clock()
             merge(index, path, words)
-            row = accounts.setdefault(threading.current_thread().name, [0, 0, 0, 0])
-            for i, n in enumerate((1, words.total(), counted - begin, clock() - entered)):
-                row[i] += n
+            row = accounts[reader]
+            row[:3] = row[0] + 1, row[1] + words.total(), row[2] + counted - begin
+            accounts[current_thread().name][3] += clock() - entered
 
     with FairPool(workers, thread_name_prefix="index") as pool:
+        shared = pool.guarded(lambda: (Index(), defaultdict[str, list[float]](lambda: [0] * 4)))
         futures = [pool.submit(scan, path) for path in paths]
         done: Iterable[Future[None]] = as_completed(futures)
         if tqdm and sys.stderr.isatty():  # a bar for whoever watches
             done = tqdm(done, total=len(paths), unit="file")
         for future in done:
             future.result()  # raises if the file could not be read
-    return index, accounts
+        with shared as (index, accounts):
+            return index, accounts
 
 
 def main() -> int:

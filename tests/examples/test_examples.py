@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -80,3 +82,41 @@ def test_wordindex_of_nothing(tmp_path: Path) -> None:
     done = run(EXAMPLES / "wordindex.py", str(tmp_path / "empty"), cwd=tmp_path)
     assert done.returncode == 2
     assert "empty" in done.stderr
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("branches", [2, 5])
+def test_ledger_keeps_the_money(branches: int, workers: int) -> None:
+    """All transfers happen, all the money is there, and no account is overdrawn."""
+    ledger = load("ledger")
+    books, log = ledger.with_fairpool(branches, 400, workers)
+    assert len(log) == 400
+    assert {tenant for tenant, *_ in log} <= set(ledger.TENANTS)
+    assert sum(moved for _, moved, *_ in log) > 0
+    assert len(books) == branches
+    assert sum(sum(book.values()) for book in books) == branches * ledger.ACCOUNTS * ledger.OPENING
+    assert min(min(book.values()) for book in books) >= 0
+
+
+def test_ledger_finds_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The example's own verdict: one cent less, one more, or an overdrawn account is a no."""
+    ledger = load("ledger")
+    books, log = ledger.with_threads(2, 20, 2)
+    assert ledger.report("whole", books, log)
+    books[0][0] -= 1
+    assert not ledger.report("a cent is missing", books, log)
+    books[0][0] += 2
+    assert not ledger.report("a cent too many", books, log)
+    books[0][0] -= 1 + ledger.OPENING * ledger.ACCOUNTS
+    books[0][1] += ledger.OPENING * ledger.ACCOUNTS
+    assert not ledger.report("overdrawn", books, log)
+    assert "whole: 20 transfers" in capsys.readouterr().out
