@@ -463,9 +463,7 @@ class Combiner:
     def _end_pass(self, worker: Any, count: int, now: int) -> None:
         """There may be more requests, but it is the turn of others."""
         self._account_pass(now, count)
-        self.asked = now
-        worker.services.append(self)
-        self.scheduler.notify_if_free()
+        self.dispatch()
 
     def _grant(self, item: Any) -> bool:
         """Give the key to who waits outside of this pool's tasks; False if it has given up."""

@@ -27,6 +27,12 @@ This code assumes, of CPython (checked in the sources of 3.13, true with and wit
   handler, or a `__del__` that the collector calls. So no protocol of the package holds a lock from
   one call to the next: each step is one atomic call, and the state between two steps is a state
   that any thread, this one included, may meet.
+- A7. Such a call is a fence as well: what a thread wrote before it is seen by the others before
+  what the thread reads after it. (Taking and releasing the mutex are atomic read-modify-writes
+  with sequentially consistent order, and slots are stored with release and loaded with
+  sequentially consistent order.) So of two threads that each write, make such a call, and then
+  read what the other has written, one sees the other. Used where no object is common to both:
+  `_combiner`, `_worker`.
 """
 
 from __future__ import annotations

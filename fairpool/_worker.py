@@ -152,6 +152,7 @@ class Worker:
     """One thread of a pool. All methods but `run` are for its own thread."""
 
     __slots__ = (
+        "_critical",
         "_inline",
         "_known",
         "_seats",
@@ -182,6 +183,7 @@ class Worker:
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
         self._turn = False
+        self._critical = False
         self._inline = 0  # how many steps are being run on top of another
         self._seats = scheduler.parking.seats
         self._unborn = [None]
@@ -333,15 +335,17 @@ class Worker:
 
     # --- locks -------------------------------------------------------------------------------
 
-    def _take_critical(self, turn: int) -> Any:
+    def _take_critical(self, step: int) -> Any:
         """What was published here, and the locks that are to be served here, by their tickets.
 
         They take turns with the run queue, if that holds anything. If there is nothing here, what
         others have published.
         """
         queue = self.queue
-        if turn & 1 and queue:
-            return None
+        if queue:
+            self._critical = not self._critical
+            if self._critical:
+                return None
         published, services = self.published, self.services
         if services:
             try:
@@ -351,7 +355,8 @@ class Worker:
                 return None
             if first is None or first > lock.head_ticket():
                 return lock
-            services.appendleft(lock)
+            services.appendleft(lock)  # S1
+            self.scheduler.notify_if_free()  # S3: it was in no queue for a moment
         if published:
             try:
                 item = published.pop(0)
@@ -359,7 +364,7 @@ class Worker:
                 return None
         elif queue or (item := self._take_published()) is None:
             return None
-        if not turn & SAMPLE_MASK:
+        if not step & SAMPLE_MASK:
             item.sample(monotonic_ns())
         return item
 
