@@ -374,7 +374,7 @@ class Combiner:
         """Run a pass on this worker, with the key. Returns what the worker is to run next."""
         home = self.home
         if home is not None and home is not worker and not worker.may_stand_in(self):
-            self.dispatch()
+            self.dispatch(again=True)
             return None
         scheduler = self.scheduler
         take = self.queue.popleft
@@ -639,9 +639,13 @@ class Combiner:
         if self.scheduler.refusals and not self.queue:
             self.scheduler.parking.unpark_all()
 
-    def dispatch(self) -> None:
-        """Have a worker run a pass. The caller gives the key away with this."""
-        self.asked = monotonic_ns()
+    def dispatch(self, again: bool = False) -> None:
+        """Have a worker run a pass. The caller gives the key away with this.
+
+        `again`: it was on the wrong worker, and its home worker gets no new head start.
+        """
+        if not again:
+            self.asked = monotonic_ns()
         scheduler = self.scheduler
         if scheduler.broken is not None:
             self.fail(scheduler.broken)
