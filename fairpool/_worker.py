@@ -138,6 +138,7 @@ class Worker:
     """One thread of a pool. All methods but `run` are for its own thread."""
 
     __slots__ = (
+        "_around",
         "_inline",
         "_known",
         "_seats",
@@ -167,7 +168,7 @@ class Worker:
         self._known: list[Worker] = []
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
-        self._turn = False
+        self._turn = self._around = False
         self._inline = 0  # how many steps are being run on top of another
         self._seats = scheduler.parking.seats
         self._unborn = [None]
@@ -321,11 +322,11 @@ class Worker:
     def _take_critical(self, turn: int) -> Any:
         """What was published here, and the locks that are to be served here, by their tickets.
 
-        They take turns with the run queue, if that holds anything. If there is nothing here, what
-        others have published.
+        They take turns with the run queue and the injector, if those hold anything. If there is
+        nothing here, what others have published.
         """
         queue = self.queue
-        if turn & 1 and queue:
+        if turn & 1 and (queue or self.scheduler.injector):
             return None
         published, services = self.published, self.services
         if services:
@@ -431,10 +432,12 @@ class Worker:
     def look_around(self) -> Any:
         """`look`, for a worker that is not searching.
 
-        First for a lock: a home worker that is busy is not to keep it from being served where
-        others are busy, too.
+        Every other time first for a lock: a home worker that is busy is not to keep it from being
+        served where others are busy, too.
         """
-        task = (self._take_service() if self.scheduler.locks else None) or self.look()
+        self._around = not self._around
+        first = self._take_service() if self._around and self.scheduler.locks else None
+        task = first or self.look()
         if task is not None and self.queue:
             # What a steal took besides was in no queue for a moment: who parked then has missed it.
             self.scheduler.notify_if_work()
