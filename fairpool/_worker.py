@@ -152,6 +152,7 @@ class Worker:
     """One thread of a pool. All methods but `run` are for its own thread."""
 
     __slots__ = (
+        "_around",
         "_critical",
         "_inline",
         "_known",
@@ -182,8 +183,7 @@ class Worker:
         self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
-        self._turn = False
-        self._critical = False
+        self._turn = self._around = self._critical = False
         self._inline = 0  # how many steps are being run on top of another
         self._seats = scheduler.parking.seats
         self._unborn = [None]
@@ -338,11 +338,11 @@ class Worker:
     def _take_critical(self, step: int) -> Any:
         """What was published here, and the locks that are to be served here, by their tickets.
 
-        They take turns with the run queue, if that holds anything. If there is nothing here, what
-        others have published.
+        They take turns with the run queue and the injector, if those hold anything. If there is
+        nothing here, what others have published.
         """
         queue = self.queue
-        if queue:
+        if queue or self.scheduler.injector:
             self._critical = not self._critical
             if self._critical:
                 return None
@@ -440,10 +440,12 @@ class Worker:
     def look_around(self) -> Any:
         """`look`, for a worker that is not searching.
 
-        First for a lock: a home worker that is busy is not to keep it from being served where
-        others are busy, too.
+        Every other time first for a lock: a home worker that is busy is not to keep it from being
+        served where others are busy, too.
         """
-        task = (self._take_service() if self.scheduler.locks else None) or self.look()
+        self._around = not self._around
+        first = self._take_service() if self._around and self.scheduler.locks else None
+        task = first or self.look()
         if task is not None and self.queue:
             # What a steal took besides was in no queue for a moment: who parked then has missed it.
             self.scheduler.notify_if_work()

@@ -108,12 +108,15 @@ def _start(code: CodeType) -> int:
     )
 
 
-def moments(*, interrupts: bool = False) -> Iterator[Moment]:
-    """All moments of what each one's `do` encloses; at the last one, nothing happens."""
+def moments(*, interrupts: bool = False, shares: bool = False) -> Iterator[Moment]:
+    """All moments of what each one's `do` encloses; at the last one, nothing happens.
+
+    `shares`: only those before something that threads can see of each other's doing.
+    """
     with _instructions_reported():
         number = 0
         while True:
-            moment = Moment(number, interrupts)
+            moment = Moment(number, interrupts, shares)
             yield moment
             if not moment.reached:
                 break

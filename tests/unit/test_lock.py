@@ -398,7 +398,7 @@ class Scene:
 @pytest.mark.parametrize("coming", WAYS)
 @pytest.mark.parametrize("held", HELD)
 def test_one_comes_in_the_midst_of_a_leaving(held: str, coming: str, desk: Desk) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         scene = Scene(desk, held, "section", coming)
         with moment.do(outside(scene.come)):
             scene.leave()
@@ -412,7 +412,7 @@ def test_one_comes_in_the_midst_of_a_leaving(held: str, coming: str, desk: Desk)
 @pytest.mark.parametrize("held", HELD)
 def test_one_gives_up_in_the_midst_of_a_leaving(held: str, waiting: str, desk: Desk) -> None:
     outcomes: Counter[str] = Counter()
-    for moment in moments():
+    for moment in moments(shares=True):
         scene = Scene(desk, held, waiting, "task")
         scene.wait()
         scene.comer.ask()
@@ -427,7 +427,7 @@ def test_one_gives_up_in_the_midst_of_a_leaving(held: str, waiting: str, desk: D
 @pytest.mark.parametrize("coming", WAYS)
 @pytest.mark.parametrize("held", HELD)
 def test_the_lock_is_left_in_the_midst_of_a_coming(held: str, coming: str, desk: Desk) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         scene = Scene(desk, held, "section", coming)
         with moment.do(outside(scene.leave)):
             scene.come()
@@ -440,7 +440,7 @@ def test_the_lock_is_left_in_the_midst_of_a_coming(held: str, coming: str, desk:
 @pytest.mark.parametrize("waiting", WAYS)
 @pytest.mark.parametrize("held", HELD)
 def test_the_lock_is_left_in_the_midst_of_a_giving_up(held: str, waiting: str, desk: Desk) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         scene = Scene(desk, held, waiting, "task")
         scene.wait()
         scene.comer.ask()
@@ -454,7 +454,7 @@ def test_the_lock_is_left_in_the_midst_of_a_giving_up(held: str, waiting: str, d
 @pytest.mark.parametrize("coming", ["task", "holding task"])
 @pytest.mark.parametrize("then", ["cancel", "cancel and take back", "cancel, run"])
 def test_one_is_asked_to_end_in_the_midst_of_a_coming(then: str, coming: str, desk: Desk) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         scene = Scene(desk, "outside", "section", coming)
 
         def ask_to_end(scene: Scene = scene) -> None:
