@@ -173,7 +173,7 @@ def run_workload(workload: Workload, size: Size, turns: int) -> list[Row]:
 def proportional_counter(size: Size) -> list[Row]:
     """Two groups, the sections of one three times as long as the other's."""
     rows: list[Row] = []
-    for rest, turns in ((0, size(2_000, 200)), (1_000, size(1_000, 100)), (100_000, size(40, 4))):
+    for rest, turns in ((0, size(1_000, 200)), (1_000, size(600, 100)), (100_000, size(20, 4))):
         loads = [Load(count_up, 10 if i % 2 else 30, spin, rest) for i in range(CLIENTS)]
         what = f"counter, sections 1:3, rest {rest:,}"
         rows += run_workload(Workload(what, loads, Box), size, turns)
@@ -184,7 +184,7 @@ def proportional_counter(size: Size) -> list[Row]:
 def multiply(size: Size) -> list[Row]:
     """The smallest operation that no machine has an instruction for."""
     loads = [Load(fetch_and_multiply, 3, spin, 10)] * CLIENTS
-    return run_workload(Workload("fetch and multiply", loads, Box), size, size(3_000, 300))
+    return run_workload(Workload("fetch and multiply", loads, Box), size, size(1_000, 200))
 
 
 @benchmark("workload-pairs")
@@ -193,7 +193,7 @@ def pairs(size: Size) -> list[Row]:
     rows: list[Row] = []
     for what, section in (("queue pair", queue_pair), ("stack pair", stack_pair)):
         loads = [Load(section, 7, spin, 10)] * CLIENTS
-        rows += run_workload(Workload(what, loads, filled), size, size(3_000, 300))
+        rows += run_workload(Workload(what, loads, filled), size, size(1_000, 200))
     return rows
 
 
@@ -204,7 +204,7 @@ def hash_table(size: Size) -> list[Row]:
     for write_every in (1, 5, 100):
         loads = [Load(use_table, write_every, spin, 100)] * CLIENTS
         what = f"hash table, {100 // write_every} % writes"
-        rows += run_workload(Workload(what, loads, Table), size, size(2_000, 200))
+        rows += run_workload(Workload(what, loads, Table), size, size(800, 200))
     return rows
 
 

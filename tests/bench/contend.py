@@ -281,12 +281,25 @@ class Findings:
     """… and where another worker ran it."""
     stayed: float
     """The share of turns after which a client went on where its section ran."""
+    in_a_row: float
+    """The longest that as many sections as there are clients have taken, one after the other: what
+    the longest wait is in perfect ticket order, where the machine has interrupted a section."""
     mean_pass: float = 0.0
     waits_of: list[list[float]] = field(default_factory=list)
     """The waits of each client."""
     turns: list[int] = field(default_factory=list)
     """Turns of each client."""
     statistics: Any = None
+
+
+def entered_at(turn: Turn) -> int:
+    return turn[1]
+
+
+def max_of_sums(values: list[int], count: int) -> int:
+    """The greatest sum of `count` consecutive values."""
+    sums = list(itertools.accumulate(values, initial=0))
+    return max(b - a for a, b in zip(sums, sums[min(count, len(values)) :], strict=False))
 
 
 def find(logs: list[Log], seconds: float, statistics_: Any = None) -> Findings:
@@ -305,6 +318,8 @@ def find(logs: list[Log], seconds: float, statistics_: Any = None) -> Findings:
         own=[(t[3] - t[0]) * 1e-9 for t in turns if t[4] == t[5]],
         others=[(t[3] - t[0]) * 1e-9 for t in turns if t[4] != t[5]],
         stayed=sum(t[5] == t[6] for t in turns) / len(turns),
+        in_a_row=max_of_sums([t[2] - t[1] for t in sorted(turns, key=entered_at)], len(logs))
+        * 1e-9,
         mean_pass=stats.combined / stats.passes if stats is not None and stats.passes else 0.0,
         waits_of=waits_of,
         turns=[len(log) for log in logs],
