@@ -238,7 +238,7 @@ class Explorer:
         if isinstance(seed, str):
             plan = Plan.parse(seed)
             run = self.execute(Replay(list(plan.decisions)), plan.luck)
-            return self._failure(run, plan.luck, seed) if run.errors else None
+            return self._failure(run, plan.luck, seed, shrink=False) if run.errors else None
         self.steps = self.execute(Replay([]), 0).step
         run = self.execute(self._strategy(seed, strategy), seed)
         return self._failure(run, seed, seed) if run.errors else None
@@ -271,9 +271,9 @@ class Explorer:
 
     # --- shrinking -------------------------------------------------------------------------------
 
-    def _failure(self, run: Run, luck: int, seed: int | str) -> Failure:
+    def _failure(self, run: Run, luck: int, seed: int | str, shrink: bool = True) -> Failure:
         before = len(run.decisions)
-        decisions = self._shrink(run, luck)
+        decisions = self._shrink(run, luck) if shrink else run.decisions
         last = self.execute(Replay(decisions), luck, record=True)
         if not last.errors:
             raise RuntimeError(

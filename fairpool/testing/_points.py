@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["Points", "code_of", "points_in_package", "start_of", "users_accesses"]
+__all__ = ["Points", "code_of", "mutable_names", "shared_accesses", "start_of", "users_accesses"]
 
 # What A1 of `_sync` takes for atomic, and what else one instruction does with a container.
 ATOMIC = frozenset(
@@ -155,13 +155,6 @@ def start_of(code: CodeType) -> dict[int, str]:
         if instruction.opname == "RESUME":
             break
     return {next(instructions).offset: "START"}
-
-
-def points_in_package(modules: Iterable[ModuleType]) -> dict[CodeType, dict[int, str]]:
-    """Everything that the package's threads can see of each other's doing."""
-    codes = code_of(modules)
-    mutable = mutable_names(codes)
-    return {code: shared_accesses(code, mutable) for code in codes}
 
 
 class Points:

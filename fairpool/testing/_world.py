@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from math import inf
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +31,7 @@ import fairpool._pool
 import fairpool._scheduler
 import fairpool._sync
 import fairpool._worker
-from fairpool.testing._run import Controlled, Run
+from fairpool.testing._run import Abandoned, Controlled, Run
 
 __all__ = ["reached", "running", "world"]
 
@@ -202,14 +203,24 @@ class Thread(threading.Thread):
         run.point()
         self._run = run
         self._controlled = me = run.new_thread(self.name, self.daemon)
-        run.silent = True
-        try:
-            self._daemonic = True  # should it never unwind, the interpreter still ends
-            super().start()
-        finally:
-            run.silent = False
-        me.ident = self.ident
+        # Not `super().start()`: the locks that it takes are dear where other programs run as well
+        # (see `Controlled`). And should the thread never unwind, the interpreter still ends.
+        begun: Any = SimpleQueue()
+        _thread.start_new_thread(self._live, (begun,))
+        begun.get()
         run.started(me)
+
+    def _live(self, begun: Any) -> None:
+        me = self._controlled
+        assert me is not None
+        me.ident = self._ident = _thread.get_ident()
+        threading._active[self._ident] = self  # type: ignore[attr-defined]
+        self._started.set()  # type: ignore[attr-defined]
+        begun.put(None)
+        try:
+            self.run()
+        finally:
+            threading._active.pop(self._ident, None)  # type: ignore[attr-defined]
 
     def run(self) -> None:
         run, me = self._run, self._controlled
@@ -333,6 +344,14 @@ class _Logger(logging.Logger):
             run.logged(record)
         finally:
             run.silent = False
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """False for what is said of a thread that was unwound, perhaps long after the run."""
+    return not (record.exc_info and record.exc_info[0] is Abandoned)
+
+
+fairpool._future.LOGGER.addFilter(_is_of_interest)
 
 
 # Searching and looking out only delay what the schedule decides; the rest makes rare ways common.
