@@ -13,12 +13,14 @@ The house (private modules; imports only point down the ranks):
     1  _runqueue   runnable tasks, first in, first out
     1  _park       seats, searching, park and unpark
     2  _timer      what is to be woken at which time
+    2  _share      whom work is charged to, how much each has used, who is next
     2  _map        `Executor.map` over any `submit`
     2  _request    what a coroutine yields at the door of a lock
     2  _waits      who waits for whom; cycles
     3  _task       a future together with its work, and the steps of coroutines
     4  _combiner   a lock's queue, a pass, home and hand-off
     4  _gather     several children, started as they are met
+    5  _usage      a lock that charges its sections, and serves who has used least
     5  _worker     next task, run, steal, park; waiting in a task
     6  _scheduler  what the workers of one pool share
     7  _dump       a pool's state in text
@@ -39,7 +41,7 @@ from fairpool._errors import BrokenFairPool, DeadlockError
 from fairpool._future import Future
 from fairpool._group import TaskGroup, Timeout, timeout, timeout_at
 from fairpool._lock import Guarded, Lock, LockStatistics, all_of
-from fairpool._pool import FairPool, run
+from fairpool._pool import FairPool, PoolStatistics, Share, run
 from fairpool._primitives import (
     BoundedSemaphore,
     Event,
@@ -64,11 +66,13 @@ __all__ = [
     "Guarded",
     "Lock",
     "LockStatistics",
+    "PoolStatistics",
     "Queue",
     "QueueEmpty",
     "QueueFull",
     "QueueShutDown",
     "Semaphore",
+    "Share",
     "Task",
     "TaskGroup",
     "Timeout",

@@ -32,7 +32,7 @@ from fairpool._sync import FREE_THREADED, Lock, acquire, here, monotonic_ns, thr
 from fairpool._task import Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
-__all__ = ["Combiner", "CriticalLink", "Guest", "Section"]
+__all__ = ["READY", "Combiner", "CriticalLink", "Guest", "Section", "who_calls"]
 
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
 # work has its turn.
@@ -76,7 +76,9 @@ class Guest(Future[None]):
     It is woken with the lock, and holds it while it is on its way.
     """
 
-    __slots__ = ("_host", "lock", "ticket")
+    __slots__ = ("_host", "lock", "share", "ticket")
+
+    share: Any  # as that of a `Wish`
 
     has_sources = True
     relation = " held by "
@@ -107,9 +109,10 @@ class Section(Task[Any]):
     """A task that is run as a critical section: what `lock.submit` returns."""
 
     # Not a `Task` by its type, so that nobody runs it inline, without the lock.
-    __slots__ = ("lock", "ticket")
+    __slots__ = ("lock", "share", "ticket")
 
     lock: Combiner
+    share: Any
     ticket: int
 
     has_sources = True
@@ -132,9 +135,10 @@ class Section(Task[Any]):
 class CriticalLink(Link[Any]):
     """A link whose step is a critical section: what `future.then(fn, lock=lock)` returns."""
 
-    __slots__ = ("lock", "ticket")
+    __slots__ = ("lock", "share", "ticket")
 
     lock: Combiner
+    share: Any
     ticket: int
 
     def sources(self) -> tuple[Any, ...]:
@@ -268,6 +272,9 @@ class Combiner:
 
     def _describe(self) -> str:
         return f"the lock {self.name}"
+
+    # What each share has used, where the lock counts it: see `_usage`.
+    ledger: Any = None
 
     def holder(self) -> tuple[Any, ...]:
         """The task whose section runs, if there is one: who waits for the lock waits for it."""
@@ -695,6 +702,10 @@ class Combiner:
             return True
         if timeout is not None and timeout <= 0:
             return False
+        return self._stay(timeout)
+
+    def _stay(self, timeout: float | None) -> bool:
+        """Wait with the calling stack until it has entered, or the time is up."""
         self.scheduler.check_same_process()
         worker = here.worker
         owner = who_calls()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from fairpool._combiner import GO_HOME_ABOVE, STAY_BELOW, Combiner, Guest, Secti
 from fairpool._future import Future
 from fairpool._map import map_calls
 from fairpool._sync import monotonic_ns
+from fairpool._usage import Charging, ChargingQueue, UsageQueue
 
-__all__ = ["Guarded", "Lock", "LockStatistics", "all_of"]
+__all__ = ["Guarded", "Lock", "LockStatistics", "all_of", "make_lock"]
 
 T = TypeVar("T")
 
@@ -63,6 +64,13 @@ class LockStatistics:
     """The same of the time from a request to its continuation, of the combiners' own sections, …"""
     combined_responses: tuple[float, float, float]
     """… and of those that they have run for others."""
+    usage: Mapping[str | None, float]
+    """How long each share has been inside; None stands for work without a share.
+
+    Counted if the lock was made with `order="usage"`, or when its pool had shares; else empty.
+    """
+    jain: float
+    """Jain's index of that, by weight: 1 if it is even, 1/n if one of n had the lock alone."""
 
 
 def _quantiles(samples: Iterable[int]) -> tuple[float, float, float]:
@@ -209,7 +217,7 @@ class Lock(Combiner, Executor):
 
     def statistics(self) -> LockStatistics:
         """What has happened here so far."""
-        stats, home = self.stats, self.home
+        stats, home, ledger = self.stats, self.home, self.ledger
         return LockStatistics(
             name=self.name,
             sections=stats.inline + stats.combined,
@@ -227,7 +235,28 @@ class Lock(Combiner, Executor):
             waits=_quantiles(stats.waits.copy()),
             own_responses=_quantiles(stats.own.copy()),
             combined_responses=_quantiles(stats.others.copy()),
+            usage={} if ledger is None else ledger.usage(),
+            jain=1.0 if ledger is None else ledger.jain(),
         )
+
+
+class ChargedLock(Charging, Lock):
+    """A lock whose sections are charged to shares."""
+
+
+def make_lock(scheduler: Any, name: str | None, order: str, strict: bool) -> Lock:
+    """What `FairPool.lock` returns."""
+    if order not in ("ticket", "usage"):
+        raise ValueError(f'order must be "ticket" or "usage", not {order!r}')
+    if not isinstance(strict, bool):
+        raise TypeError(f"strict must be a bool, not {strict!r}")
+    if strict and order != "usage":
+        raise ValueError('only a lock with order="usage" can be strict')
+    if order == "ticket" and not scheduler.shares:
+        return Lock(scheduler, name)
+    lock = ChargedLock(scheduler, name)
+    lock.queue = UsageQueue(lock, strict) if order == "usage" else ChargingQueue()
+    return lock
 
 
 class Guarded(Generic[T]):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_all
 from contextvars import copy_context
+from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
 from fairpool._combiner import CriticalLink, Section
 from fairpool._dump import dump
 from fairpool._future import Future, wait
-from fairpool._lock import Guarded, Lock
+from fairpool._lock import Guarded, Lock, LockStatistics, make_lock
 from fairpool._map import map_calls
 from fairpool._scheduler import Scheduler
-from fairpool._sync import cpu_count, here
+from fairpool._share import CURRENT, Principal
+from fairpool._sync import cpu_count, here, monotonic_ns
 from fairpool._task import Task, is_coroutine
 
-__all__ = ["FairPool", "run"]
+__all__ = ["FairPool", "PoolStatistics", "Share", "run"]
 
 T = TypeVar("T")
 
@@ -31,6 +35,36 @@ IDLE_TIMEOUT = 10.0
 
 # More threads than any system starts; a number above it is a mistake (a size in bytes, say).
 MAX_WORKERS_LIMIT = 100_000
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """What has happened in a pool up to a moment. Times are in seconds.
+
+    Reading it disturbs nobody: each number is true of a moment, together they may be of slightly
+    different ones.
+    """
+
+    workers: int
+    """Threads that are there now; of them, …"""
+    searching: int
+    """… those that look for work, …"""
+    parked: int
+    """… and those that sleep."""
+    queued: int
+    """Tasks and continuations that could run now and do not, those at locks not counted."""
+    suspended: int
+    """Coroutines that have been started, and have not ended."""
+    steps: int
+    """Steps that the workers which are there now have run. Lags behind by up to 61 for each."""
+    steals: int
+    """How often they have taken tasks from another one's run queue."""
+    worker_time: Mapping[str, float]
+    """What the steps of each share have taken, without the time that they were blocked."""
+    jain: float
+    """Jain's index of that, by weight: 1 if it is even, 1/n if one of n has had everything."""
+    locks: tuple[LockStatistics, ...]
+    """The statistics of the pool's locks."""
 
 
 class FairPool(ThreadPoolExecutor):
@@ -156,20 +190,67 @@ class FairPool(ThreadPoolExecutor):
         if wait:
             scheduler.join()
 
-    def lock(self, name: str | None = None) -> Lock:
+    def lock(self, name: str | None = None, *, order: str = "ticket", strict: bool = False) -> Lock:
         """A lock whose critical sections are run by the workers of this pool: see `Lock`.
 
         `name`: for error messages, `repr` and `dump`.
-        """
-        return Lock(self._scheduler, name)
 
-    def guarded(self, factory_or_value: Any, /, *, name: str | None = None) -> Guarded[Any]:
-        """State that can be reached only inside its lock: see `Guarded`.
+        `order="usage"`: of those that wait, the share is served first that has used the lock least,
+        for its weight. No request is passed over for ever. With `strict=True` a share that is ahead
+        of the others is held back for a while even when the lock is free, so that one which comes
+        back for one short section after the other gets as much of the lock's time; the lock is idle
+        meanwhile. `docs/protocols/usage.md` has the rules, the bounds and the cost.
+        """
+        return make_lock(self._scheduler, name, order, strict)
+
+    def guarded(
+        self,
+        factory_or_value: Any,
+        /,
+        *,
+        name: str | None = None,
+        order: str = "ticket",
+        strict: bool = False,
+    ) -> Guarded[Any]:
+        """State that can be reached only inside its lock: see `Guarded`; and `lock`.
 
         A callable is called, once, on the worker that the lock calls home, so that the state is
         born, used and freed by one thread as far as possible. Anything else is the state itself.
         """
-        return Guarded(Lock(self._scheduler, name), factory_or_value)
+        return Guarded(make_lock(self._scheduler, name, order, strict), factory_or_value)
+
+    def share(self, name: str, weight: float = 1) -> Share:
+        """A view of this pool whose work is charged to one principal: see `Share`.
+
+        The same name gives the same principal again, and must come with the same weight
+        (ValueError). It is kept for as long as the pool is.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {name!r}")
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+            raise TypeError(f"weight must be a number, not {weight!r}")
+        if not (weight > 0 and isfinite(weight)):
+            raise ValueError(f"weight must be greater than 0, and finite, not {weight!r}")
+        return Share(self, self._scheduler.share(name, float(weight)))
+
+    def statistics(self) -> PoolStatistics:
+        """What has happened here so far. From any thread."""
+        scheduler = self._scheduler
+        workers, shares = scheduler.workers.copy(), scheduler.shares
+        shares.settle(monotonic_ns())
+        usage = shares.ledger.usage()
+        return PoolStatistics(
+            workers=len(workers),
+            searching=len(scheduler.searching),
+            parked=len(scheduler.parking.parked),
+            queued=scheduler.queued(),
+            suspended=len(scheduler.suspended),
+            steps=sum(worker.steps + worker.extra_steps for worker in workers),
+            steals=sum(worker.steals for worker in workers),
+            worker_time={each.name: usage.get(each.name, 0.0) for each in shares.copy()},
+            jain=shares.ledger.jain(),
+            locks=tuple([lock.statistics() for lock in scheduler.all_locks()]),
+        )
 
     def dump(self, file: TextIO | None = None) -> None:
         """Print what each worker does, the backlog, and which futures wait for one another.
@@ -181,6 +262,85 @@ class FairPool(ThreadPoolExecutor):
 
     def __repr__(self) -> str:
         return f"<FairPool {self._scheduler}>"
+
+
+class Share(Executor):
+    """A view of a pool whose work is charged to one principal, with a weight.
+
+    `pool.share(…)` makes one. What is submitted here, and what that submits, chains or has done by
+    locks in its turn, is charged to the share: it follows the context. The workers serve the share
+    first whose tasks have taken the least of their time, for its weight; work without a share has
+    every other turn. So has a lock with `order="usage"`, with the time spent inside it.
+
+    All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
+    """
+
+    __slots__ = ("_closed", "_pending", "_pool", "_principal")
+
+    def __init__(self, pool: FairPool, principal: Principal) -> None:
+        self._pool = pool
+        self._principal = principal
+        self._pending: set[Future[Any]] = set()
+        self._closed: list[None] = []
+
+    @property
+    def name(self) -> str:
+        """What `pool.share` was given."""
+        return self._principal.name
+
+    @property
+    def weight(self) -> float:
+        """Twice the weight, twice the time."""
+        return self._principal.weight
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """As `FairPool.submit`, charged to this share. RuntimeError also after `shutdown`."""
+        if self._closed:
+            raise self._refusal()
+        token = CURRENT.set(self._principal)
+        try:
+            future = self._pool.submit(fn, *args, **kwargs)
+        finally:
+            CURRENT.reset(token)
+        future.__dict__["_principal"] = self._principal  # for its chains: see `Scheduler.link`
+        self._pending.add(future)
+        future._register(self._pending.discard)
+        if self._closed.copy() and future.cancel():  # after the `add`: see `shutdown`
+            raise self._refusal()
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As `FairPool.map`, charged to this share."""
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work through this view; with `wait`, return when all that it took is done.
+
+        With `cancel_futures`, what was not started is cancelled. The pool goes on, and so does the
+        share: `pool.share` gives another view of it.
+        """
+        self._closed.append(None)  # a `submit` that does not see this has added its future before
+        pending = self._pending.copy()
+        if cancel_futures:
+            for future in pending:
+                if isinstance(future, Task):
+                    future.drop()
+        if wait:
+            wait_for_all(pending)
+
+    def _refusal(self) -> RuntimeError:
+        return RuntimeError(f"cannot schedule new futures after shutdown of {self!r}")
+
+    def __repr__(self) -> str:
+        return f"<Share {self.name}, weight {self.weight:g}, of {self._pool!r}>"
 
 
 def _check_count(name: str, value: object, limit: int) -> None:

@@ -24,12 +24,14 @@ class Wish(list[Any]):
     The combiner claims it to grant it; who waits, or cancels the waiting, claims it to give it up.
     """
 
-    __slots__ = ("lock", "ticket")
+    __slots__ = ("lock", "share", "ticket")
 
     # ticket: when it arrived (ns)
+    # share:  whom its section is charged to, where the lock counts that
 
     lock: Any
     ticket: int
+    share: Any
 
     # Compared by identity (A1), although it is a list.
     __hash__ = object.__hash__  # type: ignore[assignment]

@@ -19,8 +19,10 @@ from weakref import ref
 from fairpool._combiner import Combiner
 from fairpool._errors import BrokenFairPool
 from fairpool._future import LOGGER, Future
+from fairpool._gather import Gather
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
+from fairpool._share import CURRENT, Principal, Shares
 from fairpool._sync import LONGEST_BLIND_WAIT, at_exit, here, in_child_after_fork, yield_cpu
 from fairpool._task import LINK, Continuation, Handler, Link, Task
 from fairpool._timer import Timers
@@ -99,6 +101,7 @@ class Scheduler:
         "roster",
         "searching",
         "seats",
+        "shares",
         "suspended",
         "timers",
         "workers",
@@ -135,6 +138,7 @@ class Scheduler:
         self.injector = RunQueue()
         self.workers: list[Worker] = []
         self.locks: set[Any] = set()  # weak references to all of them
+        self.shares = Shares()  # empty in most pools
         self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
         self.parking = Parking(self.max_workers, self._start_worker)
         self.seats = self.parking.seats  # at hand for the quick look of every submission
@@ -150,7 +154,9 @@ class Scheduler:
     def put(self, task: Any) -> None:
         """Queue a task, or a gather; raise if it will not be run."""
         worker = here.worker
-        if worker is not None and worker.scheduler is self:
+        if self.shares and (principal := self.principal_of(task)) is not None:
+            principal.queue.append(task)  # S1
+        elif worker is not None and worker.scheduler is self:
             worker.queue.append(task)  # S1
         else:
             self.injector.append(task)  # S1
@@ -221,14 +227,23 @@ class Scheduler:
         if link is None:
             link = Link()
         link._pool = self
-        link._cell = [(copy_context(), on_result, source, LINK, None, handler, in_any_case)]
+        context = copy_context()
+        if self.shares:
+            # A chain that is built outside of the share is charged to it all the same.
+            principal = context.get(CURRENT) or source.__dict__.get("_principal")
+            if principal is not None:
+                context.run(CURRENT.set, principal)
+                link.__dict__["_principal"] = principal
+        link._cell = [(context, on_result, source, LINK, None, handler, in_any_case)]
         source._register(link)
         return link
 
     def resume(self, item: Any) -> None:
         """Queue a continuation, or a task that has been accepted before. From any thread."""
         worker = here.worker
-        if worker is not None and worker.scheduler is self:
+        if self.shares and (principal := self.principal_of(item)) is not None:
+            principal.queue.append(item)
+        elif worker is not None and worker.scheduler is self:
             worker.queue.append(item)
         else:
             self.injector.append(item)
@@ -267,6 +282,9 @@ class Scheduler:
         """Whether any queue holds a task: ordered against every `append`."""
         if self.injector.holds_work():
             return True
+        # `copy`, here and below: a share that is listed later gets its first task later, too.
+        if self.shares and any(each.queue.holds_work() for each in self.shares.copy()):
+            return True
         # `copy` takes the list's mutex: a worker that is listed later started to queue tasks
         # after that, and sees what this thread did before it asked.
         return any(
@@ -276,10 +294,41 @@ class Scheduler:
 
     def queues(self) -> list[RunQueue]:
         """All of the pool's queues, at one moment."""
-        queues = [self.injector]
+        queues = [self.injector, *(principal.queue for principal in self.shares.copy())]
         for worker in self.workers.copy():
             queues += (worker.queue, worker.services)
         return queues
+
+    def share(self, name: str, weight: float) -> Principal:
+        """The principal of that name, which may be a new one."""
+        principal = self.shares.add(Principal(self, name, weight))
+        if principal.weight != weight:
+            raise ValueError(
+                f"the share {name!r} is there, with a weight of {principal.weight:g}; "
+                f"it cannot get another one ({weight:g})"
+            )
+        # Workers that look for work of locks look for that of shares, too: one test for both.
+        self.locks.add(_no_lock)
+        return principal
+
+    def principal_of(self, item: Any) -> Principal | None:
+        """Whom this task or continuation is charged to, if that is a share of this pool's.
+
+        For who has it in hand and is about to queue it, or runs it: a context must not be looked
+        at while another thread may be changing it.
+        """
+        kind = type(item)
+        if kind is Continuation:
+            context: Any = item.run_in.__self__
+            principal = context.get(CURRENT)
+        elif kind is Gather:
+            principal = item._context.get(CURRENT)
+        else:
+            try:
+                principal = item._cell[0][0].get(CURRENT)
+            except (AttributeError, IndexError, TypeError):  # a lock; or cancelled meanwhile
+                return None
+        return principal if principal is not None and principal.scheduler is self else None
 
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its seat."""
@@ -358,11 +407,15 @@ class Scheduler:
 
     def __str__(self) -> str:
         state = "open" if not self.refusals else "closed"
-        queued = len(self.injector) + sum(len(worker.queue) for worker in self.workers.copy())
+        queued = self.queued()
         return (
             f"{self._prefix}: {state}, {len(self.workers)} workers "
             f"(max_workers={self.max_workers}), {queued} tasks queued"
         )
+
+    def queued(self) -> int:
+        """How many tasks and continuations are queued, those of locks not counted."""
+        return sum(map(len, self.queues()))
 
     # --- the end -----------------------------------------------------------------------------
 
@@ -383,7 +436,8 @@ class Scheduler:
         """Whether the pool was closed, and there are coroutines that are suspended."""
         self.suspended.discard(None)  # takes the set's mutex: ordered against `suspended_ended`
         return self.is_closed() and (
-            bool(self.suspended) or any(lock.queue.holds_work() for lock in self.all_locks())
+            bool(self.suspended)
+            or any(lock.queue.holds_work() or lock.queue for lock in self.all_locks())
         )
 
     def all_locks(self) -> list[Any]:
@@ -516,6 +570,10 @@ _live: set[ref[Scheduler]] = set()
 def live() -> list[Scheduler]:
     """All schedulers that exist, at one moment."""
     return [scheduler for entry in _live.copy() if (scheduler := entry()) is not None]
+
+
+def _no_lock() -> None:
+    """An entry of `Scheduler.locks` that stands for no lock."""
 
 
 async def _close_generator(generator: Any) -> None:

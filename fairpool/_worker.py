@@ -156,11 +156,15 @@ class Worker:
         "_critical",
         "_inline",
         "_known",
+        "_left_at",
         "_seats",
+        "_share_turn",
         "_turn",
         "_unborn",
+        "away",
         "blocked_in",
         "ended",
+        "extra_steps",
         "fn",
         "gone",
         "item",
@@ -171,6 +175,8 @@ class Worker:
         "scheduler",
         "seated",
         "services",
+        "steals",
+        "steps",
         "thread",
     )
 
@@ -183,7 +189,7 @@ class Worker:
         self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
-        self._turn = self._around = self._critical = False
+        self._turn = self._around = self._critical = self._share_turn = False
         self._inline = 0  # how many steps are being run on top of another
         self._seats = scheduler.parking.seats
         self._unborn = [None]
@@ -192,6 +198,11 @@ class Worker:
         self.seated = True
         self.needs_seat = False
         self.blocked_in: object = None
+        self._left_at = 0  # when it gave up its seat for a wait (ns)
+        self.away = 0  # how long it has been without its seat, in waits (ns)
+        self.steps = 0  # brought up to date every so many steps
+        self.extra_steps = 0  # in the turns of shares
+        self.steals = 0
         self.thread = Thread(target=self.run, name=name)
         self.thread.daemon = False
 
@@ -239,7 +250,7 @@ class Worker:
         queue = self.queue
         own_length, take_own, put_own = queue.__len__, queue.popleft, queue.append
         outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
-        has_locks = scheduler.locks.__len__
+        has_locks, has_shares = scheduler.locks.__len__, scheduler.shares.__len__
         debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
         steps = 0
         task: Any = self._search()
@@ -247,7 +258,9 @@ class Worker:
             try:
                 following = task.run(self)
                 steps += 1
-                if following is task:  # it has only yielded: to the end of the queue
+                if following is not None and has_shares() and self._goes_to_share(following):
+                    following = task = None
+                elif following is task:  # it has only yielded: to the end of the queue
                     put_own(task)
                     if seats() and own_length() > 1:
                         scheduler.notify()
@@ -272,6 +285,7 @@ class Worker:
                     continue
                 try:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
+                        self.steps = steps
                         task = self.look_around()
                     elif has_locks():
                         task = self._take_critical(steps)
@@ -281,6 +295,7 @@ class Worker:
                         elif outside_length():
                             task = take_outside()
                         else:
+                            self.steps = steps
                             task = self.look_around() or self._search()
                 except IndexError:  # somebody was quicker
                     task = self._search()
@@ -323,15 +338,29 @@ class Worker:
         """Take a task from the injector or a run queue; which of them comes first takes turns."""
         locks = self.scheduler.locks
         if locks and (item := self._take_published()) is not None:
-            return item
+            return item if not self.scheduler.shares else self._admit(item)
         self._turn = not self._turn
         if self._turn:
             task = self._take_outside() or self._steal()
         else:
             task = self._steal() or self._take_outside()
         if task is None and locks:
-            return self._take_service()
+            return self._take_service() or self.scheduler.shares.choose()
         return task
+
+    # --- shares ----------------------------------------------------------------------------------
+
+    def _goes_to_share(self, item: Any) -> bool:
+        """Queue what a step has made runnable, if it is a share's."""
+        principal = self.scheduler.principal_of(item)
+        if principal is None:
+            return False
+        principal.put(item)
+        return True
+
+    def _admit(self, item: Any) -> Any:
+        """What to run where a published continuation was taken: that, or what is a share's turn."""
+        return self.scheduler.shares.choose() if self._goes_to_share(item) else item
 
     # --- locks -------------------------------------------------------------------------------
 
@@ -339,8 +368,13 @@ class Worker:
         """What was published here, and the locks that are to be served here, by their tickets.
 
         They take turns with the run queue and the injector, if those hold anything. If there is
-        nothing here, what others have published.
+        nothing here, what others have published. All of this takes turns with the shares.
         """
+        shares = self.scheduler.shares
+        if shares:
+            self._share_turn = not self._share_turn
+            if self._share_turn and (share := shares.choose()) is not None:
+                return share
         queue = self.queue
         if queue or self.scheduler.injector:
             self._critical = not self._critical
@@ -366,7 +400,7 @@ class Worker:
             return None
         if not step & SAMPLE_MASK:
             item.sample(monotonic_ns())
-        return item
+        return item if not shares else self._admit(item)
 
     def _take_published(self) -> Any:
         """The published continuation with the lowest ticket of all that come first somewhere."""
@@ -433,8 +467,7 @@ class Worker:
         try:
             return acquire(parker, timeout)
         finally:
-            self.seated = True
-            self.blocked_in = None
+            self.sit_down()
             self.scheduler.parking.return_to_seat()
 
     def look_around(self) -> Any:
@@ -468,6 +501,7 @@ class Worker:
             task: Task[Any] | None = queue.take() if queue else None
             if task is not None:
                 if queue is not self.queue:
+                    self.steals += 1
                     self._take_more(queue)
                 return task
         return None
@@ -597,6 +631,8 @@ class Worker:
 
     def requeue(self, item: Any) -> None:
         """Put a continuation, or a link, at the end of the run queue, at the end of a step."""
+        if self.scheduler.shares and self._goes_to_share(item):
+            return
         queue = self.queue
         queue.append(item)
         # This worker is about to take the oldest. Only what it leaves is for another one; and where
@@ -606,6 +642,8 @@ class Worker:
 
     def share(self, item: Any) -> None:
         """Put what others may take in the run queue, at the start of a step."""
+        if self.scheduler.shares and self._goes_to_share(item):
+            return
         self.queue.append(item)
         if self._seats:
             self.scheduler.notify()
@@ -649,8 +687,7 @@ class Worker:
             future._register(waiter)
             return waiter.park(timeout) or is_final(future)
         finally:
-            self.seated = True
-            self.blocked_in = None
+            self.sit_down()
             waiter.return_seat()
             future._unregister(waiter)
 
@@ -658,6 +695,7 @@ class Worker:
         parking = self.scheduler.parking
         parking.give_up_seat()
         try:
+            self._left_at = monotonic_ns()
             self.seated = False
             self.blocked_in = reason
             self.scheduler.notify_if_work()
@@ -666,6 +704,12 @@ class Worker:
             self.blocked_in = None
             parking.return_to_seat()
             raise
+
+    def sit_down(self) -> None:
+        """This worker is runnable again, after a wait; the seat itself is the caller's matter."""
+        self.away += monotonic_ns() - self._left_at
+        self.seated = True
+        self.blocked_in = None
 
     def adopt(self, waiter: Any, future: Future[Any]) -> None:
         """This thread is about to wait on a `concurrent.futures` waiter, for `future` too."""
@@ -702,8 +746,7 @@ class blocking:
     def __exit__(self, *exc_info: object) -> None:
         worker = self._worker
         if worker is not None:
-            worker.seated = True
-            worker.blocked_in = None
+            worker.sit_down()
             worker.scheduler.parking.return_to_seat()
             if here.worker is not worker:
                 raise RuntimeError(

@@ -42,6 +42,7 @@ EXECUTORS: dict[str, tuple[Callable[..., Executor], int]] = {
     "FairPool(2, max_pending=4)": (functools.partial(FairPool, 2, max_pending=4), 2),
     "Lock(1)": (functools.partial(LockOfItsOwn, 1), 1),
     "Lock(2)": (functools.partial(LockOfItsOwn, 2), 1),
+    "FairPool(2).share": (lambda **options: FairPool(2, **options).share("one"), 2),
     "ThreadPoolExecutor(2)": (functools.partial(ThreadPoolExecutor, 2), 2),
 }
 

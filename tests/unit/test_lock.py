@@ -7,39 +7,22 @@ whole steps; then all places between two instructions at which another party may
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import gc
 import itertools
-import logging
-import os
 import threading
-import time
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time, occupy
 from unit.instructions import moments
 
-import fairpool
 from fairpool import (
-    BrokenFairPool,
     CancelledError,
-    DeadlockError,
     FairPool,
     Future,
     Lock,
-    current_task,
-    sleep,
-    timeout,
-    yield_now,
 )
 from fairpool import _combiner as combiner_module
-from fairpool import _waits as waits_module
-from fairpool._combiner import Combiner
 from fairpool._runqueue import RunQueue
 from fairpool._sync import here
 from fairpool._worker import Worker
@@ -290,9 +273,7 @@ class Party:
             self.go_on.set_result(None)
 
     def finish(self) -> None:
-        if self.way == "guest":
-            assert self.outcome in ("served", "gave up")
-        elif self.way == "stack":
+        if self.way == "guest" or self.way == "stack":
             assert self.outcome in ("served", "gave up")
         else:
             assert self.future.done(), f"{self.name} was forgotten"

@@ -1,0 +1,255 @@
+"""`Principal`, `Ledger` and `Shares`: whom work is charged to, how much each has used, who is next.
+
+`pool.share()` makes a principal. It is carried by the context (`CURRENT`), so that whatever a task
+submits, chains or delegates is charged to the same one.
+
+What each has used of one thing (of a lock, or of the workers) is written into a `Ledger` of that
+thing. Who has used the least, for its weight, is served first. The rules, and the proofs that
+nobody waits for ever, are in `docs/protocols/usage.md`.
+
+This code assumes A1 to A3 of `_sync`. A ledger belongs to whoever holds the key of its lock, or the
+token of `Shares`; others that read it see each number as it was a moment ago.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from fairpool._runqueue import RunQueue
+from fairpool._sync import monotonic_ns
+
+__all__ = ["CURRENT", "Ledger", "Principal", "Shares", "Standing", "jain_index"]
+
+# Who has not been seen for so long (ns) is a newcomer: it starts at the average. Much longer than
+# the pauses of a program that works, much shorter than a person's.
+ABSENCE = 1_000_000_000
+
+# So much (ns, for a weight of 1) may one that comes and goes be behind the one that is served:
+# whoever uses little for an hour must not have an hour to itself after that.
+CREDIT = 100_000_000
+
+# How long (ns) a worker serves a share whose tasks are short before it chooses again: long enough
+# for some dozens of small tasks to pay for one choice, and no longer than a wake-up.
+TURN_TIME = 100_000
+
+CURRENT: ContextVar[Principal | None] = ContextVar("fairpool.share", default=None)
+
+
+def jain_index(values: Iterable[float]) -> float:
+    """How even the values are: 1 if all are equal, 1/n if one has everything; 1 if there are none.
+
+    R. Jain, D. Chiu, W. Hawe: A Quantitative Measure of Fairness and Discrimination (1984).
+    """
+    listed = [*values]
+    squares = sum(value * value for value in listed)
+    return sum(listed) ** 2 / (len(listed) * squares) if squares else 1.0
+
+
+class Standing:
+    """What one principal has used of one thing."""
+
+    __slots__ = ("listed", "principal", "queue", "seen", "usage", "weight", "weighted")
+
+    # usage:    measured (ns)
+    # weighted: usage by weight (ns), moved up where the principal came late
+    # seen:     when it last came, or ended what it did here (ns)
+    # queue:    what of it waits
+    # listed:   (lock) whether it is in the heap; (workers) whether it had work at the last choice
+
+    def __init__(self, principal: Principal | None, queue: RunQueue) -> None:
+        self.principal = principal
+        self.weight = 1.0 if principal is None else principal.weight
+        self.queue = queue
+        self.usage = 0
+        self.weighted = 0.0
+        self.seen = -ABSENCE
+        self.listed = False
+
+
+class Ledger:
+    """What each principal has used of one thing."""
+
+    __slots__ = ("level", "standings")
+
+    # level: how far the one was, at most, that was served because it had used the least
+
+    def __init__(self) -> None:
+        self.level = 0.0
+        self.standings: dict[Principal | None, Standing] = {}
+
+    def find(self, principal: Principal | None) -> Standing:
+        """The standing of a principal, which may be a new one."""
+        standing = self.standings.get(principal)
+        if standing is None:
+            standing = self.standings[principal] = Standing(principal, RunQueue())
+        return standing
+
+    def arrive(self, standing: Standing, now: int) -> None:
+        """One of which nothing was waiting, or being served, wants something."""
+        if now - standing.seen >= ABSENCE:
+            present = [
+                each.weighted
+                for each in self.standings.copy().values()
+                if each is not standing and now - each.seen < ABSENCE
+            ]
+            start = sum(present) / len(present) if present else self.level
+        else:
+            start = self.level - CREDIT
+        if standing.weighted < start:
+            standing.weighted = start
+        standing.seen = now
+
+    def charge(self, standing: Standing, used: int, now: int) -> None:
+        """Write down what has been used."""
+        standing.usage += used
+        standing.weighted += used / standing.weight
+        standing.seen = now
+
+    def usage(self) -> dict[str | None, float]:
+        """The seconds that each share has used; None stands for work without a share."""
+        standings = self.standings.copy().items()
+        return {
+            None if principal is None else principal.name: standing.usage * 1e-9
+            for principal, standing in standings
+            if standing.usage > 0
+        }
+
+    def jain(self) -> float:
+        """Jain's index of what each has used, by weight."""
+        standings = self.standings.copy().values()
+        return jain_index(each.usage / each.weight for each in standings if each.usage > 0)
+
+
+class Principal:
+    """Whom work is charged to: a name, a weight, and a queue of runnable tasks.
+
+    `run` is a turn: a worker runs it like a task.
+    """
+
+    __slots__ = ("charges", "estimate", "name", "queue", "scheduler", "weight")
+
+    # queue:    its tasks and continuations, oldest first
+    # charges:  worker time (ns) that `Shares.settle` has not written into the ledger yet
+    # estimate: what a turn takes (ns), about; a lost update does no harm
+
+    # What a worker runs has a task. A turn is nobody's.
+    task = None
+
+    def __init__(self, scheduler: Any, name: str, weight: float) -> None:
+        self.scheduler = scheduler
+        self.name = name
+        self.weight = weight
+        self.queue = RunQueue()
+        self.charges: deque[int] = deque()
+        self.estimate = 0
+
+    def __repr__(self) -> str:
+        return f"<share {self.name}, weight {self.weight:g}>"
+
+    def put(self, item: Any) -> None:
+        """Queue what is runnable, at the end of a step."""
+        self.queue.append(item)  # S1
+        self.scheduler.notify_if_free()  # S3
+
+    def run(self, worker: Any) -> Any:
+        """Run the oldest task and, if it was short, some more. Returns as `Task.run`."""
+        take = self.queue.take
+        item = take()
+        if item is None:
+            return None
+        # Charged before it is known, so that two workers that choose at once choose differently.
+        estimate = self.estimate
+        self.charges.append(estimate)
+        principal_of = self.scheduler.principal_of
+        clock = monotonic_ns
+        away = worker.away
+        worker.extra_steps -= 1  # the turn itself is counted as a step, too
+        began = clock()
+        end = began + TURN_TIME
+        following: Any = None
+        try:
+            while True:
+                following = item.run(worker)
+                worker.extra_steps += 1
+                late = clock() >= end
+                if following is not None:
+                    owner = self if following is item else principal_of(following)
+                    if owner is None:
+                        break
+                    if owner is self and not late and not self.queue:
+                        item = following
+                        continue
+                    owner.put(following)
+                    following = None
+                if late or (item := take()) is None:
+                    break
+        finally:
+            used = clock() - began - (worker.away - away)
+            self.charges.append(used - estimate)
+            self.estimate = estimate + ((used - estimate) >> 3)
+        return following
+
+
+class Shares(list[Principal]):
+    """The principals of one pool, and the ledger of their worker time. Only ever appended to."""
+
+    __slots__ = ("ledger", "names", "token")
+
+    # names: the principals by their names
+    # token: held for a moment by who brings the ledger up to date; nobody waits for it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.names: dict[str, Principal] = {}
+        self.token = [None]
+
+    def add(self, principal: Principal) -> Principal:
+        """Take in one more; return the one that is there of this name."""
+        there = self.names.setdefault(principal.name, principal)  # A1: the arbiter
+        # Before it is listed: the others look for it once it is.
+        self.ledger.standings.setdefault(there, Standing(there, there.queue))
+        # Whoever gets a principal may queue a task with it, which is looked for in the list.
+        if there not in self.copy():
+            self.append(there)  # perhaps twice, which does no harm
+        return there
+
+    def choose(self) -> Principal | None:
+        """The one that has something to run, and of the workers' time has had the least."""
+        self.settle(monotonic_ns())
+        standings = self.ledger.standings
+        best: Standing | None = None
+        for principal in self:
+            if principal.queue:
+                standing = standings[principal]
+                if best is None or standing.weighted < best.weighted:
+                    best = standing
+        if best is None:
+            return None
+        if best.weighted > self.ledger.level:
+            self.ledger.level = best.weighted
+        return best.principal
+
+    def settle(self, now: int) -> None:
+        """Bring the ledger up to date, unless another thread is just doing it."""
+        try:
+            self.token.pop()
+        except IndexError:
+            return
+        try:
+            ledger = self.ledger
+            for principal in self:
+                standing = ledger.standings[principal]
+                charges = principal.charges
+                while charges:
+                    ledger.charge(standing, charges.popleft(), now)
+                if not principal.queue:
+                    standing.listed = False
+                elif not standing.listed:
+                    standing.listed = True
+                    ledger.arrive(standing, now)
+        finally:
+            self.token.append(None)

@@ -1,0 +1,427 @@
+"""`Charging`: a combiner that charges each section to a share; `UsageQueue`: who has used least.
+
+The queue of such a lock is told of each section when it begins and when it ends, by who holds the
+key: `popleft` is where the one ends and the next one begins, so a pass is what it always is.
+
+`ChargingQueue` gives out requests in the order of their tickets, `UsageQueue` that of the share
+first which has used the lock least, for its weight. Protocol, proof of the bounds, and what the
+strict kind costs: `docs/protocols/usage.md`.
+
+This code assumes A1, A2 and A5 of `_sync`. What is marked *key* is written by who holds the key of
+the lock (see `_combiner`).
+"""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from collections import deque
+from heapq import heappop, heappush, heapreplace
+from itertools import count
+from typing import Any
+
+from fairpool._combiner import READY, Combiner, CriticalLink, who_calls
+from fairpool._future import LOGGER
+from fairpool._request import Once, Request
+from fairpool._runqueue import RunQueue
+from fairpool._share import CURRENT, Ledger, Principal, Standing
+from fairpool._sync import here, monotonic_ns
+
+__all__ = ["Charging", "ChargingQueue", "UsageQueue"]
+
+# The oldest request of a share is served when others have been served so many times, for each share
+# that waits, whatever that share has used. It bounds the ratio of section lengths up to which two
+# shares get equal times.
+PASSED_OVER_MAX = 64
+
+# A strict lock holds back a share that is further ahead (ns, for a weight of 1) of one that is
+# expected to come again: half of a pass, so that short sections still come in passes.
+SLACK = 1_000_000
+
+# For so long (ns) after it was seen last. The switch interval of a GIL build: there, a task
+# that has work to do may not come to do it for that long.
+HOLD_BACK = 5_000_000
+
+
+class ChargingQueue(RunQueue):
+    """Requests, oldest first; sections are timed, and charged to shares."""
+
+    __slots__ = ("current", "ledger", "since")
+
+    # current: (key) whose section runs; None between sections
+    # since:   (key) when it began (ns)
+
+    # Compared by identity, although it is a deque.
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.current: Standing | None = None
+        self.since = 0
+
+    def begin(self, principal: Principal | None, now: int) -> bool:
+        """A section begins (key), unless (False) that share is to be held back."""
+        self.current = self.ledger.find(principal)
+        self.since = now
+        return True
+
+    def end(self, now: int) -> None:
+        """The section has ended, if there was one (key)."""
+        standing = self.current
+        if standing is not None:
+            self.current = None
+            self.ledger.charge(standing, now - self.since, now)
+
+    def let_in(self, item: Any, now: int) -> None:
+        """The section of a request begins, which was taken out (key)."""
+        self.current = self.ledger.find(item.share)
+        self.since = now
+
+    def popleft(self) -> Any:
+        """The section has ended, and the next one begins (key). IndexError if there is none."""
+        now = monotonic_ns()
+        self.end(now)
+        item = deque.popleft(self)
+        self.let_in(item, now)
+        return item
+
+
+class UsageQueue(ChargingQueue):
+    """Requests, those of the share first that has used the lock least.
+
+    The deque itself holds what has come since the last look.
+    """
+
+    __slots__ = (
+        "_armed",
+        "_chosen",
+        "_heap",
+        "_held",
+        "_lock",
+        "_numbers",
+        "_served",
+        "_strict",
+        "_turns",
+        "_waiting",
+    )
+
+    # _waiting: all requests that are neither served nor given up
+    # _heap:    (key) the shares that wait: [weighted usage, ticket, number, standing]. The first
+    #           two only grow: an entry that is behind is moved when it has come to the top
+    # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
+    # _served:  (key) sections that were begun
+    # _chosen:  (key) what was looked at: it is the next one
+    # _held:    (key) whether there is something that is held back
+    # _armed:   holds an item while a timer is to come
+
+    def __init__(self, lock: Combiner, strict: bool) -> None:
+        super().__init__()
+        self._lock = lock
+        self._strict = strict
+        self._waiting: set[Any] = set()
+        self._heap: list[tuple[float, int, int, Standing]] = []
+        self._numbers = count()
+        self._turns: dict[Standing, int] = {}
+        self._served = 0
+        self._chosen: Any = None
+        self._held = False
+        self._armed: list[None] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def append(self, item: Any) -> None:
+        """Queue a request. From any thread."""
+        self._waiting.add(item)
+        deque.append(self, item)  # L1
+
+    def remove(self, item: Any) -> None:
+        """A request was given up. From any thread. ValueError if it was served."""
+        self._waiting.discard(item)
+        try:
+            deque.remove(self, item)
+        except ValueError:
+            # On its way into the line it is in neither; then it is seen that it does not wait.
+            standing = self.ledger.standings.get(item.share)
+            if standing is None:
+                raise
+            standing.queue.remove(item)
+
+    def holds_work(self) -> bool:
+        """Whether anything can be served, ordered as that of `RunQueue`.
+
+        Who has left something held back, and finds that no timer is to come, is to look again.
+        """
+        self.rotate(0)
+        return deque.__len__(self) > 0 or (self._held and not self._armed.copy())
+
+    def begin(self, principal: Principal | None, now: int) -> bool:
+        """A section begins at once, because nobody waits (key), unless it is to be held back."""
+        standing = self.ledger.find(principal)
+        self.ledger.arrive(standing, now)
+        if self._strict and self._held_until(standing) > now:
+            return False
+        self._served += 1
+        self.current = standing
+        self.since = now
+        return True
+
+    def let_in(self, item: Any, now: int) -> None:
+        """The section of a request begins, which was taken out (key)."""
+        standing = self.current = self.ledger.find(item.share)
+        self.since = now
+        self._served += 1
+        self._turns.pop(standing, None)
+        if standing.queue:
+            self._turns[standing] = self._served
+
+    def popleft(self) -> Any:
+        """The section has ended, and the next one begins (key).
+
+        IndexError if none waits, or all are held back.
+        """
+        now = monotonic_ns()
+        self.end(now)
+        item = self.first()
+        if item is None:
+            raise IndexError("nothing waits, or all that wait are held back")
+        self._chosen = None
+        self._waiting.discard(item)
+        _discard(self.ledger.find(item.share).queue, item)
+        self.let_in(item, now)
+        return item
+
+    def first(self) -> Any:
+        """The next one, or None if none waits, or all are held back (key). It stays so."""
+        if self._chosen is None or self._chosen not in self._waiting:
+            self._chosen = self._choose(monotonic_ns())
+        return self._chosen
+
+    def take(self) -> Any:
+        """Any request, or None: for who empties the queue (key)."""
+        self._line_up(monotonic_ns())
+        self._chosen = None
+        for standing in self.ledger.standings.copy().values():
+            item = standing.queue.take()
+            if item is not None:
+                self._waiting.discard(item)
+                return item
+        return None
+
+    def items(self) -> list[Any]:
+        """All that wait, at one moment, oldest first. From any thread."""
+        return sorted(self._waiting.copy(), key=_ticket_of)
+
+    def clear(self) -> None:
+        """Forget all that wait: for the child of a fork."""
+        deque.clear(self)
+        self._waiting.clear()
+        for standing in self.ledger.standings.values():
+            standing.queue.clear()
+
+    def wake(self) -> None:
+        """The time is up for which something was held back."""
+        self._armed.clear()
+        if self._lock.key.acquire(False):
+            self._lock._serve_elsewhere()
+
+    # --- for who holds the key -------------------------------------------------------------------
+
+    def _line_up(self, now: int) -> None:
+        """Let those that have come since the last look stand in line with their shares."""
+        while True:
+            try:
+                item = deque.popleft(self)
+            except IndexError:
+                return
+            standing = self.ledger.find(item.share)
+            line = standing.queue
+            if not line:
+                self.ledger.arrive(standing, now)
+                self._turns.pop(standing, None)
+                self._turns[standing] = self._served
+                if not standing.listed:
+                    standing.listed = True
+                    entry = (standing.weighted, item.ticket, next(self._numbers), standing)
+                    heappush(self._heap, entry)
+            line.append(item)
+            if item not in self._waiting:  # given up meanwhile
+                _discard(line, item)
+
+    def _choose(self, now: int) -> Any:
+        self._held = False
+        self._line_up(now)
+        while True:
+            standing = self._unserved_longest()
+            if standing is None:
+                standing = self._least()
+                if standing is None:
+                    return None
+                if self._strict and (until := self._held_until(standing)) > now:
+                    self._held = True
+                    if self._arm(until):
+                        return None
+                    self._held = False
+                self.ledger.level = max(self.ledger.level, standing.weighted)
+            item = self._first_of(standing)
+            if item is not None:
+                return item
+
+    def _unserved_longest(self) -> Standing | None:
+        """The share that has been passed over too often, if there is one."""
+        turns = self._turns
+        while turns:
+            standing = next(iter(turns))
+            if not standing.queue:  # all given up
+                del turns[standing]
+            elif self._served - turns[standing] < PASSED_OVER_MAX * len(turns):
+                break
+            else:
+                return standing
+        return None
+
+    def _least(self) -> Standing | None:
+        """The share that has used least, of those that wait."""
+        heap = self._heap
+        while heap:
+            weighted, ticket, _, standing = heap[0]
+            first = self._first_of(standing)
+            if first is None:
+                heappop(heap)
+                standing.listed = False
+            elif standing.weighted > weighted or first.ticket > ticket:
+                entry = (standing.weighted, first.ticket, next(self._numbers), standing)
+                heapreplace(heap, entry)
+            else:
+                return standing
+        return None
+
+    def _first_of(self, standing: Standing) -> Any:
+        """The oldest that waits of a share, or None."""
+        line = standing.queue
+        while (item := line.first()) is not None and item not in self._waiting:
+            _discard(line, item)
+        return item
+
+    def _held_until(self, standing: Standing) -> int:
+        """Until when to wait for one that has used less (ns); 0 for not at all."""
+        limit = standing.weighted - SLACK
+        if limit <= 0:
+            return 0
+        latest = max(
+            (each.seen for each in self.ledger.standings.values() if each.weighted < limit),
+            default=-HOLD_BACK,
+        )
+        return latest + HOLD_BACK
+
+    def _arm(self, until: int) -> bool:
+        """See to it that somebody looks again after that; False if nobody can be found."""
+        if self._armed.copy():
+            return True  # not later than that, or a little
+        self._armed.append(None)
+        try:
+            self._lock.scheduler.timers.add(until * 1e-9, self)
+        except BaseException:
+            LOGGER.warning("no timer could be started", exc_info=True)
+            self._armed.clear()
+            return False
+        return True
+
+
+def _ticket_of(item: Any) -> int:
+    return item.ticket  # type: ignore[no-any-return]
+
+
+def _discard(line: RunQueue, item: Any) -> None:
+    try:
+        line.remove(item)
+    except ValueError:
+        pass
+
+
+class Charging(Combiner):
+    """A combiner that charges its sections."""
+
+    __slots__ = ()
+
+    queue: ChargingQueue
+
+    @property
+    def ledger(self) -> Ledger:
+        """What each share has used."""
+        return self.queue.ledger
+
+    def __aenter__(self) -> Any:
+        entered = Combiner.__aenter__(self)
+        if type(entered) is not Once:  # a guest, whose request says whose it is
+            return entered
+        principal = CURRENT.get()
+        if entered is not READY:
+            entered[0].share = principal
+            return entered
+        if self.queue.begin(principal, self.began):
+            return READY
+        self._give_way()
+        worker = here.worker
+        if worker.item.task is None:
+            worker.task  # noqa: B018 (as in `Combiner.__aenter__`)
+        if worker.scheduler is not self.scheduler or _get_running_loop():
+            return self._enter_as_guest(worker)
+        request = worker.item.request
+        if request is None:
+            request = Request()
+        request.lock = self
+        request.ticket = monotonic_ns()
+        request.share = principal
+        return request.door
+
+    def enter_stack(self, timeout: float | None) -> bool:
+        """As that of `Combiner`."""
+        if not self.queue and self.key.acquire(False):
+            now = monotonic_ns()
+            if self.queue.begin(CURRENT.get(), now):
+                self.owner = who_calls()
+                self.began = now
+                return True
+            self._give_way()
+        if timeout is not None and timeout <= 0:
+            return False
+        return self._stay(timeout)
+
+    def _give_way(self) -> None:
+        """Give the key back that was there for the asking."""
+        self.owner = None
+        self._serve_elsewhere()
+
+    def enqueue(self, item: Any) -> None:
+        """Queue what is no coroutine of this pool's."""
+        if type(item) is CriticalLink:  # not called where it was made
+            try:
+                item.share = item._cell[0][0].get(CURRENT)
+            except (IndexError, TypeError):  # cancelled
+                item.share = None
+        else:
+            item.share = CURRENT.get()
+        Combiner.enqueue(self, item)
+
+    def head_ticket(self) -> int:
+        """As that of `Combiner`."""
+        item = self.queue.first()
+        return 0 if item is None else item.ticket
+
+    def _grant(self, item: Any) -> bool:
+        queue = self.queue
+        if queue.current is None:  # not by a pass, which has taken it with `popleft`
+            queue.let_in(item, monotonic_ns())
+        if Combiner._grant(self, item):
+            return True
+        queue.current = None
+        return False
+
+    def _account(self, now: int) -> None:
+        self.queue.end(now)
+        Combiner._account(self, now)
+
+    def _end_pass(self, worker: Any, count: int, now: int) -> None:
+        self.queue.end(now)
+        Combiner._end_pass(self, worker, count, now)

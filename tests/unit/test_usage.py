@@ -1,0 +1,619 @@
+"""Locks that charge shares: who is next, who is held back, and that nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from unit.conftest import TIMEOUT, in_time, occupy
+
+import fairpool
+from fairpool import FairPool, Lock, _usage
+from fairpool._request import Request
+from fairpool._share import Principal, jain_index
+from fairpool._usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
+
+MILLISECOND = 1_000_000
+
+
+class Desk:
+    """A queue without a lock: the test holds the key, and moves the clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, strict: bool = False) -> None:
+        self.now = 1_000_000_000_000
+        monkeypatch.setattr(_usage, "monotonic_ns", lambda: self.now)
+        self.key = threading.Lock()
+        self.scheduler = self.timers = self
+        self.armed: list[tuple[int, Any]] = []
+        self.looks = 0
+        self.queue = UsageQueue(self, strict)  # type: ignore[arg-type]
+        self.shares: dict[str, Principal] = {}
+        self.tickets = 0
+
+    def add(self, deadline: float, target: Any) -> None:  # of timers
+        self.armed.append((round(deadline * 1e9), target))
+
+    def _serve_elsewhere(self) -> None:  # of a lock
+        self.looks += 1
+        self.key.release()
+
+    def share(self, name: str, weight: float = 1.0) -> Principal:
+        return self.shares.setdefault(name, Principal(None, name, weight))
+
+    def ask(self, name: str) -> Request:
+        """Queue a request."""
+        request = Request()
+        request.append(name)
+        request.share = self.share(name)
+        request.ticket = self.tickets = self.tickets + 1
+        self.queue.append(request)
+        return request
+
+    def serve(self) -> str | None:
+        """Begin the next section; whose it is, or None where there is none."""
+        try:
+            return str(self.queue.popleft().share.name)
+        except IndexError:
+            return None
+
+    def use(self, milliseconds: float) -> None:
+        """End the section after so long."""
+        self.now += int(milliseconds * MILLISECOND)
+        self.queue.end(self.now)
+
+    def used(self, name: str) -> float:
+        standing = self.queue.ledger.find(self.share(name))
+        return standing.usage / MILLISECOND
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(monkeypatch)
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(monkeypatch, strict=True)
+
+
+# --- who is next ----------------------------------------------------------------------------------
+
+
+def test_the_share_that_has_used_least_is_first(desk: Desk) -> None:
+    for name in "aaabbb":
+        desk.ask(name)
+    order = ""
+    for length in (10, 1, 1, 20, 1, 1):
+        order += desk.serve() or "-"
+        desk.use(length)
+    assert order == "abbbaa"
+    assert desk.serve() is None
+    assert (desk.used("a"), desk.used("b")) == (12, 22)
+
+
+def test_ties_are_broken_by_ticket(desk: Desk) -> None:
+    for name in "cabcab":
+        desk.ask(name)
+    order = ""
+    for _ in range(6):
+        order += desk.serve() or "-"
+        desk.use(1)
+    assert order == "cabcab"
+
+
+def test_usage_counts_by_weight(desk: Desk) -> None:
+    desk.share("a", 3)
+    for _ in range(400):
+        desk.ask("a")
+        desk.ask("b")
+    for _ in range(400):
+        desk.serve()
+        desk.use(1)
+    assert (desk.used("a"), desk.used("b")) == (300, 100)
+    assert desk.queue.ledger.jain() == 1
+
+
+def test_a_newcomer_starts_at_the_average(desk: Desk) -> None:
+    for _ in range(100):
+        desk.ask("a")
+        desk.ask("b")
+    for _ in range(100):
+        desk.serve()
+        desk.use(1)
+    for _ in range(100):
+        desk.ask("c")
+    for _ in range(60):
+        desk.serve()
+        desk.use(1)
+    assert desk.used("c") == 20  # not 50, which it would need to draw level from zero
+
+
+def test_work_without_a_share_is_one_of_them(desk: Desk) -> None:
+    for _ in range(4):
+        desk.ask("a")
+        desk.ask("b").share = None
+    for _ in range(4):
+        desk.queue.popleft()
+        desk.use(1)
+    assert desk.queue.ledger.usage() == {"a": 0.002, None: 0.002}
+
+
+def test_what_is_only_looked_at_is_not_charged_and_not_counted(desk: Desk) -> None:
+    desk.ask("a")
+    last = desk.ask("a")
+    assert desk.serve() == "a"
+    desk.use(1)
+    for _ in range(10 * PASSED_OVER_MAX):
+        assert desk.queue.first() is last
+        assert len(desk.queue) == 1
+        desk.now += MILLISECOND
+    assert desk.queue._served == 1
+    desk.ask("b")
+    assert desk.serve() == "a"  # what was promised to it stays so
+    desk.use(1)
+    assert desk.used("a") == 2
+    assert desk.serve() == "b"
+
+
+def one_ahead(desk: Desk, by: float = 100) -> None:
+    """`a` and `b` have used the lock, `a` more than `b` by so much (in ms)."""
+    for name, length in (("b", 1), ("a", by), ("b", 0)):
+        desk.ask(name)
+        assert desk.serve() == name
+        desk.use(length)
+
+
+# --- nobody is passed over for ever ---------------------------------------------------------------
+
+
+def test_one_that_is_far_ahead_is_served_all_the_same(desk: Desk) -> None:
+    one_ahead(desk, by=500)
+    desk.ask("a")
+    order = ""
+    for _ in range(2 * PASSED_OVER_MAX + 1):
+        desk.ask("b")
+        order += desk.serve() or "-"
+        desk.use(0.001)
+    assert order == "b" * 2 * PASSED_OVER_MAX + "a"
+
+
+@pytest.mark.parametrize("kind", ["desk", "strict"])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_wait_is_bounded(kind: str, seed: int, request: pytest.FixtureRequest) -> None:
+    """Of random programs: the first of each share waits for no more sections than are proved."""
+    desk: Desk = request.getfixturevalue(kind)
+    rng = random.Random(seed)
+    names = "abcdefgh"[: rng.randint(2, 8)]
+    for name in names:
+        desk.share(name, rng.choice([0.01, 1, 100]))
+    lengths = {name: rng.choice([0.001, 0.1, 50]) for name in names}
+    waiting: dict[str, list[Request]] = {name: [] for name in names}
+    first_since = dict.fromkeys(names, 0)
+    served = 0
+    for _ in range(3000):
+        for name in rng.choices(names, k=rng.randint(0, 2)):
+            if not waiting[name]:
+                first_since[name] = served
+            waiting[name].append(desk.ask(name))
+        if rng.random() < 0.1 and waiting[name := rng.choice(names)]:
+            given_up = waiting[name].pop(rng.randrange(len(waiting[name])))
+            given_up.clear()
+            desk.queue.remove(given_up)
+        assert len(desk.queue) == sum(map(len, waiting.values()))
+        try:
+            item = desk.queue.popleft()
+        except IndexError:
+            assert desk.queue._strict or not len(desk.queue)
+            desk.now += HOLD_BACK
+            continue
+        served += 1
+        name = item.share.name
+        assert item is waiting[name].pop(0)
+        # The first look at a request comes before the section that follows it: one more.
+        assert served - first_since[name] <= (PASSED_OVER_MAX + 1) * len(names) + 1
+        first_since[name] = served
+        desk.use(lengths[name])
+
+
+# --- what is given up is out of the line ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("looked", ["not yet", "lined up", "chosen"])
+def test_a_request_that_is_given_up_is_out_of_the_line(desk: Desk, looked: str) -> None:
+    desk.ask("b")
+    request = desk.ask("a")
+    if looked == "lined up":
+        assert desk.serve() == "b"
+    elif looked == "chosen":
+        assert desk.serve() == "b"
+        desk.use(1)
+        assert desk.queue.first() is request
+    before = len(desk.queue)
+    with suppress(ValueError):  # as `Combiner.forget`
+        desk.queue.remove(request)
+    assert len(desk.queue) == before - 1
+    assert desk.serve() == ("b" if looked == "not yet" else None)
+    assert desk.serve() is None
+    assert not desk.queue.holds_work()
+
+
+def test_a_request_that_is_given_up_on_its_way_into_the_line(desk: Desk) -> None:
+    """1. it is taken out of what has come; 2. its owner looks for it; 3. it goes into the line."""
+    request = desk.ask("a")
+    line = desk.queue.ledger.find(desk.share("a")).queue
+
+    class Slow(type(line)):  # type: ignore[misc]
+        def append(self, item: Any) -> None:
+            with pytest.raises(ValueError):
+                desk.queue.remove(item)
+            super().append(item)
+
+    standing = desk.queue.ledger.find(desk.share("a"))
+    standing.queue = Slow()
+    assert desk.serve() is None
+    assert len(desk.queue) == 0
+    assert not standing.queue
+    standing.queue = line
+    assert request not in line
+
+
+def test_who_empties_the_queue_gets_all_of_it(strict: Desk) -> None:
+    one_ahead(strict)
+    held = strict.ask("a")
+    strict.ask("b")
+    assert strict.serve() == "b"
+    assert strict.serve() is None  # a is held back
+    late, later = strict.ask("a"), strict.ask("c")
+    taken = [strict.queue.take() for _ in range(3)]
+    assert set(taken) == {held, late, later}
+    assert strict.queue.take() is None
+    assert len(strict.queue) == 0
+    assert strict.serve() is None
+
+
+# --- strict ---------------------------------------------------------------------------------------
+
+
+def test_one_that_is_ahead_is_held_back(strict: Desk) -> None:
+    one_ahead(strict)
+    strict.ask("a")
+    assert strict.serve() is None
+    assert len(strict.queue) == 1
+    assert not strict.queue.holds_work()
+    [(deadline, target)] = strict.armed
+    assert deadline == strict.now + HOLD_BACK
+    strict.ask("b")
+    assert strict.queue.holds_work()
+    assert strict.serve() == "b"
+    strict.use(1)
+    assert strict.serve() is None  # still
+    assert strict.armed == [(deadline, target)]  # one timer for all of it
+
+
+def test_one_that_is_held_back_is_served_when_the_others_do_not_come(strict: Desk) -> None:
+    one_ahead(strict)
+    strict.ask("a")
+    assert strict.serve() is None
+    strict.now += HOLD_BACK
+    [(_, target)] = strict.armed
+    target.wake()
+    assert strict.looks == 1
+    assert strict.serve() == "a"
+
+
+def test_a_timer_that_comes_when_the_key_is_held_loses_nothing(strict: Desk) -> None:
+    """1. it is decided to hold back; 2. the timer comes; 3. the key is released."""
+    one_ahead(strict)
+    strict.ask("a")
+    strict.key.acquire()
+    assert strict.serve() is None
+    strict.armed[0][1].wake()
+    assert strict.looks == 0
+    strict.key.release()
+    assert strict.queue.holds_work()  # M2: whoever has released looks again
+    assert strict.serve() is None
+    assert len(strict.armed) == 2
+    assert not strict.queue.holds_work()
+
+
+def test_nobody_is_held_back_where_no_timer_can_be_had(
+    strict: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(deadline: float, target: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(strict, "add", fail)
+    one_ahead(strict)
+    strict.ask("a")
+    assert strict.serve() == "a"
+    assert "no timer could be started" in caplog.text
+
+
+def test_one_that_is_a_little_ahead_is_not_held_back(strict: Desk) -> None:
+    one_ahead(strict, by=SLACK / MILLISECOND)
+    strict.ask("a")
+    assert strict.serve() == "a"
+
+
+def test_one_that_is_alone_is_not_held_back(strict: Desk) -> None:
+    for _ in range(10):
+        strict.ask("a")
+        assert strict.serve() == "a"
+        strict.use(100)
+        assert strict.queue.begin(strict.share("a"), strict.now)
+        strict.use(100)
+
+
+def test_one_that_is_ahead_does_not_enter_at_once(strict: Desk) -> None:
+    one_ahead(strict)
+    assert not strict.queue.begin(strict.share("a"), strict.now)
+    assert strict.queue.current is None
+    assert strict.queue.begin(strict.share("b"), strict.now)
+    strict.use(1)
+    strict.now += HOLD_BACK
+    assert strict.queue.begin(strict.share("a"), strict.now)
+
+
+def closed_loop(desk: Desk, shares: int, milliseconds: float) -> list[float]:
+    """Each share has one client, which asks again 50 µs after its section; sections 1:10."""
+    names = [f"{index}" for index in range(shares)]
+    lengths = {name: 0.15 if index % 2 else 0.015 for index, name in enumerate(names)}
+    returns = dict.fromkeys(names, desk.now)
+    end = desk.now + int(milliseconds * MILLISECOND)
+    while desk.now < end:
+        for name in sorted(returns, key=returns.__getitem__):
+            if returns[name] <= desk.now:
+                del returns[name]
+                desk.ask(name)
+        name = desk.serve() or ""
+        if name:
+            desk.use(lengths[name])
+            returns[name] = desk.now + 50_000
+        else:
+            due = [deadline for deadline, _ in desk.armed]
+            desk.now = max(desk.now, min([*returns.values(), *due]))
+            for entry in desk.armed[:]:
+                if entry[0] <= desk.now:
+                    desk.armed.remove(entry)
+                    entry[1].wake()
+    return [desk.used(name) for name in names]
+
+
+@pytest.mark.parametrize("shares", [2, 4, 16])
+def test_strict_makes_closed_loops_equal(strict: Desk, shares: int) -> None:
+    used = closed_loop(strict, shares, 1000)
+    assert jain_index(used) >= 0.99
+    assert sum(used) > 1000 / 4
+
+
+def test_closed_loops_are_not_equal_otherwise(desk: Desk) -> None:
+    """What strict is for: one who is away when the lock is given out gets nothing."""
+    assert jain_index(closed_loop(desk, 2, 1000)) < 0.7
+
+
+# --- on a pool ------------------------------------------------------------------------------------
+
+
+KINDS: list[dict[str, Any]] = [
+    {"order": "ticket"},
+    {"order": "usage"},
+    {"order": "usage", "strict": True},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_all_ways_in_are_charged_and_exclude_one_another(
+    make_pool: Callable[..., FairPool], kind: dict[str, Any]
+) -> None:
+    pool = make_pool(2)
+    shares = [pool.share(name) for name in "abcd"]
+    state = pool.guarded(lambda: [0], **kind)
+    lock = state.lock
+    inside = []
+
+    def section(*args: object) -> None:
+        inside.append(None)
+        assert len(inside) == 1
+        state._state[0][0] += 1
+        inside.pop()
+
+    async def long_section() -> None:
+        inside.append(None)
+        await fairpool.yield_now()
+        assert len(inside) == 1
+        state._state[0][0] += 1
+        inside.pop()
+
+    async def task() -> None:
+        for _ in range(20):
+            async with state:
+                section()
+            async with state:
+                await long_section()
+            await lock.submit(section)
+            await lock.submit(long_section)
+            await pool.submit(len, "").then(section, lock=lock)
+
+    def stack() -> None:
+        for _ in range(20):
+            with lock:
+                section()
+
+    async def guest() -> None:
+        for _ in range(20):
+            async with lock:
+                section()
+                await asyncio.sleep(0)
+
+    futures = [share.submit(task) for share in shares] + [share.submit(stack) for share in shares]
+    threads = [threading.Thread(target=stack), threading.Thread(target=asyncio.run, args=[guest()])]
+    for thread in threads:
+        thread.start()
+    for future in futures:
+        future.result(TIMEOUT)
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert state._state[0][0] == 4 * 20 * 5 + 4 * 20 + 2 * 20
+    assert not inside
+    assert not lock.locked()
+    assert len(lock.queue) == 0
+    statistics = lock.statistics()
+    assert set(statistics.usage) == {*"abcd", None}
+    assert 0.2 <= statistics.jain <= 1
+    assert sum(statistics.usage.values()) == pytest.approx(statistics.busy, rel=0.5)
+    assert pool.statistics().locks == (lock.statistics(),)
+
+
+def ahead(pool: FairPool, lock: Any, name: str, other: str) -> None:
+    """Let a share have used the lock for long, and another one be seen there just now."""
+    ledger = lock.queue.ledger
+    now = _usage.monotonic_ns()
+    ledger.charge(ledger.find(pool.share(other)._principal), 1, now)
+    ledger.charge(ledger.find(pool.share(name)._principal), 10**12, now)
+
+
+@pytest.mark.parametrize("way", ["async with", "with", "submit", "acquire(False)"])
+def test_one_that_is_held_back_is_let_in_at_last(
+    make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(_usage, "HOLD_BACK", 50 * MILLISECOND)
+    pool = make_pool(1)
+    lock: Any = pool.lock(order="usage", strict=True)
+    share = pool.share("a")
+
+    async def enters() -> bool:
+        async with lock:
+            return bool(lock.locked())
+
+    def stays() -> bool:
+        with lock:
+            return bool(lock.locked())
+
+    ahead(pool, lock, "a", "b")
+    if way == "submit":
+        future = share.submit(lambda: lock.submit(lock.locked)).result(TIMEOUT)
+    elif way == "acquire(False)":
+        assert share.submit(lock.acquire, False).result(TIMEOUT) is False
+        assert not lock.locked()
+        return
+    else:
+        future = share.submit(enters if way == "async with" else stays)
+    assert future.result(TIMEOUT) is True
+    while lock.locked():  # its result is there before the section has ended
+        pass
+
+
+def test_one_that_is_held_back_gives_way(
+    make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_usage, "HOLD_BACK", TIMEOUT * 1000 * MILLISECOND)
+    pool = make_pool(1)
+    lock: Any = pool.lock(order="usage", strict=True)
+    order: list[str] = []
+
+    async def enters(name: str) -> None:
+        async with lock:
+            order.append(name)
+            if name == "b":
+                ledger = lock.queue.ledger
+                standing = ledger.find(pool.share("b")._principal)
+                ledger.charge(standing, 10**12, _usage.monotonic_ns())  # it has drawn level
+
+    ahead(pool, lock, "a", "b")
+    future = pool.share("a").submit(enters, "a")
+    while not lock.queue._held or lock.locked():
+        pass
+    pool.share("b").submit(enters, "b").result(TIMEOUT)
+    future.result(TIMEOUT)
+    assert order == ["b", "a"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_request_that_is_cancelled_is_out_of_the_line_at_once(
+    make_pool: Callable[..., FairPool], kind: dict[str, Any], gate: threading.Event
+) -> None:
+    pool = make_pool(2)
+    share = pool.share("a")
+    lock: Any = pool.lock(**kind)
+
+    async def enters() -> None:
+        async with lock:
+            pass
+
+    def holds() -> None:
+        with lock:
+            started.set()
+            gate.wait(TIMEOUT)
+
+    started = threading.Event()
+    holder = pool.submit(holds)
+    assert started.wait(TIMEOUT)
+    tasks = [share.submit(enters) for _ in range(3)]
+    sections = [share.submit(lock.submit, len, "").result(TIMEOUT) for _ in range(3)]
+    while len(lock.queue) < 6:
+        pass
+    for left, future in zip((5, 4), (tasks[1], sections[1]), strict=True):
+        assert future.cancel()
+        assert len(lock.queue) == left
+    assert not lock.acquire(timeout=0.001)
+    assert len(lock.queue) == 4
+    gate.set()
+    for future in (holder, *tasks[::2], *sections[::2]):
+        future.result(TIMEOUT)
+    with pytest.raises(CancelledError):
+        tasks[1].result(TIMEOUT)
+    assert len(lock.queue) == 0
+
+
+def test_shutdown_waits_for_what_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_usage, "HOLD_BACK", 100 * MILLISECOND)
+    pool = FairPool(2)
+    lock: Any = pool.lock(order="usage", strict=True)
+    ahead(pool, lock, "a", "b")
+    section = pool.share("a").submit(lock.submit, len, "a").result(TIMEOUT)
+    in_time(pool.shutdown)
+    assert section.result(0) == 1
+
+
+def test_shutdown_cancels_what_waits(gate: threading.Event) -> None:
+    pool = FairPool(1)
+    lock: Any = pool.lock(order="usage", strict=True)
+    ahead(pool, lock, "a", "b")
+    occupy(pool, gate)
+    sections = []
+    threading.Thread(target=lambda: sections.append(lock.submit(len, "a"))).start()
+    while not sections:
+        pass
+    pool.shutdown(wait=False, cancel_futures=True)
+    gate.set()
+    in_time(pool.shutdown)
+    assert sections[0].cancelled()
+
+
+def test_a_lock_counts_if_its_pool_has_shares(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(1)
+    before = pool.lock()
+    assert type(before) is Lock
+    share = pool.share("a")
+    after = pool.lock()
+    for lock in (before, after):
+        share.submit(lock.submit, len, "").result(TIMEOUT).result(TIMEOUT)
+    assert before.statistics().usage == {}
+    assert before.statistics().jain == 1
+    assert list(after.statistics().usage) == ["a"]
+
+
+def test_arguments(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(1)
+    with pytest.raises(ValueError, match="not 'fifo'"):
+        pool.lock(order="fifo")
+    with pytest.raises(TypeError, match="strict must be a bool, not 1"):
+        pool.lock(order="usage", strict=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='only a lock with order="usage" can be strict'):
+        pool.guarded(dict, strict=True)
