@@ -145,6 +145,11 @@ class CriticalLink(Link[Any]):
         sources = Link.sources(self)
         return sources + self.lock.holder() if sources else ()
 
+    @property
+    def relation(self) -> str:
+        waits = any(not is_final(source) for source in Link.sources(self))
+        return " waits for " if waits else f" waits for {self.lock._describe()} held by "
+
     def __call__(self, source: Any) -> None:
         """The source is final: the section can be queued."""
         self.ticket = monotonic_ns()

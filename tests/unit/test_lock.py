@@ -7,6 +7,7 @@ whole steps; then all places between two instructions at which another party may
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import threading
 from collections import Counter
@@ -21,6 +22,8 @@ from fairpool import (
     FairPool,
     Future,
     Lock,
+    current_task,
+    yield_now,
 )
 from fairpool import _combiner as combiner_module
 from fairpool._runqueue import RunQueue
@@ -323,7 +326,7 @@ def test_all_orders_of_ask_step_cancel_and_release(first: str, second: str, desk
 
 # --- all places between two instructions ----------------------------------------------------------
 
-HELD = ("holding task", "coroutine section", "outside")
+HELD = ("holding task", "outside")
 
 
 def outside(action: Callable[[], object]) -> Callable[[], None]:
@@ -390,7 +393,7 @@ def test_one_comes_in_the_midst_of_a_leaving(held: str, coming: str, desk: Desk)
 
 
 @pytest.mark.parametrize("waiting", WAYS)
-@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("held", ["coroutine section", "outside"])
 def test_one_gives_up_in_the_midst_of_a_leaving(held: str, waiting: str, desk: Desk) -> None:
     outcomes: Counter[str] = Counter()
     for moment in moments(shares=True):
@@ -455,3 +458,475 @@ def test_one_is_asked_to_end_in_the_midst_of_a_coming(then: str, coming: str, de
         scene.finish()
         if "take back" in then and not scene.comer.future.cancelled():
             assert scene.comer.outcome == "served"
+
+
+def test_a_late_registrant_does_not_take_a_coroutine_out_of_the_queue(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 1. The awaited task ends, and takes out of its cell whom it is to resume. 2. The one that
+    # awaited it is cancelled, goes on, and waits for the lock. 3. The end comes to resuming it.
+    inside = Inside()
+    go_on: Future[None] = Future()
+
+    async def awaited() -> None:
+        await go_on
+
+    async def body() -> None:
+        try:
+            await source
+        except CancelledError:
+            current_task().uncancel()  # type: ignore[union-attr]
+        async with desk.lock:
+            inside.enter("body")
+            inside.leave("body")
+
+    for moment in moments(shares=True):
+        assert desk.lock.acquire(blocking=False)
+        inside.enter("the test")
+        go_on = Future()
+        source: Any = desk.pool.submit(awaited)
+        task: Any = desk.pool.submit(body)
+        desk.run()
+        go_on.set_result(None)
+
+        def cancel(task: Any = task) -> None:
+            continuation = task._machine
+            if continuation.disarm():  # as a cancellation that has found it not final
+                task._cell.append(fairpool._task.CancelRequest(None))
+                continuation._requested = continuation._attention = True
+                desk.scheduler.resume(continuation)
+                desk.run()
+
+        with moment.do(outside(cancel)):
+            desk.step()
+        desk.run()
+        inside.leave("the test")
+        desk.lock.leave_stack()
+        desk.run()
+        assert task.done()
+        assert not task.cancelled() or not moment.reached
+        check_free(desk.lock)
+
+
+def test_ticket_order(desk: Desk) -> None:
+    # One queued after the other, in all ways: served so, whatever their ways.
+    for ways in itertools.product(WAYS, repeat=3):
+        inside = Inside()
+        assert desk.lock.acquire(blocking=False)
+        parties = [Party(desk, way, inside) for way in ways]
+        for party in parties:
+            party.ask()
+            desk.run()
+        desk.lock.leave_stack()
+        for _ in range(9):
+            desk.run()
+            for party in parties:
+                party.look()
+                if inside.who == party.name:
+                    party.release()
+        assert inside.order == [party.name for party in parties]
+        finish(desk, parties, inside)
+
+
+@pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 200])
+def test_the_sections_are_counted(count: int, desk: Desk) -> None:
+    inside = Inside()
+    assert desk.lock.acquire(blocking=False)
+    parties = [Party(desk, WAYS[i % len(WAYS)], inside) for i in range(count)]
+    for party in parties:
+        party.ask()
+        desk.run()
+    desk.lock.leave_stack()
+    while any(party.outcome == "waits" for party in parties):
+        desk.run()
+        for party in parties:
+            party.look()
+            party.release()
+    finish(desk, parties, inside)
+    statistics = desk.lock.statistics()
+    assert statistics.sections == count + 1 + 1  # the test's own, and that of `check_free`
+    assert statistics.longest_pass <= combiner_module.PASS_SECTIONS
+    assert statistics.waiting == 0
+
+
+# --- bounded waits --------------------------------------------------------------------------------
+
+
+def test_a_continuation_is_not_kept_waiting_by_locks_that_are_always_wanted(
+    make_pool: MakePool,
+) -> None:
+    # One worker, and two locks with sections that queue the next ones before they end.
+    pool = make_pool(1)
+    locks = [pool.lock(), pool.lock()]
+    served = [0, 0]
+    waits: list[tuple[int, int]] = []
+    clients, rounds, hot = 6, 20, 32
+
+    def section(which: int) -> None:
+        served[which] += 1
+        if len(waits) < clients * rounds:
+            locks[which].submit(section, which)
+
+    async def client(number: int) -> None:
+        for _ in range(rounds):
+            async with locks[number % 2]:
+                served[number % 2] += 1
+                before = served.copy()
+            waits.append((served[0] - before[0], served[1] - before[1]))
+
+    async def plain() -> int:
+        turns = 0
+        while len(waits) < clients * rounds:
+            turns += 1
+            await yield_now()
+        return turns
+
+    for which in (0, 1):
+        for _ in range(hot):
+            locks[which].submit(section, which)
+    futures: list[Any] = [pool.submit(client, i) for i in range(clients)]
+    other = pool.submit(plain)
+    for future in futures:
+        future.result(TIMEOUT)
+    assert other.result(TIMEOUT) > 0
+    # At most the rest of a pass, and what came to a lock before it.
+    bound = combiner_module.PASS_SECTIONS + hot + clients
+    assert max(max(wait) for wait in waits) <= bound, sorted(waits)[-5:]
+    assert min(served) > 5 * hot, "the locks were not wanted all the time"
+
+
+def test_a_lock_is_served_although_its_home_is_busy(
+    make_pool: MakePool, gate: threading.Event
+) -> None:
+    # All workers have other things to do all the time, the lock's home one long thing.
+    pool = make_pool(2)
+    lock = pool.lock()
+    over = threading.Event()
+    occupy(pool, gate)
+    (home,) = [worker for worker in pool._scheduler.workers if worker.task is not None]
+
+    async def busy() -> None:
+        while not over.is_set():
+            pool.submit(int)
+            await yield_now()
+
+    futures = [pool.submit(busy) for _ in range(3)]
+    assert lock.acquire()
+    lock.home = lock.preferred = home
+    future = lock.submit(int)
+    lock.release()
+    try:
+        assert future.result(TIMEOUT) == 0
+    finally:
+        over.set()
+    for each in futures:
+        each.result(TIMEOUT)
+
+
+# --- no work of others inside (guarantee 5) -------------------------------------------------------
+
+
+def test_no_task_is_run_on_top_of_a_critical_section(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+
+    def other() -> tuple[int, bool]:
+        return threading.get_ident(), lock.acquire(timeout=0.01)
+
+    def asks() -> Any:
+        return pool.submit(other).result(), threading.get_ident()
+
+    def in_stack() -> Any:
+        with lock:
+            return asks()
+
+    async def in_task() -> Any:
+        async with lock:
+            return asks()
+
+    def waits_for_all() -> Any:
+        with lock:
+            future = pool.submit(other)
+            concurrent.futures.wait([future])
+            return future.result(), threading.get_ident()
+
+    ways = [
+        pool.submit(in_stack),
+        pool.submit(in_task),
+        lock.submit(asks),
+        pool.submit(waits_for_all),
+        pool.submit(int).then(lambda _: asks(), lock=lock),
+    ]
+    for future in ways:
+        (ident, entered), mine = future.result(TIMEOUT)
+        assert ident != mine
+        assert not entered
+    check_free(lock)
+
+    # Where no lock is held, it is run there.
+    (ident, entered), mine = pool.submit(asks).result(TIMEOUT)
+    assert ident == mine
+    assert entered
+
+
+# --- cycles (guarantee 6) -------------------------------------------------------------------------
+
+
+def raises_deadlock(call: Callable[[], object]) -> str:
+    with pytest.raises(DeadlockError) as caught:
+        call()
+    return str(caught.value)
+
+
+def ways_to_enter_twice(pool: FairPool, lock: Lock) -> dict[str, Callable[[], object]]:
+    def stack() -> None:
+        with lock:
+            lock.acquire()
+
+    async def task() -> None:
+        async with lock, lock:
+            pass
+
+    async def task_then_stack() -> None:
+        async with lock:
+            lock.acquire()
+
+    async def stack_then_task() -> None:
+        with lock:
+            async with lock:
+                pass
+
+    async def awaits_section() -> None:
+        async with lock:
+            await lock.submit(int)
+
+    def waits_for_section() -> None:
+        with lock:
+            lock.submit(int).result()
+
+    def waits_for_link() -> None:
+        source = pool.submit(int)
+        source.result()
+        with lock:
+            source.then(str, lock=lock).result()
+
+    async def all_of() -> None:
+        async with lock, fairpool.all_of(lock, pool.lock()):
+            pass
+
+    def shuts_down() -> None:
+        with lock:
+            lock.shutdown()
+
+    return {
+        "stack": stack,
+        "task": task,
+        "task, then stack": task_then_stack,
+        "stack, then task": stack_then_task,
+        "awaits a section": awaits_section,
+        "waits for a section": waits_for_section,
+        "waits for a link": waits_for_link,
+        "all of": all_of,
+        "shuts down": shuts_down,
+    }
+
+
+SELF_WAYS = (
+    "stack",
+    "task",
+    "task, then stack",
+    "stack, then task",
+    "awaits a section",
+    "waits for a section",
+    "waits for a link",
+    "all of",
+    "shuts down",
+    "section",
+)
+
+
+@pytest.mark.parametrize("way", SELF_WAYS)
+def test_who_is_inside_cannot_wait_for_the_lock(make_pool: MakePool, way: str) -> None:
+    pool = make_pool(2)
+    lock = pool.lock("mine")
+    if way == "section":
+        future = lock.submit(lock.acquire)
+    else:
+        future = pool.submit(ways_to_enter_twice(pool, lock)[way])
+    assert "the lock mine" in raises_deadlock(lambda: future.result(TIMEOUT))
+    if way != "shuts down":
+        in_time(lock.submit(int).result)
+    check_free(lock)
+
+
+def test_a_thread_cannot_enter_twice() -> None:
+    with FairPool(1) as pool:
+        lock = pool.lock("mine")
+        with lock:
+            assert "the lock mine" in raises_deadlock(lock.acquire)
+            assert not lock.acquire(timeout=0.01)
+        check_free(lock)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["task", "stack", "mixed"])
+def test_a_cycle_of_locks_raises_in_one_member(make_pool: MakePool, kind: str, size: int) -> None:
+    pool = make_pool(size)
+    locks = [pool.lock(f"number {i}") for i in range(size)]
+    meeting = threading.Barrier(size)
+
+    def stack(i: int) -> int:
+        with locks[i]:
+            meeting.wait(TIMEOUT)
+            with locks[(i + 1) % size]:
+                return i
+
+    async def task(i: int) -> int:
+        async with locks[i]:
+            meeting.wait(TIMEOUT)
+            async with locks[(i + 1) % size]:
+                return i
+
+    body = {"task": [task] * size, "stack": [stack] * size, "mixed": [task, stack] * size}[kind]
+    futures: list[Any] = [pool.submit(body[i], i) for i in range(size)]
+    errors = [future.exception(TIMEOUT) for future in futures]
+    found = [error for error in errors if error is not None]
+    assert found
+    assert all(isinstance(error, DeadlockError) for error in found)
+    assert len(found) < size or size == 2, "all of them raised"
+    for i in range(size):
+        assert f"the lock number {i}" in str(found[0])
+    for lock in locks:
+        check_free(lock)
+
+
+def test_a_cycle_of_a_lock_and_a_future(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    lock = pool.lock("outer")
+    for first in ("lock", "future"):
+        inside = threading.Event()
+
+        async def wants_lock() -> None:
+            async with lock:
+                pass
+
+        async def holds(first: str = first, inside: threading.Event = inside) -> None:
+            async with lock:
+                inside.set()
+                other = pool.submit(wants_lock)
+                if first == "lock":
+                    while not lock.queue:
+                        await yield_now()
+                await other
+
+        holder: Any = pool.submit(holds)
+        error = holder.exception(TIMEOUT)
+        # In one of the two: the one that awaited fails with it in either case.
+        assert isinstance(error, DeadlockError)
+        assert "outer" in str(error)
+        check_free(lock)
+
+
+def test_a_cycle_through_another_pool(make_pool: MakePool) -> None:
+    pool, other = make_pool(2), make_pool(2)
+    mine, its = pool.lock("mine"), other.lock("its")
+    meeting = threading.Barrier(2)
+
+    async def one(first: Lock, second: Lock) -> None:
+        async with first:
+            meeting.wait(TIMEOUT)
+            async with second:
+                pass
+
+    futures: list[Any] = [pool.submit(one, mine, its), other.submit(one, its, mine)]
+    errors = [future.exception(TIMEOUT) for future in futures]
+    assert any(isinstance(error, DeadlockError) for error in errors)
+    for lock in (mine, its):
+        check_free(lock)
+
+
+def test_an_end_of_waiting_in_a_cycle_is_no_deadlock(make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    locks = [pool.lock(), pool.lock()]
+    meeting = threading.Barrier(2)
+
+    def one(i: int) -> bool:
+        with locks[i]:
+            meeting.wait(TIMEOUT)
+            entered = locks[1 - i].acquire(timeout=0.05)
+            if entered:
+                locks[1 - i].release()
+            return entered
+
+    assert not all(future.result(TIMEOUT) for future in [pool.submit(one, i) for i in (0, 1)])
+    for lock in locks:
+        check_free(lock)
+
+
+# --- errors (guarantee 7) -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [Mishap, SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("waiting", [False, True])
+def test_an_error_inside_releases(
+    make_pool: MakePool, error: type[BaseException], waiting: bool
+) -> None:
+    pool = make_pool(2)
+    lock = pool.lock()
+
+    def stack() -> None:
+        with lock:
+            fail()
+
+    async def task() -> None:
+        async with lock:
+            fail()
+
+    async def later() -> None:
+        async with lock:
+            await yield_now()
+            fail()
+
+    def fail() -> None:
+        if waiting:
+            others.append(lock.submit(int))
+        raise error("here")
+
+    others: list[Any] = []
+    source = pool.submit(int)
+    futures: list[Any] = [
+        pool.submit(stack),
+        pool.submit(task),
+        pool.submit(later),
+        lock.submit(fail),
+        lock.submit(_later(fail)),
+        source.then(lambda _: fail(), lock=lock),
+    ]
+    for future in futures:
+        raised = future.exception(TIMEOUT)
+        assert type(raised) is error
+        length = len(_traceback(raised))
+        for _ in range(3):
+            with pytest.raises(error):
+                future.result()
+        assert len(_traceback(future.exception())) <= length + 4
+    assert [other.result(TIMEOUT) for other in others] == [0] * len(others)
+    pool.submit(int).result(TIMEOUT)
+    lock.submit(int).result(TIMEOUT)
+    check_free(lock)
+
+
+def _later(fail: Callable[[], None]) -> Callable[[], Any]:
+    async def body() -> None:
+        await yield_now()
+        fail()
+
+    return body
+
+
+def _traceback(error: Any) -> list[Any]:
+    frames, at = [], error.__traceback__
+    while at is not None:
+        frames.append(at)
+        at = at.tb_next
+    return frames
