@@ -45,10 +45,12 @@ HOLD_BACK = 5_000_000
 class ChargingQueue(RunQueue):
     """Requests, oldest first; sections are timed, and charged to shares."""
 
-    __slots__ = ("current", "ledger", "since")
+    __slots__ = ("current", "ledger", "since", "until")
 
     # current: (key) whose section runs; None between sections
     # since:   (key) when it began (ns)
+    # until:   (key) when its coroutine left it (ns), if it has done so: what its combiner does
+    #          after that, to wake a worker perhaps, is not charged to it
 
     # Compared by identity, although it is a deque.
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -58,6 +60,7 @@ class ChargingQueue(RunQueue):
         self.ledger = Ledger()
         self.current: Standing | None = None
         self.since = 0
+        self.until = 0
 
     def begin(self, principal: Principal | None, now: int) -> bool:
         """A section begins (key), unless (False) that share is to be held back."""
@@ -69,20 +72,21 @@ class ChargingQueue(RunQueue):
         """The section has ended, if there was one (key)."""
         standing = self.current
         if standing is not None:
+            used = (self.until or now) - self.since
             self.current = None
-            self.ledger.charge(standing, now - self.since, now)
+            self.until = 0
+            self.ledger.charge(standing, used, now)
 
-    def let_in(self, item: Any, now: int) -> None:
+    def let_in(self, item: Any) -> None:
         """The section of a request begins, which was taken out (key)."""
         self.current = self.ledger.find(item.share)
-        self.since = now
+        self.since = monotonic_ns()
 
     def popleft(self) -> Any:
         """The section has ended, and the next one begins (key). IndexError if there is none."""
-        now = monotonic_ns()
-        self.end(now)
+        self.end(monotonic_ns())
         item = deque.popleft(self)
-        self.let_in(item, now)
+        self.let_in(item)
         return item
 
 
@@ -106,8 +110,8 @@ class UsageQueue(ChargingQueue):
     )
 
     # _waiting: all requests that are neither served nor given up
-    # _heap:    (key) the shares that wait: [weighted usage, ticket, number, standing]. The first
-    #           two only grow: an entry that is behind is moved when it has come to the top
+    # _heap:    (key) the shares that wait: (weighted usage, ticket, number, standing). The usage
+    #           only grows: an entry that is behind is put right when it has come to the top
     # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
     # _served:  (key) sections that were begun
     # _chosen:  (key) what was looked at: it is the next one
@@ -136,16 +140,21 @@ class UsageQueue(ChargingQueue):
         deque.append(self, item)  # L1
 
     def remove(self, item: Any) -> None:
-        """A request was given up. From any thread. ValueError if it was served."""
-        self._waiting.discard(item)
+        """A request is given up, or served. From any thread. ValueError if it was before."""
         try:
-            deque.remove(self, item)
-        except ValueError:
-            # On its way into the line it is in neither; then it is seen that it does not wait.
-            standing = self.ledger.standings.get(item.share)
-            if standing is None:
-                raise
-            standing.queue.remove(item)
+            self._waiting.remove(item)  # A1: the arbiter
+        except KeyError:
+            raise ValueError("it does not wait") from None
+        if deque.__len__(self):
+            try:
+                deque.remove(self, item)
+                return
+            except ValueError:
+                pass
+        # On its way from the deque into the line it is in neither, and who moves it finds out.
+        standing = self.ledger.standings.get(item.share)
+        if standing is not None:
+            _discard(standing.queue, item)
 
     def holds_work(self) -> bool:
         """Whether anything can be served, ordered as that of `RunQueue`.
@@ -166,30 +175,31 @@ class UsageQueue(ChargingQueue):
         self.since = now
         return True
 
-    def let_in(self, item: Any, now: int) -> None:
+    def let_in(self, item: Any) -> None:
         """The section of a request begins, which was taken out (key)."""
-        standing = self.current = self.ledger.find(item.share)
-        self.since = now
+        standing = self.ledger.find(item.share)
         self._served += 1
         self._turns.pop(standing, None)
         if standing.queue:
             self._turns[standing] = self._served
+        self.current = standing
+        self.since = monotonic_ns()  # what the choice has taken is not charged to it
 
     def popleft(self) -> Any:
         """The section has ended, and the next one begins (key).
 
         IndexError if none waits, or all are held back.
         """
-        now = monotonic_ns()
-        self.end(now)
-        item = self.first()
-        if item is None:
-            raise IndexError("nothing waits, or all that wait are held back")
-        self._chosen = None
-        self._waiting.discard(item)
-        _discard(self.ledger.find(item.share).queue, item)
-        self.let_in(item, now)
-        return item
+        self.end(monotonic_ns())
+        while (item := self.first()) is not None:
+            self._chosen = None
+            try:
+                self.remove(item)
+            except ValueError:  # given up just now
+                continue
+            self.let_in(item)
+            return item
+        raise IndexError("nothing waits, or all that wait are held back")
 
     def first(self) -> Any:
         """The next one, or None if none waits, or all are held back (key). It stays so."""
@@ -229,10 +239,10 @@ class UsageQueue(ChargingQueue):
 
     def _line_up(self, now: int) -> None:
         """Let those that have come since the last look stand in line with their shares."""
-        while True:
+        while deque.__len__(self):
             try:
                 item = deque.popleft(self)
-            except IndexError:
+            except IndexError:  # it was given up
                 return
             standing = self.ledger.find(item.share)
             line = standing.queue
@@ -284,34 +294,41 @@ class UsageQueue(ChargingQueue):
         """The share that has used least, of those that wait."""
         heap = self._heap
         while heap:
-            weighted, ticket, _, standing = heap[0]
+            weighted, _, _, standing = heap[0]
+            if standing.queue and standing.weighted <= weighted:
+                return standing
             first = self._first_of(standing)
             if first is None:
                 heappop(heap)
                 standing.listed = False
-            elif standing.weighted > weighted or first.ticket > ticket:
+            else:
                 entry = (standing.weighted, first.ticket, next(self._numbers), standing)
                 heapreplace(heap, entry)
-            else:
-                return standing
         return None
 
     def _first_of(self, standing: Standing) -> Any:
         """The oldest that waits of a share, or None."""
         line = standing.queue
-        while (item := line.first()) is not None and item not in self._waiting:
-            _discard(line, item)
-        return item
+        while line:
+            try:
+                item = line.popleft()
+            except IndexError:  # it was given up
+                break
+            line.appendleft(item)
+            if item in self._waiting:
+                return item
+            _discard(line, item)  # given up, perhaps while it was not in the line
+        return None
 
     def _held_until(self, standing: Standing) -> int:
         """Until when to wait for one that has used less (ns); 0 for not at all."""
         limit = standing.weighted - SLACK
         if limit <= 0:
             return 0
-        latest = max(
-            (each.seen for each in self.ledger.standings.values() if each.weighted < limit),
-            default=-HOLD_BACK,
-        )
+        latest = -HOLD_BACK
+        for each in self.ledger.standings.values():
+            if each.weighted < limit and each.seen > latest:
+                latest = each.seen
         return latest + HOLD_BACK
 
     def _arm(self, until: int) -> bool:
@@ -375,6 +392,10 @@ class Charging(Combiner):
         request.share = principal
         return request.door
 
+    def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
+        self.queue.until = monotonic_ns()
+        return Combiner.__aexit__(self, kind, error, trace)
+
     def enter_stack(self, timeout: float | None) -> bool:
         """As that of `Combiner`."""
         if not self.queue and self.key.acquire(False):
@@ -412,7 +433,7 @@ class Charging(Combiner):
     def _grant(self, item: Any) -> bool:
         queue = self.queue
         if queue.current is None:  # not by a pass, which has taken it with `popleft`
-            queue.let_in(item, monotonic_ns())
+            queue.let_in(item)
         if Combiner._grant(self, item):
             return True
         queue.current = None

@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 import bench_executor  # noqa: F401  (registers its benchmarks)
 import bench_locks  # noqa: F401  (registers its benchmarks)
+import bench_shares  # noqa: F401  (registers its benchmarks)
 import bench_tasks  # noqa: F401  (registers its benchmarks)
 import bench_workloads  # noqa: F401  (registers its benchmarks)
 from harness import (
