@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from unit.conftest import TIMEOUT, in_time, occupy
 from unit.instructions import moments
 
+import fairpool
 from fairpool import (
     CancelledError,
+    DeadlockError,
     FairPool,
     Future,
     Lock,
