@@ -299,6 +299,9 @@ class Combiner:
             not self.queue
             and (home is worker or home is None)
             and worker is not None
+            # Else a task that finds the lock free again and again would keep what has been
+            # published here waiting, if nobody else is there to take it.
+            and not worker.published
             and self.key.acquire(False)
         ):
             owner = worker.item
@@ -307,7 +310,7 @@ class Combiner:
             return READY
         if worker is None or worker.scheduler is not self.scheduler or _get_running_loop():
             return self._enter_as_guest(worker)
-        if home is None:
+        if home is None and not worker.published:
             # A section shorter than its own migration: look whether it ends before going through
             # the queue. Not past those that are in there.
             for _ in range(LOOKS_BEFORE_QUEUEING):
@@ -335,7 +338,7 @@ class Combiner:
         self.queue.append(request)  # L1
         if self.key.acquire(False):  # L2
             home = self.home
-            if home is None or home is worker:
+            if (home is None or home is worker) and not worker.published:
                 return self
             self.dispatch()
             return None

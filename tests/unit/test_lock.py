@@ -143,6 +143,9 @@ class Inside:
 
 def check_free(lock: Lock) -> None:
     """Nobody is inside, nobody waits, and everybody can enter."""
+    # A section that is a task is final a moment before its worker has left the lock.
+    assert lock.acquire(timeout=TIMEOUT)
+    lock.release()
     assert not lock.queue.items()
     assert not lock.locked()
     assert lock.owner is None
@@ -933,3 +936,38 @@ def _traceback(error: Any) -> list[Any]:
         frames.append(at)
         at = at.tb_next
     return frames
+
+
+def test_a_loop_that_finds_the_lock_free_does_not_keep_a_continuation_waiting(
+    make_pool: MakePool,
+) -> None:
+    # 1. While the holder waits inside, `first` and `loop` queue their requests. 2. The pass
+    # publishes what is left of `first`; `loop` leaves when nobody waits, and goes on inline.
+    pool = make_pool(1)
+    lock = pool.lock()
+    gate = fairpool.Event()
+    order: list[str] = []
+
+    async def holder() -> None:
+        async with lock:
+            await gate.wait()
+
+    async def first() -> None:
+        async with lock:
+            pass
+        order.append("first")
+
+    async def loop() -> None:
+        for _ in range(50):
+            async with lock:
+                pass
+        order.append("loop")
+
+    async def opens() -> None:
+        gate.set()
+
+    ways = [pool.submit(way) for way in (holder, first, loop, opens)]
+    for future in ways:
+        future.result(TIMEOUT)
+    assert order == ["first", "loop"]
+    check_free(lock)
