@@ -204,6 +204,7 @@ class Counters:
 
     __slots__ = (
         "busy",
+        "busy_reviewed",
         "combined",
         "hand_offs",
         "inline",
@@ -213,8 +214,7 @@ class Counters:
         "others",
         "own",
         "passes",
-        "unreviewed",
-        "unreviewed_busy",
+        "reviewed",
         "waits",
     )
 
@@ -222,7 +222,7 @@ class Counters:
         self.busy = 0
         self.combined = self.inline = self.passes = self.hand_offs = self.longest_pass = 0
         self.last_server: Any = None
-        self.mean = self.unreviewed = self.unreviewed_busy = 0
+        self.mean = self.reviewed = self.busy_reviewed = 0
         self.waits: deque[int] = deque(maxlen=SAMPLES)
         # Not by who holds the key, but by who takes the continuations.
         self.own: deque[int] = deque(maxlen=SAMPLES)
@@ -243,9 +243,12 @@ class Combiner:
         "owner",
         "preferred",
         "queue",
+        "release_key",
+        "rotate",
         "scheduler",
         "served",
         "stats",
+        "take_key",
     )
 
     # queue:     requests, oldest first: Request, Stay, Guest, Section, CriticalLink
@@ -263,6 +266,9 @@ class Combiner:
         self.name = name
         self.queue = RunQueue()
         self.key = Lock()
+        # At hand for the quick way in and out.
+        self.take_key, self.release_key = self.key.acquire, self.key.release
+        self.rotate = self.queue.rotate
         self.owner: Any = None
         self.began = 0
         self.served = 0
@@ -301,8 +307,8 @@ class Combiner:
             and worker is not None
             # Else a task that finds the lock free again and again would keep what has been
             # published here waiting, if nobody else is there to take it.
-            and not worker.published
-            and self.key.acquire(False)
+            and (not worker.published or (home is None and worker.may_go_first()))
+            and self.take_key(False)
         ):
             owner = worker.item
             self.owner = owner if owner.task is not None else worker.task
@@ -310,7 +316,7 @@ class Combiner:
             return READY
         if worker is None or worker.scheduler is not self.scheduler or _get_running_loop():
             return self._enter_as_guest(worker)
-        if home is None and not worker.published:
+        if home is None and (not worker.published or worker.may_go_first()):
             # A section shorter than its own migration: look whether it ends before going through
             # the queue. Not past those that are in there.
             for _ in range(LOOKS_BEFORE_QUEUEING):
@@ -355,8 +361,8 @@ class Combiner:
             self.leave_stack()
             return READY
         self._account(monotonic_ns())
-        self.key.release()  # M1
-        self.queue.rotate(0)  # M2: `holds_work`, written out
+        self.release_key()  # M1
+        self.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
             self._serve_elsewhere()
         return READY
@@ -507,36 +513,33 @@ class Combiner:
         """These sections of a pass have ended (key)."""
         self.served = 0
         if count:
+            self.owner = None  # before their tasks can be anywhere else
             stats = self.stats
+            stats.busy += now - self.began
             stats.combined += count
             if count > stats.longest_pass:
                 stats.longest_pass = count
-            self._add(now, count)
+            if stats.inline + stats.combined - stats.reviewed >= SECTIONS_BETWEEN_REVIEWS:
+                self._review()
 
     def _account(self, now: int) -> None:
         """A section has ended on a stack that goes on (key)."""
         if self.served:
             self._account_pass(now, self.served)
-        else:
-            self.stats.inline += 1
-            self._add(now, 1)
-
-    def _add(self, now: int, sections: int) -> None:
-        """Sections have ended (key)."""
-        self.owner = None  # before their tasks can be anywhere else
+            return
+        self.owner = None  # before its task can be anywhere else
         stats = self.stats
-        used = now - self.began
-        stats.busy += used
-        stats.unreviewed += sections
-        stats.unreviewed_busy += used
-        if stats.unreviewed >= SECTIONS_BETWEEN_REVIEWS:
+        stats.busy += now - self.began
+        stats.inline = inline = stats.inline + 1
+        if not inline % SECTIONS_BETWEEN_REVIEWS:
             self._review()
 
     def _review(self) -> None:
         """Decide whether to go home (key)."""
         stats = self.stats
-        stats.mean = mean = stats.unreviewed_busy // stats.unreviewed
-        stats.unreviewed = stats.unreviewed_busy = 0
+        sections = stats.inline + stats.combined
+        stats.mean = mean = (stats.busy - stats.busy_reviewed) // (sections - stats.reviewed)
+        stats.reviewed, stats.busy_reviewed = sections, stats.busy
         preferred = self.preferred
         if preferred is None or preferred.gone:
             worker = here.worker

@@ -63,11 +63,15 @@ STEAL_MAX = 32
 STEPS_BETWEEN_LOOKS_AROUND = 61
 
 
-# How long the home worker of a lock is given to come and serve it, where it searches and where it
-# runs something else (ns).
 # Of how many continuations one is looked at for `statistics` (all steps with these bits unset).
 SAMPLE_MASK = 15
 
+# How often a task may enter a lock of tiny sections, which is free, before what its worker has
+# published: a suspension each time would cost as much as several such sections.
+SPREE_MAX = 32
+
+# How long the home worker of a lock is given to come and serve it, where it searches and where it
+# runs something else (ns).
 HEAD_START_SEARCHING = 50_000
 HEAD_START_RUNNING = 30_000
 
@@ -175,6 +179,7 @@ class Worker:
         "scheduler",
         "seated",
         "services",
+        "spree",
         "steals",
         "steps",
         "thread",
@@ -186,6 +191,7 @@ class Worker:
         self.published: list[Any] = []  # continuations, lowest ticket first
         self.services = RunQueue()  # locks whose home this is, and which are to be served
         self.gone = False
+        self.spree = 0  # how often a task has gone before what is published here
         self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
@@ -443,6 +449,14 @@ class Worker:
             monotonic_ns() - lock.asked > HEAD_START_RUNNING
             or home in self.scheduler.parking.parked.copy()
         )
+
+    def may_go_first(self) -> bool:
+        """Whether a task may enter a lock of tiny sections once more, before what is published."""
+        self.spree += 1
+        if self.spree < SPREE_MAX:
+            return True
+        self.spree = 0
+        return False
 
     def publish(self, item: Any) -> None:
         """Let other workers take what follows a critical section."""
