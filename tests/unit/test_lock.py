@@ -550,7 +550,7 @@ def test_the_sections_are_counted(count: int, desk: Desk) -> None:
             party.release()
     finish(desk, parties, inside)
     statistics = desk.lock.statistics()
-    assert statistics.sections == count + 1 + 1  # the test's own, and that of `check_free`
+    assert statistics.sections == count + 1 + 2  # the test's own, and those of `check_free`
     assert statistics.longest_pass <= combiner_module.PASS_SECTIONS
     assert statistics.waiting == 0
 
