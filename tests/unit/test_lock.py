@@ -861,7 +861,8 @@ def test_an_end_of_waiting_in_a_cycle_is_no_deadlock(make_pool: MakePool) -> Non
                 locks[1 - i].release()
             return entered
 
-    assert not all(future.result(TIMEOUT) for future in [pool.submit(one, i) for i in (0, 1)])
+    futures = [pool.submit(one, i) for i in (0, 1)]
+    assert not all([future.result(TIMEOUT) for future in futures])
     for lock in locks:
         check_free(lock)
 
@@ -933,3 +934,43 @@ def _traceback(error: Any) -> list[Any]:
         frames.append(at)
         at = at.tb_next
     return frames
+
+
+# --- stacks and their time-outs -------------------------------------------------------------------
+
+
+def test_a_stay_that_is_granted_as_its_time_is_over(make_pool: MakePool) -> None:
+    # 1. Who leaves takes the stay out of the queue. 2. Its time is over: it finds that it was let
+    # in, goes on, and leaves. 3. The one that let it in comes to writing down who is inside.
+    pool = make_pool(1)
+    lock = pool.lock()
+    for moment in moments(shares=True):
+        assert lock.acquire()
+        outcome: list[bool] = []
+        begin = threading.Event()
+
+        def stay(outcome: list[bool] = outcome, begin: threading.Event = begin) -> None:
+            owner = combiner_module.who_calls()
+            wish = combiner_module.Stay(lock, 0, owner)
+            lock.enqueue(wish)
+            begin.set()
+            go_on.wait(TIMEOUT)
+            if not lock._gave_up(wish):
+                lock.release()
+                outcome.append(True)
+
+        go_on = threading.Event()
+        thread = threading.Thread(target=stay)
+        thread.start()
+        assert begin.wait(TIMEOUT)
+
+        def time_is_over(thread: threading.Thread = thread, event: Any = go_on) -> None:
+            event.set()
+            thread.join(0.001)
+
+        with moment.do(time_is_over):
+            lock.release()
+        go_on.set()
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+        check_free(lock)
