@@ -28,7 +28,15 @@ from typing import Any
 from fairpool._future import CANCELLED, Future, claim, finish, is_final
 from fairpool._request import Leave, Once, Request, Wish
 from fairpool._runqueue import RunQueue
-from fairpool._sync import FREE_THREADED, Lock, acquire, here, monotonic_ns, thread_name
+from fairpool._sync import (
+    FREE_THREADED,
+    Lock,
+    acquire,
+    here,
+    monotonic_ns,
+    thread_name,
+    yield_cpu,
+)
 from fairpool._task import Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
@@ -493,8 +501,8 @@ class Combiner:
                 parker = item.pop()
             except IndexError:
                 return False
-            self.owner = item.owner
             self.began = monotonic_ns()
+            self.owner = item.owner  # last: see `enter_stack`
             parker.release()
         else:
             self.owner = item
@@ -733,10 +741,18 @@ class Combiner:
             else:
                 worker.park_for(stay.parker, timeout, self)
         except BaseException:
-            if not stay.give_up():
+            if not self._gave_up(stay):
                 self.leave_stack()  # it was granted, and nobody will leave
             raise
         finally:
             if timeout is None:
                 leave_wait(task, outer)
-        return not stay.give_up()
+        return not self._gave_up(stay)
+
+    def _gave_up(self, stay: Stay) -> bool:
+        """Whether the stay was given up with this, and not granted."""
+        if stay.give_up():
+            return True
+        while self.owner is not stay.owner:  # it is just being granted
+            yield_cpu()
+        return False

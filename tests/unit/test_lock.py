@@ -7,25 +7,31 @@ whole steps; then all places between two instructions at which another party may
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import gc
 import itertools
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time, occupy
+from unit.conftest import LONG, TIMEOUT, in_time, occupy
 from unit.instructions import moments
 
 import fairpool
 from fairpool import (
+    BrokenFairPool,
     CancelledError,
     DeadlockError,
     FairPool,
     Future,
     Lock,
     current_task,
+    timeout,
     yield_now,
 )
 from fairpool import _combiner as combiner_module
@@ -143,11 +149,9 @@ class Inside:
 
 def check_free(lock: Lock) -> None:
     """Nobody is inside, nobody waits, and everybody can enter."""
-    # A section that is a task is final a moment before its worker has left the lock.
-    assert lock.acquire(timeout=TIMEOUT)
-    lock.release()
+    if lock.locked():  # a section's future is final a moment before it is left
+        in_time(lambda: _until(lambda: not lock.locked()))
     assert not lock.queue.items()
-    assert not lock.locked()
     assert lock.owner is None
     assert lock.acquire(blocking=False)
     lock.release()
@@ -550,7 +554,7 @@ def test_the_sections_are_counted(count: int, desk: Desk) -> None:
             party.release()
     finish(desk, parties, inside)
     statistics = desk.lock.statistics()
-    assert statistics.sections == count + 1 + 2  # the test's own, and those of `check_free`
+    assert statistics.sections == count + 1 + 1  # the test's own, and that of `check_free`
     assert statistics.longest_pass <= combiner_module.PASS_SECTIONS
     assert statistics.waiting == 0
 
@@ -864,7 +868,9 @@ def test_an_end_of_waiting_in_a_cycle_is_no_deadlock(make_pool: MakePool) -> Non
                 locks[1 - i].release()
             return entered
 
-    assert not all(future.result(TIMEOUT) for future in [pool.submit(one, i) for i in (0, 1)])
+    futures = [pool.submit(one, i) for i in (0, 1)]
+    entered = [future.result(TIMEOUT) for future in futures]
+    assert not all(entered)
     for lock in locks:
         check_free(lock)
 
@@ -971,3 +977,296 @@ def test_a_loop_that_finds_the_lock_free_does_not_keep_a_continuation_waiting(
         future.result(TIMEOUT)
     assert order == ["first", "loop"]
     check_free(lock)
+
+
+# --- stacks and their time-outs -------------------------------------------------------------------
+
+
+def test_a_stay_that_is_granted_as_its_time_is_over(make_pool: MakePool) -> None:
+    # 1. Who leaves takes the stay out of the queue. 2. Its time is over: it finds that it was let
+    # in, goes on, and leaves. 3. The one that let it in comes to writing down who is inside.
+    pool = make_pool(1)
+    lock = pool.lock()
+    for moment in moments(shares=True):
+        assert lock.acquire()
+        outcome: list[bool] = []
+        begin = threading.Event()
+
+        def stay(outcome: list[bool] = outcome, begin: threading.Event = begin) -> None:
+            owner = combiner_module.who_calls()
+            wish = combiner_module.Stay(lock, 0, owner)
+            lock.enqueue(wish)
+            begin.set()
+            go_on.wait(TIMEOUT)
+            if not lock._gave_up(wish):
+                lock.release()
+                outcome.append(True)
+
+        go_on = threading.Event()
+        thread = threading.Thread(target=stay)
+        thread.start()
+        assert begin.wait(TIMEOUT)
+
+        def time_is_over(thread: threading.Thread = thread, event: Any = go_on) -> None:
+            event.set()
+            thread.join(0.001)
+
+        with moment.do(time_is_over):
+            lock.release()
+        go_on.set()
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+        check_free(lock)
+
+
+def test_a_link_after_a_section_is_run(make_pool: MakePool) -> None:
+    # More of them than a worker takes between two looks at how long a continuation waited.
+    pool = make_pool(2)
+    lock = pool.lock()
+    futures = [lock.submit(int, i).then(lambda value: value + 1) for i in range(200)]
+    assert [future.result(TIMEOUT) for future in futures] == [*range(1, 201)]
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_section_that_is_cancelled_leaves_the_queue(make_pool: MakePool, link: bool) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+    called: list[int] = []
+    with lock:
+        source = pool.submit(int)
+        source.result(TIMEOUT)
+        futures: list[Any] = [
+            source.then(called.append, lock=lock) if link else lock.submit(called.append, i)
+            for i in range(5)
+        ]
+        in_time(lambda: _until(lambda: len(lock.queue) == 5))
+        for future in futures[1:4]:
+            assert future.cancel()
+        assert len(lock.queue) == 2
+    futures[0].result(TIMEOUT)
+    futures[4].result(TIMEOUT)
+    assert len(called) == 2
+    check_free(lock)
+
+
+def test_a_timeout_takes_a_task_out_of_the_queue(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+
+    async def body() -> str:
+        try:
+            async with timeout(0.01), lock:
+                return "entered"
+        except TimeoutError:
+            return "too late"
+
+    with lock:
+        assert pool.submit(body).result(TIMEOUT) == "too late"
+        assert not lock.queue
+    assert pool.submit(body).result(TIMEOUT) == "entered"
+    check_free(lock)
+
+
+def test_leaving_in_a_loop_can_be_cancelled_at_once(make_pool: MakePool) -> None:
+    lock = make_pool(1).lock()
+
+    async def main() -> None:
+        async def leaves() -> None:
+            async with lock:
+                others.append(lock.submit(int))
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+        others: list[Any] = []
+        with pytest.raises(CancelledError):
+            await asyncio.ensure_future(leaves())
+        assert await others[0] == 0
+
+    asyncio.run(main())
+    check_free(lock)
+
+
+@pytest.mark.parametrize("way", ["ends otherwise", "swallows it", "waits again"])
+def test_a_coroutine_that_is_abandoned_leaves_its_lock(
+    desk: Desk, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    never: Future[None] = Future()
+
+    async def stubborn() -> None:
+        async with desk.lock:
+            try:
+                await never
+            except GeneratorExit:
+                if way == "ends otherwise":
+                    raise Mishap from None
+                if way == "waits again":
+                    await never
+
+    task: Any = desk.pool.submit(stubborn)
+    desk.run()
+    section = desk.lock.submit(int)
+    continuation = task._machine
+    assert continuation.disarm()
+    continuation.abandon(Mishap())
+    assert isinstance(task.exception(0), Mishap)
+    desk.run()
+    if way != "waits again":  # such a one is logged
+        assert section.result(0) == 0
+        check_free(desk.lock)
+    else:
+        assert "ignored" in caplog.text
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["stay", "late stay", "section"])
+def test_shutdown_does_not_wait_for_a_lock_that_nobody_waits_for(
+    make_pool: MakePool, who: str
+) -> None:
+    # Its workers stay while somebody waits at one of its locks: to the last one's going.
+    pool = make_pool(2, idle_timeout=LONG)
+    lock = pool.lock()
+    pool.submit(int).result(TIMEOUT)
+    done = threading.Event()
+    lock.acquire()
+
+    def stay() -> None:
+        if lock.acquire(timeout=0.05 if who == "late stay" else TIMEOUT):
+            lock.release()
+        done.set()
+
+    section = None
+    if who == "section":
+        section = lock.submit(int)
+    else:
+        threading.Thread(target=stay).start()
+        in_time(lambda: _until(lambda: bool(lock.queue)))
+    closer = threading.Thread(target=pool.shutdown, daemon=True)
+    closer.start()
+    in_time(lambda: _until(pool._scheduler.is_closed))
+    in_time(
+        lambda: _until(lambda: len(pool._scheduler.parking.parked) == len(pool._scheduler.workers))
+    )
+    if section is not None:
+        assert section.cancel()
+    elif who == "late stay":
+        assert done.wait(TIMEOUT)
+    else:
+        lock.release()
+    closer.join(TIMEOUT)
+    assert not closer.is_alive()
+    if who != "stay":
+        lock.release()
+
+
+def test_shutdown_of_a_lock_cancels_at_once(make_pool: MakePool, gate: threading.Event) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+    started = threading.Event()
+    running = lock.submit(lambda: (started.set(), gate.wait(TIMEOUT)))
+    assert started.wait(TIMEOUT)
+    waiting = [lock.submit(int) for _ in range(3)]
+    lock.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    assert not running.done()
+    gate.set()
+    lock.shutdown()
+    assert running.done()
+    assert pool.submit(int).result(TIMEOUT) == 0
+    check_free(lock)
+
+
+def test_shutdown_of_a_pool_cancels_what_waits_at_its_locks(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+    with lock:
+        waiting = [lock.submit(int) for _ in range(3)]
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert all(future.cancelled() for future in waiting)
+    pool.shutdown()
+    check_free(lock)
+
+
+def test_no_worker_can_be_started(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = make_pool(1)
+    lock = pool.lock()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        future = lock.submit(int)
+        with pytest.raises(RuntimeError, match="no worker could be started"):
+            future.result(0.5)
+        check_free(lock)
+        with lock:
+            future = lock.submit(int)
+        assert isinstance(future.exception(0.5), RuntimeError)
+    assert lock.submit(int).result(TIMEOUT) == 0
+
+
+def test_a_failed_initializer_ends_what_waits_at_the_locks(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(1, initializer=int, initargs=("x",))
+    lock = pool.lock()
+    with lock:
+        section = lock.submit(int)
+        task = pool.submit(int)
+        assert isinstance(task.exception(TIMEOUT), BrokenFairPool)
+        assert isinstance(section.exception(TIMEOUT), BrokenFairPool)
+    with pytest.raises(BrokenFairPool):
+        lock.submit(int)
+    check_free(lock)
+    pool.shutdown()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_serves_nobody_who_waits_in_the_parent(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+    with lock:
+        section = lock.submit(os.getpid)
+        child = os.fork()
+        if child == 0:
+            try:
+                lock.leave_stack()
+                os._exit(len(lock.queue) + 2 * bool(pool._scheduler.workers))
+            finally:
+                os._exit(9)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert section.result(TIMEOUT) == os.getpid()
+
+
+def test_a_task_that_has_waited_leaves_no_cycle(desk: Desk) -> None:
+    inside = Inside()
+    gc.collect()
+    gc.disable()
+    try:
+        assert desk.lock.acquire(blocking=False)
+        parties = [Party(desk, "task", inside) for _ in range(3)]
+        for party in parties:
+            party.ask()
+            desk.run()
+        parties[1].cancel()
+        count = sum(type(each) is combiner_module.Request for each in gc.get_objects())
+        assert count == 3
+        desk.lock.leave_stack()
+        finish(desk, parties, inside)
+        count = sum(type(each) is combiner_module.Request for each in gc.get_objects())
+        assert count == 0
+    finally:
+        gc.enable()
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    while not condition():
+        time.sleep(0)
+    return True
