@@ -144,7 +144,7 @@ class Principal:
         self.weight = weight
         self.queue = RunQueue()
         self.charges: deque[int] = deque()
-        self.estimate = 0
+        self.estimate = TURN_TIME
 
     def __repr__(self) -> str:
         return f"<share {self.name}, weight {self.weight:g}>"

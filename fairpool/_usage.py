@@ -151,7 +151,7 @@ class UsageQueue(ChargingQueue):
                 return
             except ValueError:
                 pass
-        # On its way from the deque into the line it is in neither, and who moves it finds out.
+        # On its way from the deque into the line it is in neither: it is found when its turn comes.
         standing = self.ledger.standings.get(item.share)
         if standing is not None:
             _discard(standing.queue, item)
@@ -255,8 +255,6 @@ class UsageQueue(ChargingQueue):
                     entry = (standing.weighted, item.ticket, next(self._numbers), standing)
                     heappush(self._heap, entry)
             line.append(item)
-            if item not in self._waiting:  # given up meanwhile
-                _discard(line, item)
 
     def _choose(self, now: int) -> Any:
         self._held = False

@@ -11,7 +11,7 @@ from unit.conftest import TIMEOUT, in_time, occupy
 
 import fairpool
 from fairpool import FairPool, Share, _share, _worker
-from fairpool._share import ABSENCE, CREDIT, CURRENT, Principal, Shares, jain_index
+from fairpool._share import ABSENCE, CREDIT, CURRENT, TURN_TIME, Principal, Shares, jain_index
 
 MILLISECOND = 1_000_000
 
@@ -206,16 +206,23 @@ def test_tasks_count_by_their_length(division: Division) -> None:
 
 
 def test_two_workers_that_choose_at_once_choose_differently(division: Division) -> None:
-    a = division.add("a", tasks=10)
-    b = division.add("b", tasks=10)
-    for _ in range(2):
+    chosen: list[Principal | None] = []
+
+    class Item:
+        def run(self, worker: Any) -> None:
+            chosen.append(division.shares.choose())  # the other worker, meanwhile
+            division.clock.work(TURN_TIME / MILLISECOND)  # as is expected
+
+    scheduler: Any = type("Scheduler", (), {"principal_of": None})
+    worker: Any = type("Worker", (), {"away": 0, "extra_steps": 0})()
+    both = [division.shares.add(Principal(scheduler, name, 1)) for name in "ab"]
+    for principal in both:
+        principal.queue.extend(Item() for _ in range(10))
+    for _ in range(10):
         first = division.shares.choose()
         assert first is not None
-        first.charges.append(MILLISECOND)  # as `Principal.run`: an estimate, before the turn
-        second = division.shares.choose()
-        assert {first, second} == {a, b}
-        assert second is not None
-        second.charges.append(MILLISECOND)
+        first.run(worker)
+        assert {first, chosen.pop()} == {*both}
 
 
 def test_a_newcomer_starts_at_the_average(division: Division) -> None:
@@ -396,9 +403,16 @@ def test_time_that_a_task_is_blocked_is_not_charged(
         clock.work(1)
         with fairpool.blocking():
             clock.work(1000)
-        threading.Timer(0.01, lambda: (clock.work(1000), given.set_result(None))).start()
+        threading.Thread(target=give).start()
         given.result()
         clock.work(1)
+
+    def give() -> None:
+        [worker] = pool._scheduler.workers
+        while worker.blocked_in is not given:
+            pass
+        clock.work(1000)
+        given.set_result(None)
 
     pool.share("a").submit(task).result(TIMEOUT)
     assert statistics(pool).worker_time == {"a": pytest.approx(0.002)}
@@ -502,8 +516,29 @@ def test_a_share_keeps_no_future_that_has_ended(make_pool: Callable[..., FairPoo
     share = make_pool(1).share("a")
     future = share.submit(len, "a")
     future.result(TIMEOUT)
-    share.shutdown()
-    assert not share._pending
+    while share._pending:  # told after whoever waits for the result
+        pass
+
+
+def test_a_share_that_is_shut_down_in_the_middle_of_a_submit(
+    make_pool: Callable[..., FairPool], gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. submit finds the share open; 2. the share is shut down; 3. the task is queued."""
+    pool = make_pool(1)
+    occupy(pool, gate)
+    share = pool.share("a")
+    made = []
+
+    def submit(self: FairPool, *args: Any) -> Any:
+        share.shutdown()
+        made.append(original(self, *args))
+        return made[0]
+
+    original = FairPool.submit
+    monkeypatch.setattr(FairPool, "submit", submit)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        share.submit(len, "a")
+    assert made[0].cancelled()
 
 
 def test_a_pool_without_shares_has_nothing_of_them(make_pool: Callable[..., FairPool]) -> None:

@@ -145,19 +145,18 @@ def test_work_without_a_share_is_one_of_them(desk: Desk) -> None:
 
 
 def test_what_is_only_looked_at_is_not_charged_and_not_counted(desk: Desk) -> None:
-    desk.ask("a")
+    one_ahead(desk)
+    served = desk.queue._served
     last = desk.ask("a")
-    assert desk.serve() == "a"
-    desk.use(1)
     for _ in range(10 * PASSED_OVER_MAX):
         assert desk.queue.first() is last
         assert len(desk.queue) == 1
-        desk.now += MILLISECOND
-    assert desk.queue._served == 1
+        desk.now += 1
+    assert desk.queue._served == served
     desk.ask("b")
     assert desk.serve() == "a"  # what was promised to it stays so
     desk.use(1)
-    assert desk.used("a") == 2
+    assert desk.used("a") == 101
     assert desk.serve() == "b"
 
 
@@ -467,6 +466,58 @@ def test_all_ways_in_are_charged_and_exclude_one_another(
     assert 0.2 <= statistics.jain <= 1
     assert sum(statistics.usage.values()) == pytest.approx(statistics.busy, rel=0.5)
     assert pool.statistics().locks == (lock.statistics(),)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_pass_ends_and_the_next_one_goes_on(
+    make_pool: Callable[..., FairPool], kind: dict[str, Any], gate: threading.Event
+) -> None:
+    pool = make_pool(1)
+    shares = [pool.share(name) for name in "ab"]
+    lock: Any = pool.lock(**kind)
+    with lock:
+        sections = [
+            share.submit(lock.submit, len, "").result(TIMEOUT)
+            for share in shares
+            for _ in range(200)
+        ]
+    for section in sections:
+        assert section.result(TIMEOUT) == 0
+    assert lock.statistics().passes > 400 // 64
+    assert lock.statistics().longest_pass <= 64
+    assert sum(lock.statistics().usage.values()) > 0
+
+
+def test_what_a_combiner_does_after_a_section_is_not_charged_to_it(
+    make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it takes a second to publish what is left of a task."""
+    now = [1_000_000_000_000]
+    monkeypatch.setattr(_usage, "monotonic_ns", lambda: now[0])
+    pool = make_pool(1)
+    lock: Any = pool.lock(order="usage")
+
+    class Published(list[Any]):
+        def append(self, item: Any) -> None:
+            now[0] += 1000 * MILLISECOND
+            super().append(item)
+
+    async def enters() -> None:
+        async with lock:
+            now[0] += MILLISECOND
+
+    share = pool.share("a")
+    share.submit(len, "").result(TIMEOUT)
+    [worker] = pool._scheduler.workers
+    worker.published = Published()
+    with lock:
+        tasks = [share.submit(enters) for _ in range(10)]
+        while len(lock.queue) < len(tasks):
+            pass
+    for task in tasks:
+        task.result(TIMEOUT)
+    assert now[0] > 1_000_000_000_000 + 9000 * MILLISECOND
+    assert lock.statistics().usage["a"] == pytest.approx(0.01)
 
 
 def ahead(pool: FairPool, lock: Any, name: str, other: str) -> None:
