@@ -22,15 +22,16 @@ The house (private modules; imports only point down the ranks):
     4  _gather     several children, started as they are met
     5  _usage      a lock that charges its sections, and serves who has used least
     5  _worker     next task, run, steal, park; waiting in a task
-    6  _scheduler  what the workers of one pool share
-    7  _dump       a pool's state in text
-    7  _lock       the public faces of locks
-    7  _tasks      gather, sleep and the like
-    8  _group      TaskGroup and timeout
-    8  _primitives Event, Semaphore, Queue
-    8  _pool       the public face
-    9  __init__    re-exports
-    10 testing     runs under chosen schedules, for the package's tests and its users'
+    6  _caller     a thread of the user's that works for a pool
+    7  _scheduler  what the workers of one pool share
+    8  _dump       a pool's state in text
+    8  _lock       the public faces of locks
+    8  _tasks      gather, sleep and the like
+    9  _group      TaskGroup and timeout
+    9  _primitives Event, Semaphore, Queue
+    9  _pool       the public face
+    10 __init__    re-exports
+    11 testing     runs under chosen schedules, for the package's tests and its users'
 """
 
 from __future__ import annotations

@@ -424,7 +424,7 @@ class Combiner:
         self.began = now = monotonic_ns()
         deadline = now + PASS_TIME
         while True:
-            if count == end or now > deadline:
+            if count == end or now > deadline or worker.leaving:
                 return self._end_pass(worker, count, now)
             try:
                 item = take()

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from fairpool._sync import Lock, here
+from fairpool._sync import Lock, acquire, here
 
 __all__ = ["Parker", "Parking"]
 
@@ -47,6 +47,10 @@ class Parker:
     def park(self, timeout: float = -1) -> bool:
         """Park until unparked (True), or until `timeout` seconds have passed (False)."""
         return self._lock.acquire(timeout=timeout)
+
+    def wait(self, timeout: float | None) -> bool:
+        """As `park`, on a thread that may be the main thread. None: without end."""
+        return acquire(self._lock, timeout)
 
 
 _NEVER = object()
@@ -80,14 +84,23 @@ class Parking:
         To be called after a task was queued, by any thread. Raises only if no worker could be
         started where one was needed.
         """
+        # A seat that was taken in vain was missed meanwhile by those that parked, and relied on by
+        # those that queued something: whoever has parked since then is woken after all. `copy`
+        # takes the list's mutex, so that who parks after it sees the seat (A2).
+        while self._notify_one() and self.parked.copy():
+            pass
+
+    def _notify_one(self) -> bool:
+        """As `notify`; True if a seat was taken, and given back for want of a worker."""
         # Both plain reads are ordered by the queue's mutex, which the caller held in `append` and
         # each worker takes in `holds_work` after it left `searching` or freed a seat.
         if self.searching or not self.seats:
-            return
+            return False
         # What is taken goes into a list in the same C call: an interrupt (Ctrl-C) may come between
         # any two calls, and `finally` gives back what the lists hold.
         seat: list[None] = []
         woken: list[Any] = []
+        in_vain = False
         here.notifying += 1
         try:
             _take(self.seats, seat)
@@ -103,7 +116,9 @@ class Parking:
                 worker.parker.unpark()
             if seat and not woken:
                 self.seats.append(seat.pop())
+                in_vain = True
             here.notifying -= 1
+        return in_vain
 
     def give_up_seat(self) -> None:
         """The calling worker is about to stop being runnable."""

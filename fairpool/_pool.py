@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_all
@@ -13,6 +14,7 @@ from math import isfinite
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
+from fairpool._caller import Caller
 from fairpool._combiner import CriticalLink, Section
 from fairpool._dump import dump
 from fairpool._future import Future, wait
@@ -73,8 +75,9 @@ class FairPool(ThreadPoolExecutor):
     It can stand wherever a `concurrent.futures.ThreadPoolExecutor` stands, and is an instance of it
     (for `asyncio.loop.set_default_executor`, which insists), but shares no code with it.
 
-    `max_workers`: how many tasks may run at once; default `os.process_cpu_count()`. Threads are
-    started as they are needed. While tasks wait (in `result()`, in `concurrent.futures.wait`, in
+    `max_workers`: how many tasks may run at once; default `os.process_cpu_count()`; 0 for a pool
+    whose workers are the callers of `run`, and which starts no thread. Threads are started as they
+    are needed. While tasks wait (in `result()`, in `concurrent.futures.wait`, in
     `fairpool.blocking()`), other workers take their places, so there may be more threads than that.
     `thread_name_prefix`: of the workers' thread names. `initializer(*initargs)`: called once in
     each new worker; if it raises, the pool is broken and every future gets `BrokenFairPool`.
@@ -99,13 +102,15 @@ class FairPool(ThreadPoolExecutor):
         # ThreadPoolExecutor.__init__ is not called: nothing of it is used.
         if max_workers is None:
             max_workers = cpu_count()
-        _check_count("max_workers", max_workers, MAX_WORKERS_LIMIT)
+        _check_count("max_workers", max_workers, MAX_WORKERS_LIMIT, least=0)
         if max_pending is not None:
             _check_count("max_pending", max_pending, sys.maxsize)
         if not isinstance(thread_name_prefix, str):
             raise TypeError(f"thread_name_prefix must be a str, not {thread_name_prefix!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if initializer is not None and not max_workers:
+            raise ValueError("a pool with max_workers=0 has no threads to call an initializer in")
         if not isinstance(idle_timeout, (int, float)) or isinstance(idle_timeout, bool):
             raise TypeError(f"idle_timeout must be a number of seconds, not {idle_timeout!r}")
         if not 0 <= idle_timeout <= 1e6:
@@ -149,6 +154,48 @@ class FairPool(ThreadPoolExecutor):
         scheduler.put(task)
         return task
 
+    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `fn(*args, **kwargs)` as a task, and work for the pool until it has ended.
+
+        Returns what the task returns (if `fn` returns a coroutine, that is run as well), or raises
+        what it raises. Meanwhile the calling thread is one more worker: it runs what was queued
+        before, takes its part in what others do, and leaves as soon as its own task has ended. `fn`
+        itself may be run by another thread. Threads may come and go; with `max_workers=0` they are
+        all that the pool has.
+
+        Ctrl-C cancels the task, lets it clean up, and is raised then; what the thread runs for
+        others is not cut off. Raises as `submit`; also `RuntimeError` in a thread in which an
+        asyncio loop runs, or inside one of the pool's locks (but in a task of the pool it may be
+        called like that, and waits). In a pool with an initializer the thread only waits.
+        """
+        if not callable(fn):
+            raise TypeError(f"run() takes a callable first, not {fn!r}")
+        scheduler = self._scheduler
+        if scheduler.refusals:
+            raise scheduler.refusal()
+        worker = here.worker
+        task: Task[Any] = Task()
+        task._pool = scheduler
+        task._cell = [(copy_context(), fn, args, kwargs or None, None)]
+        try:
+            if scheduler.has_initializer or (worker is not None and worker.scheduler is scheduler):
+                scheduler.put(task)
+            elif _get_running_loop() is not None:
+                raise RuntimeError(
+                    "run() would block the asyncio loop that runs in this thread; "
+                    "await pool.submit(...) instead"
+                )
+            elif scheduler.is_in_section(here.visitor):
+                raise RuntimeError(
+                    "run() inside a critical section would run the tasks of others in there; "
+                    "leave the lock first, or use submit"
+                )
+            else:
+                Caller(scheduler, task).work()
+            return task.result()
+        finally:
+            del task  # what it raises holds this frame: no cycle
+
     def map(
         self,
         fn: Callable[..., T],
@@ -170,8 +217,11 @@ class FairPool(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; run what was accepted; with `wait`, return when all of it is done.
 
-        With `cancel_futures`, what was not started is cancelled. May be called again. With `wait`
-        it raises `RuntimeError` in one of the pool's own workers, which it would wait for.
+        With `cancel_futures`, what was not started is cancelled. May be called again. In a pool
+        with `max_workers=0` the calling thread runs what is left; without `wait` that is left to
+        the callers of `run` that are there, to a later `shutdown`, or to the end of the main
+        thread. With `wait` it raises `RuntimeError` in one of the pool's own workers, which it
+        would wait for.
         """
         scheduler = self._scheduler
         worker = here.worker
@@ -343,11 +393,11 @@ class Share(Executor):
         return f"<Share {self.name}, weight {self.weight:g}, of {self._pool!r}>"
 
 
-def _check_count(name: str, value: object, limit: int) -> None:
+def _check_count(name: str, value: object, limit: int, least: int = 1) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be greater than 0, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
     if value > limit:
         raise ValueError(f"{name} must be at most {limit}, not {value!r}")
 

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
 
+from fairpool._caller import LastCaller
 from fairpool._combiner import Combiner
 from fairpool._errors import BrokenFairPool
 from fairpool._future import LOGGER, Future
@@ -23,7 +24,7 @@ from fairpool._gather import Gather
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
 from fairpool._share import CURRENT, Principal, Shares
-from fairpool._sync import LONGEST_BLIND_WAIT, at_exit, here, in_child_after_fork, yield_cpu
+from fairpool._sync import at_exit, cpu_count, here, in_child_after_fork, yield_cpu
 from fairpool._task import LINK, Continuation, Handler, Link, Task
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
@@ -100,6 +101,7 @@ class Scheduler:
         "refusals",
         "roster",
         "searching",
+        "seat_count",
         "seats",
         "shares",
         "suspended",
@@ -117,6 +119,8 @@ class Scheduler:
         idle_timeout: float,
     ) -> None:
         self.max_workers = max_workers
+        # How many may be runnable, without callers if there are workers.
+        self.seat_count = max_workers or cpu_count()
         self.idle_timeout = idle_timeout
         self._forked = False
         self.cancels_all = False
@@ -140,7 +144,7 @@ class Scheduler:
         self.locks: set[Any] = set()  # weak references to all of them
         self.shares = Shares()  # empty in most pools
         self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
-        self.parking = Parking(self.max_workers, self._start_worker)
+        self.parking = Parking(self.seat_count, self._start_worker)
         self.seats = self.parking.seats  # at hand for the quick look of every submission
         self.searching = self.parking.searching
         self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
@@ -340,7 +344,8 @@ class Scheduler:
     def _start_worker(self, seat: list[None]) -> None:
         """Start one more worker, which takes over the seat."""
         if not self.may_start():
-            self.warn_once(f"{self._cap} workers are there, and no more are started")
+            if self.max_workers:
+                self.warn_once(f"{self._cap} workers are there, and no more are started")
             return
         worker = Worker(self, f"{self._prefix}_{next(self._numbers)}")
         try:
@@ -353,7 +358,7 @@ class Scheduler:
             # A KeyboardInterrupt may come when the thread has started: then it has the seat.
             if worker.be_born():
                 worker.ended.set()
-                self._strike(worker)
+                self.strike(worker)
                 try:
                     self.workers.remove(worker)
                 except ValueError:  # not listed yet
@@ -364,7 +369,7 @@ class Scheduler:
             raise
         for other in self.roster.copy():
             if other.ended.is_set() and not other.thread.is_alive():
-                self._strike(other)
+                self.strike(other)
 
     def warn_once(self, message: str) -> None:
         if not self._warned:
@@ -373,13 +378,24 @@ class Scheduler:
 
     def may_start(self) -> bool:
         """Whether the cap on workers leaves room for another one."""
-        return len(self.workers) < self._cap
+        return self.max_workers > 0 and len(self.workers) < self._cap
 
-    def _strike(self, worker: Worker) -> None:
+    def strike(self, worker: Worker) -> None:
+        """The worker is no longer to be waited for."""
         try:
             self.roster.remove(worker)
         except ValueError:  # somebody else did
             pass
+
+    def seat_caller(self) -> None:
+        """A caller has come. Where there are workers it is one more, with a seat of its own."""
+        if not self.max_workers:
+            self.parking.return_to_seat()
+
+    def unseat_caller(self) -> None:
+        """A caller is not runnable any more. The seat that it has brought goes with it."""
+        if not self.max_workers:
+            self.parking.give_up_seat()
 
     @property
     def has_initializer(self) -> bool:
@@ -512,6 +528,9 @@ class Scheduler:
             if not over and not self.workers.copy():
                 # Accepted by a `put` that has not come to its `notify`, or suspended: it is run to
                 # its end before this returns.
+                if not self.max_workers:
+                    LastCaller(self).work()
+                    continue
                 try:
                     self.parking.notify()
                 except Exception as error:
@@ -536,11 +555,8 @@ class Scheduler:
                 return
             for worker in roster:
                 with blocking():  # in a worker of another pool
-                    while not worker.ended.wait(LONGEST_BLIND_WAIT):
-                        pass
-                    if worker.thread.ident is not None:  # None: it could not be started
-                        worker.thread.join()
-                self._strike(worker)
+                    worker.join()
+                self.strike(worker)
 
     def check_same_process(self) -> None:
         """Raise `BrokenFairPool` in a process to which the pool came through `os.fork`."""
@@ -592,6 +608,9 @@ def _close_all_at_exit() -> None:
             scheduler.close(error)
         # A coroutine that waits for something which nobody is left to bring would keep the process.
         scheduler.cancel_all()
+    for scheduler in live():
+        if not scheduler.max_workers and not scheduler.is_over():
+            LastCaller(scheduler).work()  # nobody else will
 
 
 def _after_fork() -> None:

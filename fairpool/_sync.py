@@ -39,14 +39,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import time
 from _thread import allocate_lock as Lock
 from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from threading import Condition, Event, RLock, Thread
+from threading import Condition, Event, RLock, Thread, current_thread
 from typing import Any
 
 __all__ = [
@@ -60,7 +62,9 @@ __all__ = [
     "acquire",
     "at_exit",
     "cpu_count",
+    "current_thread",
     "get_ident",
+    "handle_interrupts",
     "here",
     "in_child_after_fork",
     "monotonic",
@@ -147,6 +151,30 @@ def stack_is_deep() -> bool:
 def thread_name() -> str:
     """The name of the calling thread."""
     return threading.current_thread().name
+
+
+@contextmanager
+def handle_interrupts(handle: Callable[[Any], None]) -> Iterator[None]:
+    """Have `handle(frame)` called for Ctrl-C, where that would raise KeyboardInterrupt here.
+
+    That is on the main thread, unless the program handles SIGINT itself.
+    """
+    if (
+        get_ident() != threading.main_thread().ident
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+
+    def handler(signum: int, frame: Any) -> None:
+        handle(frame)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def at_exit(function: Callable[[], None]) -> None:

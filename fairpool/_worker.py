@@ -34,9 +34,11 @@ from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     FREE_THREADED,
+    LONGEST_BLIND_WAIT,
     Event,
     Thread,
     acquire,
+    current_thread,
     here,
     monotonic_ns,
     stack_is_deep,
@@ -185,7 +187,10 @@ class Worker:
         "thread",
     )
 
-    def __init__(self, scheduler: Any, name: str) -> None:
+    # Whether it is to go, and should end its pass: see `Caller`.
+    leaving = False
+
+    def __init__(self, scheduler: Any, name: str | None) -> None:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
         self.published: list[Any] = []  # continuations, lowest ticket first
@@ -209,8 +214,10 @@ class Worker:
         self.steps = 0  # brought up to date every so many steps
         self.extra_steps = 0  # in the turns of shares
         self.steals = 0
-        self.thread = Thread(target=self.run, name=name)
-        self.thread.daemon = False
+        if name is None:  # a caller
+            self.thread = current_thread()
+        else:
+            self.thread = Thread(target=self.run, name=name, daemon=False)
 
     # --- the loop ----------------------------------------------------------------------------
 
@@ -239,6 +246,13 @@ class Worker:
                 # Those that parked while there was still work are to see that there is none.
                 scheduler.parking.unpark_all()
             self.ended.set()
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        while not self.ended.wait(LONGEST_BLIND_WAIT):
+            pass
+        if self.thread.ident is not None:  # None: it could not be started
+            self.thread.join()
 
     def be_born(self) -> bool:
         """True to the first that asks: the new thread, or the one that gave up starting it."""
@@ -306,27 +320,31 @@ class Worker:
                 except IndexError:  # somebody was quicker
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
-                LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
                 item, task, following = task, None, None
-                started = type(item) is Continuation and item.coroutine is not None
-                if started or type(item) is Gather:
-                    item.abandon(error)
-                elif isinstance(item, Task) and item.running():
-                    fail(item.task, error, self.fn)
+                self.rescue(item, error)
                 task = self._search()
+
+    def rescue(self, item: Any, error: BaseException) -> None:
+        """An error of the package's own has cut off a step of `item`: end its task with it."""
+        LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
+        started = type(item) is Continuation and item.coroutine is not None
+        if started or type(item) is Gather:
+            item.abandon(error)
+        elif isinstance(item, Task) and item.running():
+            fail(item.task, error, self.fn)
 
     def _search(self) -> Task[Any] | None:
         """A task to run, or None if this worker is to end."""
         parking = self.scheduler.parking
-        self._known = []  # to be made anew: others may have come for those that have gone
         while here.worker is self:  # not so in the child of a task that forked
+            self._known = []  # to be made anew: others may have come for those that have gone
             if parking.debts and parking.pay_debt():
                 if not self._park(seated=False):
                     break
                 continue
             parking.searching.add(self)
             looks = LOOKS_WHILE_SEARCHING
-            if len(parking.searching) * 2 > self.scheduler.max_workers + 1:
+            if len(parking.searching) * 2 > self.scheduler.seat_count + 1:
                 looks = 1  # only an optimization: enough others are looking
             for _ in range(looks):
                 task: Task[Any] | None = self.look()
@@ -464,7 +482,7 @@ class Worker:
         self.scheduler.notify_if_free()  # S3
 
     def give_back(self) -> None:
-        """This worker has ended: what lies with it is to be taken by others."""
+        """This worker has gone: what lies with it is to be taken by others."""
         while (lock := self.services.take()) is not None:
             self.scheduler.injector.append(lock)
         while self.published:
@@ -472,6 +490,8 @@ class Worker:
                 self.scheduler.injector.append(self.published.pop(0))
             except IndexError:
                 pass
+        while (task := self.queue.take()) is not None:
+            self.scheduler.injector.append(task)
 
     def park_for(self, parker: Any, timeout: float | None, reason: object) -> bool:
         """Park on a lock in the midst of a task, and let another worker run meanwhile."""
@@ -572,9 +592,7 @@ class Worker:
         here.worker = None  # what is submitted on this thread from here on goes to the injector
         scheduler.workers.remove(self)
         self.gone = True
-        self.give_back()
-        while (task := self.queue.take()) is not None:  # of a `__del__` that ran just before
-            scheduler.injector.append(task)
+        self.give_back()  # its queue, too: a `__del__` may have run just before
         if scheduler.has_work() or scheduler.is_waiting_to_close():
             try:
                 scheduler.parking.seats.pop()

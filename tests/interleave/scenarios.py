@@ -33,7 +33,7 @@ def pool_of(workers: int, **options: Any) -> Iterator[FairPool]:
         yield pool
     scheduler = pool._scheduler
     parking = scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == workers, "seats"
+    assert len(parking.seats) - len(parking.debts) == scheduler.seat_count, "seats"
     assert not parking.parked, "a worker is parked"
     assert not parking.searching, "a worker is searching"
     assert not scheduler.has_work(), "work is left"
@@ -772,6 +772,158 @@ def initializer_fails() -> None:
     for future in futures:
         assert isinstance(future.exception(), fairpool.BrokenFairPool)
     pool.shutdown()
+
+
+# --- joined callers -------------------------------------------------------------------------------
+
+
+def callers_come_and_go() -> None:
+    """Three callers and a submission in a pool without threads: each gets its result."""
+    with pool_of(0) as pool:
+        order: list[int] = []
+        left = pool.submit(order.append, 0)
+
+        async def client(i: int) -> int:
+            await fairpool.yield_now()
+            return i
+
+        def call(i: int) -> None:
+            assert pool.run(client, i) == i
+
+        at_once(lambda: call(1), lambda: call(2), lambda: call(3))
+        assert left.done()
+        assert order == [0]
+
+
+def caller_leaves_while_combining() -> None:
+    """Three callers use one lock: each leaves when its own sections are done, whoever runs them."""
+    with pool_of(0) as pool:
+        state = pool.guarded([])
+
+        async def client(i: int) -> None:
+            async with state as entries:
+                entries.append(i)
+            async with state as entries:
+                entries.append(i)
+
+        at_once(*[lambda i=i: pool.run(client, i) for i in range(3)])  # type: ignore[misc]
+        assert sorted(pool.run(_read, state)) == [0, 0, 1, 1, 2, 2]
+
+
+async def _read(state: Any) -> list[int]:
+    async with state as entries:
+        return list(entries)
+
+
+def section_is_left_to_the_next_caller() -> None:
+    """A section is submitted while the only caller leaves: the next caller runs it."""
+    with pool_of(0) as pool:
+        lock = pool.lock()
+        sections: list[Future[int]] = []
+
+        async def client() -> None:
+            async with lock:
+                pass
+
+        at_once(lambda: pool.run(client), lambda: sections.append(lock.submit(int, 5)))
+        assert pool.run(sections[0].result) == 5
+
+
+def last_caller_leaves_with_work_queued() -> None:
+    """What the last caller leaves behind is run by who shuts down."""
+    with pool_of(0) as pool:
+
+        async def slow() -> int:
+            await fairpool.sleep(1)
+            return 7
+
+        futures: list[Future[int]] = []
+
+        def parent() -> None:
+            futures.append(pool.submit(slow))
+            futures.append(pool.submit(int, 7))
+
+        at_once(lambda: pool.run(parent), lambda: pool.run(int))
+        pool.shutdown()
+        assert [future.result() for future in futures] == [7, 7]
+
+
+def caller_waits_in_a_task() -> None:
+    """A caller's function waits for a coroutine, and nobody else is there but another caller."""
+    with pool_of(0) as pool:
+
+        async def child() -> int:
+            await fairpool.yield_now()
+            await fairpool.sleep(1)
+            return 3
+
+        def parent() -> int:
+            return pool.submit(child).result()
+
+        def call() -> None:
+            assert pool.run(parent) == 3
+
+        at_once(call, call)
+
+
+def caller_beside_workers() -> None:
+    """A caller of a pool with a worker: its task and another one run, whoever runs them."""
+    with pool_of(1) as pool:
+
+        async def client() -> int:
+            await fairpool.yield_now()
+            return 1
+
+        futures: list[Future[int]] = []
+
+        def call() -> None:
+            assert pool.run(client) == 1
+
+        at_once(call, lambda: futures.append(pool.submit(int, 2)))
+        assert futures[0].result() == 2
+
+
+def caller_meets_shutdown() -> None:
+    """A caller comes while the pool is shut down: it is refused, or has its result."""
+    with pool_of(0) as pool:
+        outcomes: list[object] = []
+
+        async def client() -> int:
+            await fairpool.yield_now()
+            return 4
+
+        def call() -> None:
+            try:
+                outcomes.append(pool.run(client))
+            except RuntimeError:
+                outcomes.append(4)
+
+        at_once(call, pool.shutdown, call)
+        assert outcomes == [4, 4]
+
+
+def caller_meets_cancel() -> None:
+    """A caller's task is cancelled while it comes, works and waits: it leaves."""
+    with pool_of(0) as pool:
+        tasks: list[Any] = []
+
+        async def client() -> None:
+            tasks.append(fairpool.current_task())
+            await fairpool.Event().wait()
+
+        def cancel() -> None:
+            while not tasks:
+                time.sleep(1)
+            tasks[0].cancel()
+
+        def call() -> None:
+            try:
+                pool.run(client)
+            except CancelledError:
+                return
+            raise AssertionError("not cancelled")
+
+        at_once(call, cancel)
 
 
 ALL = [

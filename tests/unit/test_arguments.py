@@ -12,7 +12,7 @@ import fairpool
 from fairpool import BrokenFairPool, DeadlockError, FairPool, Future
 
 WRONG_MAKING: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"max_workers": 0}, ValueError, "max_workers.* 0"),
+    ({"max_workers": 0, "initializer": print}, ValueError, "max_workers=0"),
     ({"max_workers": -3}, ValueError, "max_workers.* -3"),
     ({"max_workers": 10**9}, ValueError, "max_workers.* 1000000000"),
     ({"max_workers": 2.0}, TypeError, "max_workers.* 2.0"),

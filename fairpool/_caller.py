@@ -1,0 +1,298 @@
+"""`Caller`: a thread of the user's that works for a pool until its own task has ended.
+
+It is a worker without a thread of its own: the same queues, the same look for work, the same seats.
+Protocol and proof: `docs/protocols/joining.md`.
+
+Guarantees:
+
+- A caller leaves as soon as its own task is final, also in the middle of a pass, unless somebody
+  else's plain function is on its stack at that moment: then it leaves when that has returned.
+- What lies with a caller when it leaves is given back, and whoever may be needed for it is woken.
+- Ctrl-C never ends what the caller runs for others (only a second one does): it ends the caller's
+  own task, and is raised to the caller when that is final.
+
+This code assumes, beside what `_worker` does, that signal handlers are called on the main thread.
+"""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from pathlib import Path
+from sys import get_asyncgen_hooks, set_asyncgen_hooks
+from typing import Any
+
+from fairpool._future import Future, is_final, look_out
+from fairpool._runqueue import RunQueue
+from fairpool._sync import (
+    LONGEST_BLIND_WAIT,
+    handle_interrupts,
+    here,
+    monotonic,
+    yield_cpu,
+)
+from fairpool._task import Task
+from fairpool._worker import LOOKS_WHILE_SEARCHING, STEPS_BETWEEN_LOOKS_AROUND, Worker
+
+__all__ = ["Caller", "LastCaller"]
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+class Caller(Worker):
+    """The calling thread, for as long as it works for a pool. All methods are for that thread."""
+
+    __slots__ = ("_deadline", "_holds_own", "_outer", "awaited", "interrupted", "leaving", "own")
+
+    # own:         the task that it is here for; None for the last caller
+    # awaited:     what it works for at the moment: `own`, or what a step on its stack waits for
+    # leaving:     whether that is final. Only an optimization, for the pass that is to be cut off:
+    #              the loop itself looks at `awaited`.
+    # interrupted: whether Ctrl-C has been pressed
+
+    def __init__(self, scheduler: Any, own: Task[Any] | None) -> None:
+        super().__init__(scheduler, None)
+        self.queue = RunQueue()
+        self.own = own
+        self.awaited: Future[Any] | None = own
+        self.leaving = False
+        self.interrupted = False
+        self._deadline: float | None = None  # of what is awaited
+        self._holds_own = False  # whether it is a step of the own task's that waits
+        self._outer: Any = None
+
+    def work(self) -> None:
+        """Work for the pool until the own task is final. Raises if it is not accepted any more."""
+        scheduler, own, first = self.scheduler, self.own, None
+        hooks = get_asyncgen_hooks()
+        self._outer = here.worker
+        with handle_interrupts(_interrupt):
+            here.worker = self
+            try:
+                scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
+                scheduler.workers.append(self)  # J1
+                scheduler.seat_caller()  # J2
+                set_asyncgen_hooks(finalizer=scheduler.close_generator)
+                if own is not None:
+                    if scheduler.is_closed():  # S2 of shutdown.md; J1 is its S1
+                        own.drop()
+                        raise scheduler.refusal()
+                    own._register(self)
+                    if scheduler.injector:  # first come, first served
+                        scheduler.injector.append(own)  # S1
+                        scheduler.notify_if_free()  # S3
+                    else:
+                        first = own
+                self._work(first)
+            finally:
+                if here.worker is self:  # not so in the child of a fork, which has no pool
+                    self._leave()
+                set_asyncgen_hooks(*hooks)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _leave(self) -> None:
+        scheduler = self.scheduler
+        here.worker = self._outer
+        self.item = self.fn = None
+        scheduler.workers.remove(self)  # E1
+        self.gone = True
+        self.give_back()  # E2
+        scheduler.unseat_caller()  # E3
+        scheduler.notify_if_work()  # E4
+        if scheduler.is_closed():
+            # Those that parked while there was still work are to see that there is none.
+            scheduler.parking.unpark_all()
+        self.ended.set()
+        scheduler.strike(self)
+
+    def join(self) -> None:
+        """Wait until this caller has left. Its thread goes on."""
+        while not self.ended.wait(LONGEST_BLIND_WAIT):
+            pass
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Whether there is no reason to go on."""
+        return (
+            is_final(self.awaited)  # type: ignore[arg-type]
+            or (self.interrupted and self._holds_own)
+            or (self._deadline is not None and monotonic() >= self._deadline)
+        )
+
+    def _work(self, task: Any) -> None:
+        """Work until `is_done`. Entered again in a wait of what it runs: see `_park_on`."""
+        scheduler = self.scheduler
+        queue, locks, debts = self.queue, scheduler.locks, scheduler.parking.debts
+        steps = 1
+        while here.worker is self:  # not so in the child of a task that forked
+            if task is None:
+                if self.is_done():
+                    return
+                if debts and scheduler.parking.pay_debt():
+                    self._park_until_done(seated=False)
+                    task = self._search()
+                    continue
+                if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
+                    task = self.look_around()
+                elif locks:
+                    task = self._take_critical(steps)
+                if task is None:
+                    task = queue.take() or self.look_around() or self._search()
+                    if task is None:
+                        continue
+            item, task = task, None
+            try:
+                following = item.run(self)
+            except BaseException as error:
+                self.rescue(item, error)
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                continue
+            steps += 1
+            if following is not None:
+                if (
+                    following is not item  # else it has only yielded
+                    and steps % STEPS_BETWEEN_LOOKS_AROUND
+                    and not debts
+                    and not self.is_done()
+                ):
+                    task = following
+                else:
+                    self.requeue(following)
+            following = item = None
+
+    def _search(self) -> Any:
+        """Something to run; None where it is done. Who is unparked, to search, comes here next."""
+        scheduler = self.scheduler
+        searching = scheduler.searching
+        while True:
+            self._known = []  # to be made anew: others may have come for those that have gone
+            searching.add(self)
+            # Only an optimization: enough others are looking.
+            crowded = len(searching) * 2 > scheduler.seat_count + 1
+            for _ in range(1 if crowded else LOOKS_WHILE_SEARCHING):
+                task = None if self.is_done() else self.look()
+                if task is not None or self.is_done():
+                    searching.discard(self)
+                    # Whoever queued something meanwhile may have relied on this worker.
+                    scheduler.notify_if_work()
+                    return task
+                yield_cpu()
+            self._park_until_done(seated=True)
+
+    def _park_until_done(self, seated: bool) -> None:
+        """Park until there may be work, or until `is_done`; with a seat again afterwards."""
+        parking = self.scheduler.parking
+        item, fn = self.item, self.fn
+        self.item = self.fn = None  # a parked worker keeps nothing alive
+        parking.searching.discard(self)
+        parking.parked.append(self)  # P2
+        unparked = False
+        try:
+            if seated:
+                parking.give_up_seat()  # P3
+            self.scheduler.notify_if_work()  # P4
+            # After P2: whoever ends what is awaited after this look finds this caller in `parked`.
+            if not self.is_done():
+                deadline = self._deadline
+                timeout = None if deadline is None else deadline - monotonic()
+                unparked = self.parker.wait(timeout)
+        finally:
+            if not unparked:
+                if self._unlist_parked():
+                    self.needs_seat = True
+                else:
+                    self.parker.park()  # taken out of the list, so about to be unparked
+            self.item, self.fn = item, fn
+            if self.needs_seat:
+                self.needs_seat = False
+                parking.return_to_seat()
+
+    def __call__(self, future: Any) -> None:
+        """What the caller waits for is final. From any thread."""
+        self.leaving = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._unlist_parked():
+            self.needs_seat = True
+            self.parker.unpark()
+
+    # --- waiting in a task -----------------------------------------------------------------------
+
+    def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
+        """Wait. Where no thread can be started to take its place, it goes on working meanwhile."""
+        if self.scheduler.max_workers or not self.may_run_inline() or _get_running_loop():
+            return super()._park_on(future, timeout)
+        if look_out(future):
+            return True
+        outer = self.item, self.fn, self.awaited, self._deadline, self._holds_own
+        self._holds_own = self.own is not None and self.task is self.own
+        self._deadline = None if timeout is None else monotonic() + timeout
+        self.awaited = future
+        self.leaving = False
+        self._inline += 1
+        future._register(self)
+        try:
+            self._work(None)
+            if self.interrupted and self._holds_own:
+                raise KeyboardInterrupt
+        finally:
+            future._unregister(self)
+            self._inline -= 1
+            self.item, self.fn, self.awaited, self._deadline, self._holds_own = outer
+            self.leaving = self.is_done()
+        return is_final(future)
+
+    # --- Ctrl-C ----------------------------------------------------------------------------------
+
+    def interrupt(self, frame: Any) -> None:
+        """Ctrl-C was pressed while this thread, the main thread, was in `frame`."""
+        if self.interrupted or self._runs_own(frame):
+            raise KeyboardInterrupt
+        self.interrupted = True
+        if self.own is not None:
+            self.own.cancel()
+        self._wake()
+
+    def _runs_own(self, frame: Any) -> bool:
+        """Whether `frame` is code of the own task's that may raise just there.
+
+        A coroutine may not where it has called the package, which may be half-way into a lock. A
+        plain function may, as on a thread that is no worker.
+        """
+        item, own = self.item, self.own
+        if own is None or (item is not own and getattr(item, "task", None) is not own):
+            return False
+        steps_back = 0
+        while frame is not None and frame.f_code is not _LOOP:
+            if not frame.f_code.co_filename.startswith(_PACKAGE):
+                return steps_back == 0 or not hasattr(own, "_machine")
+            steps_back += 1
+            frame = frame.f_back
+        return False
+
+
+_LOOP = Caller._work.__code__
+
+
+def _interrupt(frame: Any) -> None:
+    worker = here.worker
+    if not isinstance(worker, Caller):
+        raise KeyboardInterrupt
+    worker.interrupt(frame)
+
+
+class LastCaller(Caller):
+    """Who shuts down a pool without threads runs what is left in it."""
+
+    __slots__ = ()
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(scheduler, None)
+
+    def is_done(self) -> bool:
+        if self.awaited is not None:  # in a wait of what it runs
+            return super().is_done()
+        return self.interrupted or self.scheduler.is_over()
