@@ -16,7 +16,7 @@ __all__ = ["dump"]
 
 
 def dump(scheduler: Any, file: TextIO) -> None:
-    """Print a pool's workers, its backlog and its waits to `file`."""
+    """Print a pool's workers, its backlog, its waits and the locks that are taken to `file`."""
     parking = scheduler.parking
     workers = scheduler.workers.copy()
     lines = [str(scheduler)]
@@ -33,6 +33,10 @@ def dump(scheduler: Any, file: TextIO) -> None:
         for task, futures, fn in edges:
             awaited = ", ".join(_short(future) for future in futures)
             lines.append(f"    {describe(fn)} {_short(task)} waits for {awaited}")
+    taken = [lock for lock in scheduler.all_locks() if lock.locked() or lock.queue]
+    if taken:
+        lines.append("  locks:")
+        lines.extend(f"    {lock!r}" for lock in taken)
     print("\n".join(lines), file=file, flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -144,3 +145,15 @@ def test_it_works_at_any_moment(make_pool: MakePool, gate: threading.Event) -> N
     finally:
         stop.set()
         thread.join(TIMEOUT)
+
+
+def test_dump_shows_the_locks_that_are_taken(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lock, free = pool.lock("taken"), pool.lock("free")
+    with lock:
+        section = lock.submit(int)
+        text = dump(pool)
+        assert re.search(r"<Lock taken held by the thread \S+, 1 waiting>", text), text
+        assert "free" not in text
+    section.result(TIMEOUT)
+    del free
