@@ -303,7 +303,7 @@ class FairPool(ThreadPoolExecutor):
         )
 
     def dump(self, file: TextIO | None = None) -> None:
-        """Print what each worker does, the backlog, who waits for whom, and the locks that are taken.
+        """Print what each worker does, the backlog, who waits for whom, and which locks are taken.
 
         To `sys.stderr` by default. Takes no lock, so it works on a pool that hangs. Each line is
         true of a moment; together they may be of slightly different moments.
