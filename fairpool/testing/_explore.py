@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from random import Random, random
+from random import Random
 from types import FrameType
 
 from fairpool.testing._points import Points
@@ -138,19 +138,6 @@ def shown(history: list[tuple[str, str]]) -> Iterator[str]:
         start = end
 
 
-def _stay_on_one_processor() -> set[int]:
-    """Keep this thread, and those that it starts, where they are; returns where it may be.
-
-    One of them runs at a time, and to pass the baton is twice as quick on one processor.
-    """
-    try:
-        processors = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(processors, key=lambda _: random())})
-    except (AttributeError, OSError):  # not on this system, or not allowed
-        return set()
-    return processors
-
-
 class Explorer:
     """Runs a scenario under schedules of its choice."""
 
@@ -174,7 +161,6 @@ class Explorer:
     def in_place(self, collect: bool = True) -> Iterator[None]:
         """The world of a run, for as many runs as wanted."""
         was_on = gc.isenabled()
-        processors = _stay_on_one_processor()
         hook = sys.unraisablehook
         if collect:
             gc.collect()
@@ -189,8 +175,6 @@ class Explorer:
                 yield
         finally:
             sys.unraisablehook = hook
-            if processors:
-                os.sched_setaffinity(0, processors)
             if was_on:
                 gc.enable()
 
@@ -281,6 +265,8 @@ class Explorer:
                 "same schedule: it depends on something that is not under the explorer's control"
             ) from run.errors[0]
         plan = Plan(luck, tuple(decisions))
+        if isinstance(seed, str):
+            seed = str(plan)
         return Failure(plan, last.errors[0], last, self.schedules, seed, before)
 
     def _shrink(self, run: Run, luck: int) -> Decisions:

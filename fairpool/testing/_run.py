@@ -27,7 +27,17 @@ from random import Random
 from types import FrameType
 from typing import Protocol
 
-__all__ = ["Abandoned", "Controlled", "Deadlock", "Livelock", "Moment", "Run", "Strategy", "Stuck"]
+__all__ = [
+    "Abandoned",
+    "Controlled",
+    "Deadlock",
+    "Livelock",
+    "Moment",
+    "Run",
+    "Strategy",
+    "Stuck",
+    "take_baton",
+]
 
 # A run of this many points has no end. The longest of the package's own scenarios has some 2,000.
 STEPS_MAX = 200_000
@@ -42,6 +52,11 @@ UNWINDINGS_MAX = 1_000
 # the run does not see.
 PATIENCE = 30.0
 
+
+# In real seconds. On a virtual machine whose processors were all busy, a thread that had been given
+# its baton was seen to run only when its own time-out of 30 s had passed. Why is not known; so it
+# waits with short ones.
+LOOK_UP = 0.05
 
 # The one critical message that is no fault of the package's.
 INITIALIZER_FAILED = "Exception in initializer:"
@@ -80,12 +95,17 @@ class Moment:
         return self.thread, self.filename, self.line
 
 
-def _get(baton: SimpleQueue[None], timeout: float) -> bool:
-    try:
-        baton.get(timeout=timeout)
-    except Empty:
-        return False
-    return True
+def take_baton(baton: SimpleQueue[None], timeout: float = inf) -> bool:
+    """Wait for a baton; False if it has not come after `timeout` real seconds."""
+    looks = 0
+    while looks * LOOK_UP < timeout:
+        try:
+            baton.get(timeout=LOOK_UP)
+        except Empty:
+            looks += 1
+        else:
+            return True
+    return False
 
 
 class Controlled:
@@ -165,6 +185,7 @@ class Run:
         self.main.ident = self.ident = get_ident()
         self.threads = [self.main]
         self._next_stop: float = 0 if record else 1
+        self._yields = False  # the calling thread lets others go first
         self._numbers: dict[int, tuple[int, object]] = {}
 
     def controls(self) -> bool:
@@ -192,8 +213,15 @@ class Run:
     def pause(self) -> None:
         """The calling thread lets others go first."""
         self.strategy.yielded(self, self.current)
+        self._yields = True
         self._next_stop = 0
         self.point()
+
+    def usual(self, runnable: list[Controlled]) -> Controlled:
+        """Who goes on if nothing else is decided: the one that runs, else the oldest."""
+        if self.current in runnable and not (self._yields and len(runnable) > 1):
+            return self.current
+        return next(each for each in runnable if each is not self.current)
 
     def _stop(self) -> None:
         if self.failed:
@@ -214,7 +242,8 @@ class Run:
     def _choose(self, runnable: list[Controlled]) -> Controlled:
         chosen = self.strategy.choose(self, runnable)
         self._next_stop = 0 if self.history is not None else min(self.strategy.stop, STEPS_MAX + 1)
-        usual = self.current if self.current in runnable else runnable[0]
+        usual = self.usual(runnable)
+        self._yields = False
         if chosen is not usual:
             self.decisions.append((self.step, chosen.number))
         return chosen
@@ -231,11 +260,11 @@ class Run:
 
     def _await_baton(self, me: Controlled) -> None:
         if me is not self.main:
-            me.baton.get()
+            take_baton(me.baton)
             return
         # This thread looks up now and then: whether Ctrl-C was pressed, and whether all is stuck.
         step = -1
-        while not _get(me.baton, PATIENCE):
+        while not take_baton(me.baton, PATIENCE):
             if step == self.step:
                 where = "".join(self._stack_of(self.current))
                 self.failed = True
@@ -332,7 +361,7 @@ class Run:
 
     def begin(self, me: Controlled) -> None:
         """A new thread's first call: waits until it is chosen."""
-        me.baton.get()
+        take_baton(me.baton)
         if self.failed:
             self._unwind()
 
@@ -417,6 +446,6 @@ class Run:
         assert thread.ident is not None
         self.ident = thread.ident
         thread.baton.put(None)
-        _get(self.main.baton, PATIENCE)
+        take_baton(self.main.baton, PATIENCE)
         self.current = self.main
         self.ident = self.main.ident or 0

@@ -18,10 +18,6 @@ __all__ = ["PCT", "RandomWalk", "Replay", "Systematic"]
 Decisions = list[tuple[int, int]]
 
 
-def _usual(run: Run, runnable: list[Controlled]) -> Controlled:
-    return run.current if run.current in runnable else runnable[0]
-
-
 class Replay:
     """The decisions of another run; a decision for a thread that cannot go on is passed over."""
 
@@ -30,7 +26,7 @@ class Replay:
         self.stop: float = self._decisions[-1][0] if decisions else inf
 
     def choose(self, run: Run, runnable: list[Controlled]) -> Controlled:
-        chosen = _usual(run, runnable)
+        chosen = run.usual(runnable)
         decisions = self._decisions
         while decisions and decisions[-1][0] <= run.step:
             step, number = decisions.pop()
@@ -54,7 +50,7 @@ class Gaps:
         self.stop: float = gaps[0][0] if gaps else inf
 
     def choose(self, run: Run, runnable: list[Controlled]) -> Controlled:
-        usual = _usual(run, runnable)
+        usual = run.usual(runnable)
         if run.step < self.stop:
             return usual
         _, choice = self._gaps.pop()
@@ -148,7 +144,7 @@ class Systematic:
     def choose(self, run: Run, runnable: list[Controlled]) -> Controlled:
         step = run.step
         self.stop = step + 1
-        chosen = _usual(run, runnable)
+        chosen = run.usual(runnable)
         number = self._prefix.get(step)
         if number is not None:
             return next((each for each in runnable if each.number == number), chosen)

@@ -31,7 +31,7 @@ import fairpool._pool
 import fairpool._scheduler
 import fairpool._sync
 import fairpool._worker
-from fairpool.testing._run import Abandoned, Controlled, Run
+from fairpool.testing._run import Abandoned, Controlled, Run, take_baton
 
 __all__ = ["reached", "running", "world"]
 
@@ -207,7 +207,7 @@ class Thread(threading.Thread):
         # (see `Controlled`). And should the thread never unwind, the interpreter still ends.
         begun: Any = SimpleQueue()
         _thread.start_new_thread(self._live, (begun,))
-        begun.get()
+        take_baton(begun)
         run.started(me)
 
     def _live(self, begun: Any) -> None:

@@ -478,6 +478,6 @@ BUGS = [
         "            self._permits.put(False)  # closed: pass it on to whoever waits, too\n",
         "",
         s.backlog_is_closed,
-        50,
+        200,
     ),
 ]
