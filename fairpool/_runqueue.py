@@ -25,6 +25,8 @@ class _Look(list[Any]):
     """
 
     __eq__ = list.append  # type: ignore[assignment]
+    # `index` puts it into the message of its ValueError, and would put in all that was noted down.
+    __repr__ = object.__repr__
     __hash__ = None
 
 
