@@ -75,7 +75,7 @@ BUGS = [
     Bug(
         "the seat is given twice: to the woken worker, and back",
         "_park",
-        "Parking.notify",
+        "Parking._notify_one",
         """                seat.clear()
             elif seat:
                 self._start(seat)
@@ -222,11 +222,11 @@ BUGS = [
         "_task",
         "Continuation.run",
         """        try:
-            request = self._run(self._send, None)
+            request = self.run_in(self.send, None)
 """,
         """        try:
             self.armed.append(None)
-            request = self._run(self._send, None)
+            request = self.run_in(self.send, None)
             self.disarm()
 """,
         s.cancel_meets_later_step,
@@ -247,8 +247,14 @@ BUGS = [
         "two wake-ups resume one continuation",
         "_task",
         "Continuation.wake",
-        "        if self.disarm():\n",
-        "        if self.armed:\n",
+        """        try:
+            self.armed.pop()
+        except IndexError:
+            return
+""",
+        """        if not self.armed:
+            return
+""",
         s.cancel_meets_wake,
         100,
     ),
@@ -256,7 +262,7 @@ BUGS = [
         "a cancellation during the first step is not looked for (D2)",
         "_task",
         "Continuation.__init__",
-        "        if task.cancel_requests():\n",
+        "        if entries and _may_hold_request(entries) and task.cancel_requests():\n",
         "        if False:\n",
         s.cancel_is_not_lost,
         50,
@@ -312,12 +318,11 @@ BUGS = [
         200,
     ),
     Bug(
-        "a gather takes the last child for a success though one has failed",
-        "_tasks",
-        "_Gather._child_ended",
-        "            failed = [] if self._all else [each for each in self._children "
-        "if not _succeeded(each)]\n",
-        "            failed = []\n",
+        "a gather takes a child that has failed for one that has not",
+        "_gather",
+        "Gather.child_ended",
+        "        if self._all or _succeeded(child):\n",
+        "        if True:\n",
         s.gather_meets_failure,
         50,
     ),
@@ -457,8 +462,8 @@ BUGS = [
         "shutdown takes an empty roster for the end",
         "_scheduler",
         "Scheduler.join",
-        "                if over:\n",
-        "                if True:\n",
+        "                if not over and not here.notifying:\n",
+        "                if False:\n",
         s.shutdown_meets_submit,
         50,
     ),
