@@ -185,7 +185,7 @@ class Run:
         self.main.ident = self.ident = get_ident()
         self.threads = [self.main]
         self._next_stop: float = 0 if record else 1
-        self._yields = False  # the calling thread lets others go first
+        self.yields = False  # the calling thread lets others go first
         self._numbers: dict[int, tuple[int, object]] = {}
 
     def controls(self) -> bool:
@@ -213,13 +213,13 @@ class Run:
     def pause(self) -> None:
         """The calling thread lets others go first."""
         self.strategy.yielded(self, self.current)
-        self._yields = True
+        self.yields = True
         self._next_stop = 0
         self.point()
 
     def usual(self, runnable: list[Controlled]) -> Controlled:
         """Who goes on if nothing else is decided: the one that runs, else the oldest."""
-        if self.current in runnable and not (self._yields and len(runnable) > 1):
+        if self.current in runnable and not (self.yields and len(runnable) > 1):
             return self.current
         return next(each for each in runnable if each is not self.current)
 
@@ -243,7 +243,7 @@ class Run:
         chosen = self.strategy.choose(self, runnable)
         self._next_stop = 0 if self.history is not None else min(self.strategy.stop, STEPS_MAX + 1)
         usual = self.usual(runnable)
-        self._yields = False
+        self.yields = False
         if chosen is not usual:
             self.decisions.append((self.step, chosen.number))
         return chosen

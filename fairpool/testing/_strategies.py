@@ -148,7 +148,9 @@ class Systematic:
         number = self._prefix.get(step)
         if number is not None:
             return next((each for each in runnable if each.number == number), chosen)
-        if step > self._last:
+        # Where a thread lets others go first it is another's turn: a loop that waits would else
+        # give no end of choices.
+        if step > self._last and not run.yields:
             preempts = chosen is run.current
             self.others += [
                 (step, each.number, preempts) for each in runnable if each is not chosen
