@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 
 import bench_executor  # noqa: F401  (registers its benchmarks)
+import bench_joined  # noqa: F401  (registers its benchmarks)
 import bench_locks  # noqa: F401  (registers its benchmarks)
 import bench_shares  # noqa: F401  (registers its benchmarks)
 import bench_tasks  # noqa: F401  (registers its benchmarks)

@@ -345,7 +345,12 @@ def logged_fair(loads: list[Load], turns: int, make: Callable[[], Any] = State) 
         return find(logs, time.perf_counter() - begin, guard.statistics())
 
 
-def logged_threads(loads: list[Load], turns: int, make: Callable[[], Any] = State) -> Findings:
+def logged_threads(
+    loads: list[Load],
+    turns: int,
+    make: Callable[[], Any] = State,
+    make_lock: Callable[[], Any] = threading.Lock,
+) -> Findings:
     """The same with a thread for each client, since one that shares a thread would never come."""
     logs: list[Log] = [[] for _ in loads]
     total = turns * len(loads)
@@ -354,7 +359,7 @@ def logged_threads(loads: list[Load], turns: int, make: Callable[[], Any] = Stat
         meeting = threading.Barrier(len(loads))
         for future in [pool.submit(meeting.wait, 30) for _ in loads]:
             future.result()
-        lock, state, turn = threading.Lock(), pool.submit(make).result(), itertools.count()
+        lock, state, turn = make_lock(), pool.submit(make).result(), itertools.count()
         begin = time.perf_counter()
         futures = [
             pool.submit(logged_thread_client, lock, state, load, turn, total, log)

@@ -120,3 +120,18 @@ def test_ledger_finds_what_is_missing(capsys: pytest.CaptureFixture[str]) -> Non
     books[0][1] += ledger.OPENING * ledger.ACCOUNTS
     assert not ledger.report("overdrawn", books, log)
     assert "whole: 20 transfers" in capsys.readouterr().out
+
+
+def test_threads_counts_every_turn(tmp_path: Path) -> None:
+    """Before and after, with as many sections as were asked for, and a wait for each."""
+    arguments = ["--threads", "3", "--turns", "20", "--inside", "10", "--outside", "10"]
+    done = run(EXAMPLES / "threads.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0].rstrip(":") for line in lines] == ["before", "after"]
+    for line in lines:
+        median, high, longest = (float(line[line.index(word) + skip]) for word, skip in WAITS)
+        assert 0 <= median <= high <= longest
+
+
+WAITS = (("median", 1), ("99", 2), ("longest", 1))
