@@ -98,11 +98,11 @@ BUGS = [
     Bug(
         "the seat is lost when somebody else took the parked worker",
         "_park",
-        "Parking.notify",
+        "Parking._notify_one",
         "                self._start(seat)\n",
         "                self._start(seat) if not self.parked else seat.clear()\n",
         s.two_submit,
-        2000,
+        8000,
     ),
     Bug(
         "two threads return the seat of one wait",
@@ -265,7 +265,7 @@ BUGS = [
         "        if entries and _may_hold_request(entries) and task.cancel_requests():\n",
         "        if False:\n",
         s.cancel_is_not_lost,
-        50,
+        100,
     ),
     Bug(
         "a cancellation just before the suspension is not looked for (A2)",
@@ -297,7 +297,7 @@ BUGS = [
     Bug(
         "the worker that ends a step forgets the second registrant",
         "_task",
-        "_hand_over",
+        "hand_over",
         "    if cell:  # one more has come: `registrant` may be that\n",
         "    if False:\n",
         s.end_of_a_step_meets_registration,
@@ -307,12 +307,12 @@ BUGS = [
         "a link is registered before it is whole",
         "_scheduler",
         "Scheduler.link",
-        """        link._cell = [(copy_context(), None, handlers, LINK, None)]
+        """        link._cell = [(context, on_result, source, LINK, None, handler, in_any_case)]
         source._register(link)
 """,
         """        link._cell = []
         source._register(link)
-        link._cell.append((copy_context(), None, handlers, LINK, None))
+        link._cell.append((context, on_result, source, LINK, None, handler, in_any_case))
 """,
         s.chain_meets_completion,
         200,
@@ -333,7 +333,7 @@ BUGS = [
         "                if self._has_children():  # V2\n",
         "                if True:\n",
         s.group_meets_its_last_child,
-        100,
+        3000,
     ),
     Bug(
         "a child leaves its group before it has asked the parent to end",
@@ -408,7 +408,7 @@ BUGS = [
         "            if waiter is None:\n                self._free.append(None)  # M1\n",
         "",
         s.permits_are_kept,
-        50,
+        1000,
     ),
     Bug(
         "an event is cleared twice, and whoever waits at the second gate is left there",
@@ -453,10 +453,10 @@ BUGS = [
         "shutdown looks at the roster before the queues",
         "_scheduler",
         "Scheduler.join",
-        "                if over:\n",
-        "                if self.is_over():\n",
+        "                if not over and not here.notifying:\n",
+        "                if not self.is_over() and not here.notifying:\n",
         s.shutdown_meets_submit,
-        2000,
+        40000,
     ),
     Bug(
         "shutdown takes an empty roster for the end",
