@@ -565,9 +565,9 @@ class Continuation:
         if self._attention:
             if self._attend():
                 return self._throw(worker)
-            awaited = self.awaited
-            if type(awaited) is Request and awaited.door is None:
-                return self._ask_again(awaited, worker)
+            # Without a local for it: what is raised below leads to this frame, and so no cycle.
+            if type(self.awaited) is Request and self.awaited.door is None:
+                return self._ask_again(self.awaited, worker)
         try:
             request = self.run_in(self.send, None)
         except BaseException as raised:

@@ -279,7 +279,7 @@ def check_end(run: Run, pool: FairPool) -> None:
     assert run.finals == Counter(range(len(run.futures))), "not exactly one final state"
     assert all(count == 1 for count in run.started.values())
     assert not pool._scheduler.suspended
-    assert not any(future in waits_module._waits for future in run.futures)
+    assert not any(future in waits_module.waiting_tasks for future in run.futures)
 
 
 hypothesis_settings = settings(

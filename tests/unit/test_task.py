@@ -181,7 +181,7 @@ class Subject:
         assert self.events["started"] <= 1
         assert self.events["resumed"] + self.events["cancelled"] <= 1
         assert not self.desk.scheduler.suspended
-        assert self.task not in waits_module._waits, "an edge was left behind"
+        assert self.task not in waits_module.waiting_tasks, "an edge was left behind"
         if self.task.cancelled():
             assert self.asked
             return "cancelled"
@@ -795,7 +795,7 @@ def test_no_cycle_where_a_task_goes_on_after_the_error(desk: Desk) -> None:
     second = desk.pool.submit(other, task)
     desk.run()
     assert second.result(0) == "went on"
-    assert not waits_module._waits
+    assert not waits_module.waiting_tasks
 
 
 def test_a_callback_may_wait_for_one_that_awaits_the_future_that_has_just_ended() -> None:
@@ -975,7 +975,7 @@ def test_edges_are_gone_when_all_is_done(desk: Desk) -> None:
     tasks[5].cancel()
     desk.run()
     assert all(task.done() for task in tasks)
-    assert not waits_module._waits
+    assert not waits_module.waiting_tasks
 
 
 # --- the pool's end -------------------------------------------------------------------------------
