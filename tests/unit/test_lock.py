@@ -390,16 +390,47 @@ class Scene:
 
 
 @pytest.mark.parametrize("coming", WAYS)
-@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("held", [*HELD, "holding task, and one waits"])
 def test_one_comes_in_the_midst_of_a_leaving(held: str, coming: str, desk: Desk) -> None:
     for moment in moments(shares=True):
-        scene = Scene(desk, held, "section", coming)
+        scene = Scene(desk, held.partition(",")[0], "section", coming)
+        # Nobody else asks after that: who would be served, would serve the one that was forgotten.
+        if "waits" in held:
+            scene.wait()
+        else:
+            scene.parties.remove(scene.waiter)
         with moment.do(outside(scene.come)):
             scene.leave()
         if not moment.reached:
             scene.come()
-        scene.waiter.ask()
         scene.finish()
+
+
+@pytest.mark.parametrize("second", ["task", "section", "acquire"])
+@pytest.mark.parametrize("first", ["task", "section", "stack", "guest"])
+def test_nobody_overtakes_in_the_midst_of_a_leaving(first: str, second: str, desk: Desk) -> None:
+    for moment in moments(shares=True):
+        scene = Scene(desk, "holding task", first, "task" if second == "acquire" else second)
+
+        def come(scene: Scene = scene) -> None:
+            scene.waiter.ask()
+            while scene.waiter.outcome == "waits" and not desk.lock.queue.items():
+                assert desk.step()
+            if second != "acquire":
+                scene.come()
+            elif desk.lock.acquire(blocking=False):
+                assert scene.waiter.outcome == "served", "overtaken"
+                desk.lock.release()
+
+        if second == "acquire":
+            scene.parties.remove(scene.comer)
+        with moment.do(outside(come)):
+            scene.leave()
+        if not moment.reached:
+            come()
+        scene.finish()
+        order = [name for name in scene.inside.order if name != scene.holder.name]
+        assert order == [party.name for party in scene.parties if party is not scene.holder]
 
 
 @pytest.mark.parametrize("waiting", WAYS)
@@ -423,11 +454,11 @@ def test_one_gives_up_in_the_midst_of_a_leaving(held: str, waiting: str, desk: D
 def test_the_lock_is_left_in_the_midst_of_a_coming(held: str, coming: str, desk: Desk) -> None:
     for moment in moments(shares=True):
         scene = Scene(desk, held, "section", coming)
+        scene.parties.remove(scene.waiter)
         with moment.do(outside(scene.leave)):
             scene.come()
         if not moment.reached:
             scene.leave()
-        scene.waiter.ask()
         scene.finish()
 
 
@@ -463,6 +494,8 @@ def test_one_is_asked_to_end_in_the_midst_of_a_coming(then: str, coming: str, de
         with moment.do(outside(ask_to_end)):
             desk.step()
         desk.run()
+        if scene.comer.asked and "take back" not in then:
+            assert scene.comer.future.cancelled(), "it is still in the queue"
         scene.leave()
         scene.waiter.ask()
         scene.finish()
@@ -538,6 +571,24 @@ def test_ticket_order(desk: Desk) -> None:
         finish(desk, parties, inside)
 
 
+@pytest.mark.parametrize("second", ["task", "acquire"])
+def test_nobody_overtakes_one_that_is_about_to_be_found(second: str, desk: Desk) -> None:
+    # As between M1 and M2: the key is free, and whoever released it has not looked again.
+    inside = Inside()
+    first, other = Party(desk, "section", inside), Party(desk, "task", inside)
+    assert desk.lock.acquire(blocking=False)
+    first.ask()
+    desk.lock._add(0, 1)
+    desk.lock.key.release()
+    if second == "acquire":
+        assert not desk.lock.acquire(blocking=False)
+        assert not desk.lock.acquire(timeout=0)
+    other.ask()
+    desk.step()
+    finish(desk, [first, other], inside)
+    assert inside.order == [first.name, other.name]
+
+
 @pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 200])
 def test_the_sections_are_counted(count: int, desk: Desk) -> None:
     inside = Inside()
@@ -557,6 +608,45 @@ def test_the_sections_are_counted(count: int, desk: Desk) -> None:
     assert statistics.sections == count + 1 + 1  # the test's own, and that of `check_free`
     assert statistics.longest_pass <= combiner_module.PASS_SECTIONS
     assert statistics.waiting == 0
+
+
+# --- the combiner does not wait (guarantee 4) -----------------------------------------------------
+
+
+def test_who_leaves_goes_on_after_those_who_wait(desk: Desk) -> None:
+    events: list[str] = []
+
+    async def body(name: str, go_on: Future[None] | None = None) -> None:
+        async with desk.lock:
+            events.append(f"{name} inside")
+            if go_on is not None:
+                await go_on
+        events.append(f"{name} goes on")
+
+    # Where nobody waits, it goes on at once, in the same step, and there is no pass.
+    desk.pool.submit(body, "alone")
+    assert desk.step()
+    assert events == ["alone inside", "alone goes on"]
+    assert desk.lock.statistics().passes == 0
+
+    # Where others wait, its worker serves them first, and lets others take what is left of it.
+    events.clear()
+    go_on: Future[None] = Future()
+    desk.pool.submit(body, "a", go_on)
+    desk.run()
+    for name in "bcd":
+        desk.pool.submit(body, name)
+        desk.run()
+    go_on.set_result(None)
+    assert desk.step()
+    inside = [f"{name} inside" for name in "abcd"]
+    assert events == [*inside, "d goes on"]  # nobody waited for the last one
+    tickets = [item.ticket for item in desk.workers[0].published]
+    assert len(tickets) == 3
+    assert tickets == sorted(tickets)
+    desk.run()
+    assert events[5:] == ["a goes on", "b goes on", "c goes on"]
+    check_free(desk.lock)
 
 
 # --- bounded waits --------------------------------------------------------------------------------
@@ -1080,9 +1170,12 @@ def test_leaving_in_a_loop_can_be_cancelled_at_once(make_pool: MakePool) -> None
                 asyncio.current_task().cancel()  # type: ignore[union-attr]
 
         others: list[Any] = []
+        errors: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: errors.append(what))
         with pytest.raises(CancelledError):
             await asyncio.ensure_future(leaves())
         assert await others[0] == 0
+        assert not errors
 
     asyncio.run(main())
     check_free(lock)
