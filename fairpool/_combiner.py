@@ -22,7 +22,6 @@ who holds the key, and handed on with it: the key's release comes after them, it
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections import deque
 from typing import Any
 
 from fairpool._future import CANCELLED, Future, claim, finish, is_final
@@ -231,10 +230,11 @@ class Counters:
         self.combined = self.inline = self.passes = self.hand_offs = self.longest_pass = 0
         self.last_server: Any = None
         self.mean = self.reviewed = self.busy_reviewed = 0
-        self.waits: deque[int] = deque(maxlen=SAMPLES)
+        # Run queues, because they can be looked at while others append.
+        self.waits = RunQueue(maxlen=SAMPLES)
         # Not by who holds the key, but by who takes the continuations.
-        self.own: deque[int] = deque(maxlen=SAMPLES)
-        self.others: deque[int] = deque(maxlen=SAMPLES)
+        self.own = RunQueue(maxlen=SAMPLES)
+        self.others = RunQueue(maxlen=SAMPLES)
 
 
 class Combiner:

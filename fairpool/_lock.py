@@ -232,9 +232,9 @@ class Lock(Combiner, Executor):
             home=None if home is None else home.thread.name,
             go_home_above=GO_HOME_ABOVE * NANOSECOND,
             stay_below=STAY_BELOW * NANOSECOND,
-            waits=_quantiles(stats.waits.copy()),
-            own_responses=_quantiles(stats.own.copy()),
-            combined_responses=_quantiles(stats.others.copy()),
+            waits=_quantiles(stats.waits.items()),
+            own_responses=_quantiles(stats.own.items()),
+            combined_responses=_quantiles(stats.others.items()),
             usage={} if ledger is None else ledger.usage(),
             jain=1.0 if ledger is None else ledger.jain(),
         )

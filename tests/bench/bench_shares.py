@@ -92,7 +92,7 @@ def equal_lock_time(size: Size) -> list[Row]:
     loses of it, it waits for those that have had less.
     """
     sizes = [iterations(spin, SHORT), iterations(spin, LONG)]
-    seconds = size(500, 100) * 1e-3
+    seconds = size(1_000, 200) * 1e-3
     rows = []
     for shares in (2, 4, 16):
         used: dict[str, list[float]] = {kind: [] for kind in LOCKS}

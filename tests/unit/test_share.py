@@ -541,6 +541,24 @@ def test_a_share_that_is_shut_down_in_the_middle_of_a_submit(
     assert made[0].cancelled()
 
 
+def test_statistics_can_be_read_while_others_count(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(2)
+    lock = pool.lock()
+    stats = lock.stats
+    full = threading.Event()
+
+    def count() -> None:
+        while not full.is_set():
+            for samples in (stats.waits, stats.own, stats.others):
+                samples.append(1)
+
+    counting = pool.submit(count)
+    for _ in range(300):
+        assert all(wait in (0, 1e-9) for wait in pool.statistics().locks[0].waits)
+    full.set()
+    counting.result(TIMEOUT)
+
+
 def test_a_pool_without_shares_has_nothing_of_them(make_pool: Callable[..., FairPool]) -> None:
     pool = make_pool(1)
     pool.submit(len, "a").result(TIMEOUT)
