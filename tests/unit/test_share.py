@@ -553,9 +553,11 @@ def test_statistics_can_be_read_while_others_count(make_pool: Callable[..., Fair
                 samples.append(1)
 
     counting = pool.submit(count)
-    for _ in range(300):
-        assert all(wait in (0, 1e-9) for wait in pool.statistics().locks[0].waits)
-    full.set()
+    try:
+        for _ in range(300):
+            assert all(wait in (0, 1e-9) for wait in pool.statistics().locks[0].waits)
+    finally:
+        full.set()
     counting.result(TIMEOUT)
 
 
