@@ -696,12 +696,8 @@ class Combiner:
 
     def head_ticket(self) -> int:
         """The ticket of the oldest request. For who holds the key, or the lock in its place."""
-        try:
-            item = self.queue.popleft()
-        except IndexError:
-            return 0
-        self.queue.appendleft(item)
-        return item.ticket  # type: ignore[no-any-return]
+        item = self.queue.first()
+        return 0 if item is None else item.ticket
 
     def forget(self, item: Any) -> None:
         """Take a request that was given up out of the queue, if it is still there."""

@@ -423,11 +423,6 @@ class Charging(Combiner):
             item.share = CURRENT.get()
         Combiner.enqueue(self, item)
 
-    def head_ticket(self) -> int:
-        """As that of `Combiner`."""
-        item = self.queue.first()
-        return 0 if item is None else item.ticket
-
     def _grant(self, item: Any) -> bool:
         queue = self.queue
         if queue.current is None:  # not by a pass, which has taken it with `popleft`
