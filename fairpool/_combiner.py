@@ -24,6 +24,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from typing import Any
 
+from fairpool._errors import DeadlockError
 from fairpool._future import CANCELLED, Future, claim, finish, is_final
 from fairpool._request import Leave, Once, Request, Wish
 from fairpool._runqueue import RunQueue
@@ -173,13 +174,22 @@ class CriticalLink(Link[Any]):
 class Visitor(Future[None]):
     """What a thread that is no worker is to a lock: an owner, and a place in a cycle of waits."""
 
-    __slots__ = ("_name",)
+    __slots__ = ("_name", "awaited")
 
-    awaited = None  # its waits are written down, in `_waits`
+    # awaited: the stay with which it waits for a lock without end. Like a coroutine, it says so
+    #          itself: what all threads write down in one place, each of them would wait for, and
+    #          with the lock in its hands.
+
+    has_sources = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
+        self.awaited: Stay | None = None
+
+    def sources(self) -> tuple[Any, ...]:
+        stay = self.awaited
+        return (stay,) if stay else ()
 
     @property
     def task(self) -> Visitor:
@@ -356,11 +366,15 @@ class Combiner:
                 return self
             self.dispatch()
             return None
+        self._check_wait(worker.item.task, request)
+        return None
+
+    def _check_wait(self, task: Any, wish: Wish) -> None:
+        """Raise `DeadlockError` if `task`, whose wish is queued here, would wait for ever."""
         owner = self.owner
         # Who holds the lock and waits for nothing will leave: the usual case, and a quick look.
         if owner is not None and (owner.awaited or owner.task in waiting_tasks):
-            check_lock_wait(worker.item.task, request)
-        return None
+            check_lock_wait(task, wish)
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
         if self.queue:
@@ -657,6 +671,9 @@ class Combiner:
             else:
                 self.forget(first)
                 if self._grant(first):
+                    # On the same processor, perhaps: then it goes first, and not when this thread
+                    # has done what follows its section.
+                    yield_cpu()
                     break
         self._tell_workers()
 
@@ -726,22 +743,32 @@ class Combiner:
         owner = who_calls()
         task = owner.task
         stay = Stay(self, monotonic_ns(), owner)
-        what = task._describe() if worker is None else worker.doing
-        outer = None
+        outer: Any = None
         try:
-            if timeout is None:
-                outer = enter_wait(task, what, (stay,))
-            self.enqueue(stay)
             if worker is None:
+                outer = task.awaited
+                if timeout is None:
+                    task.awaited = stay
+                self.enqueue(stay)
+                if timeout is None:
+                    self._check_wait(task, stay)
                 acquire(stay.parker, timeout)
             else:
+                if timeout is None:
+                    outer = enter_wait(task, worker.doing, (stay,))
+                self.enqueue(stay)
                 worker.park_for(stay.parker, timeout, self)
+        except DeadlockError:
+            stay.give_up()  # if whoever raised this has not
+            raise
         except BaseException:
             if not self._gave_up(stay):
                 self.leave_stack()  # it was granted, and nobody will leave
             raise
         finally:
-            if timeout is None:
+            if worker is None:
+                task.awaited = outer
+            elif timeout is None:
                 leave_wait(task, outer)
         return not self._gave_up(stay)
 
