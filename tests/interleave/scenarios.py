@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import fairpool
+import fairpool._scheduler
 from fairpool import FairPool, Future, Task
 
 # So long that it never comes: an idle time-out would find what a lost wake-up has left lying.
@@ -40,6 +41,18 @@ def pool_of(workers: int, **options: Any) -> Iterator[FairPool]:
     assert not scheduler.suspended, "a coroutine is left"
     assert not scheduler.workers, "a worker is listed"
     assert not scheduler.roster, "a worker is on the roster"
+
+
+@contextmanager
+def callers_of(processors: int) -> Iterator[FairPool]:
+    """A pool without threads, as on a machine with so many processors."""
+    before = fairpool._scheduler.cpu_count
+    fairpool._scheduler.cpu_count = lambda: processors
+    try:
+        with pool_of(0) as pool:
+            yield pool
+    finally:
+        fairpool._scheduler.cpu_count = before
 
 
 def at_once(*functions: Callable[[], object]) -> None:
@@ -779,7 +792,7 @@ def initializer_fails() -> None:
 
 def callers_come_and_go() -> None:
     """Three callers and a submission in a pool without threads: each gets its result."""
-    with pool_of(0) as pool:
+    with callers_of(2) as pool:
         order: list[int] = []
         left = pool.submit(order.append, 0)
 
@@ -797,7 +810,7 @@ def callers_come_and_go() -> None:
 
 def caller_leaves_while_combining() -> None:
     """Three callers use one lock: each leaves when its own sections are done, whoever runs them."""
-    with pool_of(0) as pool:
+    with callers_of(2) as pool:
         state = pool.guarded([])
 
         async def client(i: int) -> None:
@@ -817,7 +830,7 @@ async def _read(state: Any) -> list[int]:
 
 def section_is_left_to_the_next_caller() -> None:
     """A section is submitted while the only caller leaves: the next caller runs it."""
-    with pool_of(0) as pool:
+    with callers_of(1) as pool:
         lock = pool.lock()
         sections: list[Future[int]] = []
 
@@ -831,7 +844,7 @@ def section_is_left_to_the_next_caller() -> None:
 
 def last_caller_leaves_with_work_queued() -> None:
     """What the last caller leaves behind is run by who shuts down."""
-    with pool_of(0) as pool:
+    with callers_of(1) as pool:
 
         async def slow() -> int:
             await fairpool.sleep(1)
@@ -850,7 +863,7 @@ def last_caller_leaves_with_work_queued() -> None:
 
 def caller_waits_in_a_task() -> None:
     """A caller's function waits for a coroutine, and nobody else is there but another caller."""
-    with pool_of(0) as pool:
+    with callers_of(1) as pool:
 
         async def child() -> int:
             await fairpool.yield_now()
@@ -884,12 +897,14 @@ def caller_beside_workers() -> None:
 
 
 def caller_meets_shutdown() -> None:
-    """A caller comes while the pool is shut down: it is refused, or has its result."""
-    with pool_of(0) as pool:
+    """A caller comes while the pool is shut down: it is refused, or its task has ended by then."""
+    with callers_of(2) as pool:
+        over: list[bool] = []
         outcomes: list[object] = []
 
         async def client() -> int:
             await fairpool.yield_now()
+            assert not over, "run after shutdown"
             return 4
 
         def call() -> None:
@@ -898,13 +913,17 @@ def caller_meets_shutdown() -> None:
             except RuntimeError:
                 outcomes.append(4)
 
-        at_once(call, pool.shutdown, call)
-        assert outcomes == [4, 4]
+        def shut_down() -> None:
+            pool.shutdown()
+            over.append(True)
+
+        at_once(call, shut_down)
+        assert outcomes == [4]
 
 
 def caller_meets_cancel() -> None:
     """A caller's task is cancelled while it comes, works and waits: it leaves."""
-    with pool_of(0) as pool:
+    with callers_of(2) as pool:
         tasks: list[Any] = []
 
         async def client() -> None:
@@ -932,5 +951,5 @@ ALL = [
     if callable(thing)
     and getattr(thing, "__module__", "") == __name__
     and thing.__doc__
-    and thing not in (pool_of, at_once)
+    and thing not in (pool_of, callers_of, at_once)
 ]
