@@ -33,7 +33,16 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fairpool._sync import FREE_THREADED, Condition, Lock, RLock, acquire, here, yield_cpu
+from fairpool._sync import (
+    FREE_THREADED,
+    Condition,
+    Lock,
+    RLock,
+    acquire,
+    here,
+    monotonic_ns,
+    yield_cpu,
+)
 
 __all__ = [
     "CANCELLED",
@@ -65,6 +74,10 @@ LOGGER = logging.getLogger("concurrent.futures.fairpool")
 # 0.5 µs and a wake-up 30 to 100 µs (design notes), so this spends at most about one wake-up to save
 # one. With the GIL, a thread that looks keeps the one it waits for from running.
 LOOKS_BEFORE_PARKING = 60 if FREE_THREADED else 0
+
+# Nanoseconds. A parked thread that is woken before this has waited for little more than its own
+# wake-up, and would have seen the end while it looked.
+SHORT_WAIT = 100_000
 
 
 class _Final:
@@ -142,7 +155,12 @@ class Waiter:
 
     def park(self, timeout: float | None) -> bool:
         """Park until called (True) or until `timeout` seconds have passed (False)."""
-        return acquire(self._lock, timeout)
+        began = monotonic_ns()
+        woken = acquire(self._lock, timeout)
+        # The next wait is likely to be as long as this one was.
+        short = monotonic_ns() - began < SHORT_WAIT
+        here.patience = LOOKS_BEFORE_PARKING if short else here.patience >> 1
+        return woken
 
 
 class _Callback:
@@ -734,16 +752,13 @@ def _call_late(future: Future[Any], cell: list[Any], registrant: Any) -> None:
 def look_out(future: Future[Any]) -> bool:
     """Look at a future for a while, before parking on it; return whether it is final.
 
-    A thread whose last look-outs were in vain looks for a shorter while: where tasks are long, it
-    would only take the processor from those that run them.
+    A thread whose last waits were long looks for a shorter while (see `Waiter.park`): where tasks
+    are long, it would only take the processor from those that run them.
     """
-    looks = min(here.patience, LOOKS_BEFORE_PARKING)
-    for _ in range(looks):
+    for _ in range(min(here.patience, LOOKS_BEFORE_PARKING)):
         if type(future._cell) is _Final:
-            here.patience = LOOKS_BEFORE_PARKING
             return True
         yield_cpu()
-    here.patience = max(looks >> 1, 1)
     return False
 
 

@@ -112,7 +112,8 @@ class _Here(threading.local):
     notifying = 0
     # Who it is to a lock, once it has entered one.
     visitor: Any = None
-    # How often it looks at a future before it parks on it: see `_future.look_out`.
+    # How often it looks at a future before it parks on it, if that is not too often: see
+    # `_future.look_out`.
     patience = 1 << 30
 
 

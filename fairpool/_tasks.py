@@ -15,6 +15,7 @@ from fairpool._future import CANCELLED, FAILED, Failure, Future, claim, conclude
 from fairpool._gather import Gather
 from fairpool._sync import here, monotonic
 from fairpool._task import Task, is_coroutine
+from fairpool._timer import TARGET, Timer
 
 __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
 
@@ -60,16 +61,17 @@ def yield_now() -> Generator[None, None, None]:
     yield None
 
 
-class _Nap:
-    """The request of a coroutine that wants to sleep."""
+class _Nap(Timer):
+    """The request of a coroutine that wants to sleep, which is its timer as well.
 
-    __slots__ = ("_deadline",)
+    One object, and not two: a pool may have a million sleepers.
+    """
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    __slots__ = ()
 
     def _suspend(self, continuation: Any) -> None:
-        continuation.task._pool.timers.add(self._deadline, continuation)
+        self[TARGET] = continuation
+        continuation.task._pool.timers.start(self)
 
 
 @coroutine
@@ -82,9 +84,9 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
         return result
     current_scheduler("sleep()")
     deadline = monotonic() + delay
-    nap = _Nap(deadline)
+    del delay  # a million sleepers hold a million frames
     while True:
-        yield nap
+        yield _Nap((deadline, None, None))
         if monotonic() >= deadline:  # a wake-up is a hint
             return result
 

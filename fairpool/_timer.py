@@ -22,14 +22,21 @@ from fairpool._future import LOGGER
 from fairpool._runqueue import RunQueue
 from fairpool._sync import Lock, Thread, monotonic
 
-__all__ = ["Timer", "Timers"]
+__all__ = ["TARGET", "Timer", "Timers"]
 
 # When this many timers have been cancelled, and they are more than half, the heap is made anew.
 CANCELLED_MIN = 64
 
-# [deadline, number, target or None once it is cancelled]; the number keeps equal deadlines in
-# order.
-Timer = list[Any]
+DEADLINE, NUMBER, TARGET = range(3)
+
+
+class Timer(list[Any]):
+    """`[deadline, number, target]`, the target None once it is cancelled.
+
+    The number keeps equal deadlines in order. A list, because lists are compared in C.
+    """
+
+    __slots__ = ()
 
 
 class Timers:
@@ -62,17 +69,22 @@ class Timers:
 
     def add(self, deadline: float, target: Any) -> Timer:
         """Have `target.wake()` called at `deadline`, on the timer thread. From any thread."""
-        timer = [deadline, next(self._numbers), target]
+        timer = Timer((deadline, None, target))
+        self.start(timer)
+        return timer
+
+    def start(self, timer: Timer) -> None:
+        """As `add`, for a timer that is there already, and is started once."""
+        timer[NUMBER] = next(self._numbers)
         self._incoming.append(timer)  # T1
         if self._absent:
             self._start()
-        if deadline < self._wakes_at:  # T2
+        if timer[DEADLINE] < self._wakes_at:  # T2
             self._unpark()
-        return timer
 
     def cancel(self, timer: Timer) -> None:
         """Do not wake the target of `timer`, if it has not been done. From any thread."""
-        timer[2] = None
+        timer[TARGET] = None
         self._cancelled.append(None)
 
     def stop(self) -> None:
@@ -111,25 +123,25 @@ class Timers:
                 heappush(heap, timer)
             if len(self._cancelled) > max(CANCELLED_MIN, len(heap) >> 1):
                 self._cancelled.clear()
-                heap = [timer for timer in heap if timer[2] is not None]
+                heap = [timer for timer in heap if timer[TARGET] is not None]
                 heapify(heap)
             now = monotonic()
-            while heap and heap[0][0] <= now:
-                target = heappop(heap)[2]
+            while heap and heap[0][DEADLINE] <= now:
+                target = heappop(heap)[TARGET]
                 if target is not None:
                     try:
                         target.wake()
                     except BaseException:  # the other timers are not to suffer from it
                         LOGGER.critical("a timer could not wake %r", target, exc_info=True)
             timer = target = None
-            self._wakes_at = heap[0][0] if heap else inf  # U1
+            self._wakes_at = heap[0][DEADLINE] if heap else inf  # U1
             if self._incoming.holds_work():  # U2
                 continue
             if self._stopped:
                 self._stopped = False
                 self._absent.append(None)
                 return
-            timeout = max(0.0, heap[0][0] - monotonic()) if heap else self._idle_timeout
+            timeout = max(0.0, heap[0][DEADLINE] - monotonic()) if heap else self._idle_timeout
             woken = self._lock.acquire(timeout=min(timeout, 31536000.0))  # U3; at most a year
             if not woken and not heap:
                 self._absent.append(None)  # E1
