@@ -17,6 +17,7 @@ Guarantees:
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections.abc import Generator
 from contextvars import Context
 from typing import Any
 
@@ -29,17 +30,40 @@ from fairpool._future import (
     claim,
     settle,
 )
+from fairpool._sync import here
 from fairpool._task import Joint, Task, fail_step, hand_over, suspend_first
+from fairpool._waits import leave_wait
 
-__all__ = ["CHILDREN_AT_ONCE", "Gather"]
+__all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 
 # How many children a worker starts before it looks at what else there is: as many as it makes steps
 # between looks around (`STEPS_BETWEEN_LOOKS_AROUND` in `_worker`).
 CHILDREN_AT_ONCE = 61
 
+# How many children a worker starts on top of tasks that wait for them, before it lets others go
+# first; only `CHILDREN_AT_ONCE` if others wait outside. Small children take about half as long as a
+# pass of a lock may take.
+FORKED_MAX = 500
+
+# What `Gather._start` returns for a child that has returned, and has not become a task.
+_RETURNED = object()
+
 # In `_tasks`, for a child that was started, is no task yet, and is to be cancelled when it becomes
 # one.
 _TO_BE_CANCELLED = object()
+
+
+class Fork:
+    """A task whose step has called the first steps of its children, on the same stack."""
+
+    __slots__ = ("fn", "gather", "item", "outer", "written")
+
+    def __init__(self, item: Any, fn: Any, gather: Gather) -> None:
+        self.item = item
+        self.fn = fn
+        self.gather = gather
+        self.written = False  # whether `write_wait` was called
+        self.outer: Any = None
 
 
 class Gather(Joint):
@@ -52,6 +76,7 @@ class Gather(Joint):
         "_ledger",
         "_requested",
         "_results",
+        "_scheduler",
         "_tasks",
         "_unstarted",
     )
@@ -85,8 +110,9 @@ class Gather(Joint):
             else:
                 child.add_done_callback(self)
 
-    def of_coroutines(self, coroutines: tuple[Any, ...], context: Context) -> None:
-        """Have these run as children when a worker finds the gather in a queue."""
+    def of_coroutines(self, coroutines: tuple[Any, ...], context: Context, scheduler: Any) -> None:
+        """Have these run as children, by the workers of `scheduler`, where the caller queues it."""
+        self._scheduler = scheduler
         self._coroutines = coroutines
         self._context = context
         self._unstarted = [*range(len(coroutines) - 1, -1, -1)]
@@ -106,34 +132,16 @@ class Gather(Joint):
             return None
         if unstarted:
             worker.share(self)
-        coroutines, results, copy = self._coroutines, self._results, self._context.copy
         debts = worker.scheduler.parking.debts
-        worker.item = self
         ended = 0
         left = CHILDREN_AT_ONCE
-        following = None
         while True:
-            worker.fn = index
-            context = copy()
-            try:
-                request = context.run(coroutines[index].send, None)
-            except StopIteration as stop:
-                if worker.item is self:
-                    results[index] = stop.value
-                    ended += 1
-                elif worker.item is None:  # the child of a fork: the others are the parent's
-                    return None
-                else:
-                    following = worker.item.task.end_first_step(stop.value)
-            except BaseException as error:
-                fail_step(self._task_of(index, worker), error, coroutines[index])
-                if ended and self._have_ended(ended):
-                    self._finish(None)
-                del self, worker, coroutines, results, copy, context  # as in `Task.run`
+            following = self._start(index, worker)
+            if following is _RETURNED:
+                ended += 1
+                following = None
+            elif worker.item is None:  # the child of a fork: the others are the parent's
                 return None
-            else:
-                task = self._task_of(index, worker)
-                following = suspend_first(task, context, coroutines[index], request, worker)
             left -= 1
             if following is not None or debts or not left:
                 break
@@ -141,7 +149,6 @@ class Gather(Joint):
                 index = take()
             except IndexError:
                 break
-            worker.item = self
         if ended and self._have_ended(ended):
             last = self._finish(worker.scheduler)
             if following is None:
@@ -149,6 +156,86 @@ class Gather(Joint):
             elif last is not None:  # the last child has left a lock, and has ended elsewhere
                 worker.requeue(last)
         return worker.look_around() if following is None and not left else following
+
+    def _start(self, index: int, worker: Any) -> Any:
+        """Run a child's first step. Returns as `Task.run`; `_RETURNED` if it has not become a task.
+
+        Its result is in its place then, and the caller has to account for it.
+        """
+        worker.item = self
+        worker.fn = index
+        coroutine = self._coroutines[index]
+        try:
+            context = self._context.copy()
+            request = context.run(coroutine.send, None)
+        except StopIteration as stop:
+            item = worker.item
+            if item is self:
+                self._results[index] = stop.value
+                return _RETURNED
+            return None if item is None else item.task.end_first_step(stop.value)
+        except BaseException as error:
+            fail_step(self._task_of(index, worker), error, coroutine)
+            del self, worker, coroutine  # as in `Task.run`
+            return None
+        return suspend_first(self._task_of(index, worker), context, coroutine, request, worker)
+
+    # --- on top of the one that waits ------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        """As `Future`; but first the calling worker starts the children that nobody has started.
+
+        What they return in their first step is there then, and nothing has to be suspended for it.
+        """
+        worker = here.worker
+        if self._unstarted and worker is not None and worker.may_fork(self._scheduler):
+            self._fork(worker)
+        if self._cell is FINISHED:
+            return self._value  # type: ignore[no-any-return]
+        try:
+            return (yield from Future.__await__(self))  # type: ignore[no-any-return]
+        finally:
+            del self  # what is raised holds this frame: no cycle
+
+    def _fork(self, worker: Any) -> None:
+        """Start children on top of the task that runs on `worker`, and that waits for them.
+
+        They are still in a queue as well, for others: those who take from there get the oldest
+        gather first, and with it the most work.
+        """
+        scheduler, unstarted = self._scheduler, self._unstarted
+        debts, outside = scheduler.parking.debts, scheduler.injector
+        ended = 0
+        following = None
+        fork = Fork(worker.item, worker.fn, self)
+        worker.forks.append(fork)
+        try:
+            while worker.forked < FORKED_MAX and not debts and type(self._cell) is list:
+                try:
+                    index = unstarted.pop()
+                except IndexError:
+                    break
+                forked = worker.forked + 1
+                worker.forked = FORKED_MAX if outside and forked > CHILDREN_AT_ONCE else forked
+                following = self._start(index, worker)
+                if following is _RETURNED:
+                    ended += 1
+                elif worker.item is None:  # the child of `os.fork`: as in `run`
+                    return
+                elif following is not None:
+                    worker.requeue(following)
+        finally:
+            worker.forks.pop()
+            if worker.item is not None:
+                worker.item, worker.fn = fork.item, fork.fn
+            if fork.written:
+                leave_wait(fork.item.task, fork.outer)
+        if not unstarted:
+            worker.take_back(self)
+        if ended and self._have_ended(ended) and (last := self._finish(scheduler)):
+            worker.requeue(last)
+        # The error of a child, which this gather may hold now, leads to this frame: no cycle.
+        del self, fork, following
 
     def _task_of(self, index: int, worker: Any) -> Task[Any]:
         """The task of the child that has just ended a step on this worker."""

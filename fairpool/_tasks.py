@@ -138,7 +138,7 @@ def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any
         except BaseException:
             _close_all(awaitables)
             raise
-        future.of_coroutines(awaitables, copy_context())
+        future.of_coroutines(awaitables, copy_context(), scheduler)
         scheduler.put(future)
     else:
         for each in awaitables:

@@ -12,7 +12,15 @@ from typing import Any
 from fairpool._errors import DeadlockError
 from fairpool._future import Future, describe, is_final
 
-__all__ = ["check_lock_wait", "enter_wait", "leave_wait", "locks", "waiting_tasks", "waits"]
+__all__ = [
+    "check_lock_wait",
+    "enter_wait",
+    "leave_wait",
+    "locks",
+    "waiting_tasks",
+    "waits",
+    "write_wait",
+]
 
 # A future, or a wish to enter a lock.
 Node = Any
@@ -35,9 +43,8 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Ed
     may come in the midst of another.
     """
     outer = waiting_tasks.get(task)
-    if is_final(task):  # a wait in a callback of the task, which itself waits for nothing any more
+    if not write_wait(task, what, awaited):
         return outer
-    waiting_tasks[task] = (awaited, what)
     seen: set[Any] | None = None
     ways: list[Any] = [*awaited]
     while ways:
@@ -61,6 +68,17 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Ed
             seen.add(node)
             ways.extend(further)
     return outer
+
+
+def write_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> bool:
+    """Write down that `task` waits for `awaited`, and look for nothing; False if it has ended.
+
+    In a callback of the task, say: it waits for nothing any more.
+    """
+    if is_final(task):
+        return False
+    waiting_tasks[task] = (awaited, what)
+    return True
 
 
 def check_lock_wait(task: Future[Any], request: Any) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from random import random
-from sys import set_asyncgen_hooks
+from sys import exception, set_asyncgen_hooks
 from typing import Any, cast
 
 from fairpool._errors import DeadlockError
@@ -29,7 +29,7 @@ from fairpool._future import (
     look_out,
     wait,
 )
-from fairpool._gather import Gather
+from fairpool._gather import FORKED_MAX, Gather
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
@@ -45,7 +45,7 @@ from fairpool._sync import (
     yield_cpu,
 )
 from fairpool._task import Continuation, Task
-from fairpool._waits import enter_wait, leave_wait
+from fairpool._waits import enter_wait, leave_wait, waiting_tasks, write_wait
 
 __all__ = ["Worker", "blocking"]
 
@@ -64,6 +64,9 @@ STEAL_MAX = 32
 # in step with a loop of the user's.
 STEPS_BETWEEN_LOOKS_AROUND = 61
 
+
+# How many gathers may start their children on top of one another: three Python frames for each.
+FORKS_MAX = 32
 
 # Of how many continuations one is looked at for `statistics` (all steps with these bits unset).
 SAMPLE_MASK = 15
@@ -172,6 +175,8 @@ class Worker:
         "ended",
         "extra_steps",
         "fn",
+        "forked",
+        "forks",
         "gone",
         "item",
         "needs_seat",
@@ -202,6 +207,8 @@ class Worker:
         self.ended = Event()  # set when the thread is done with everything
         self._turn = self._around = self._critical = self._share_turn = False
         self._inline = 0  # how many steps are being run on top of another
+        self.forks: list[Any] = []  # the tasks on this stack on top of which children are started
+        self.forked = 0  # how many children were, since others have gone first
         self._seats = scheduler.parking.seats
         self._unborn = [None]
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
@@ -614,8 +621,26 @@ class Worker:
             index = self.fn
             self.fn = item.child(index)
             self.item = item.make_task(index, self.scheduler)
+            for fork in self.forks:
+                self._write_fork(fork)
             return self.item  # type: ignore[no-any-return]
         return item.task  # type: ignore[no-any-return]
+
+    def _write_fork(self, fork: Any) -> None:
+        """Write down that a task waits whose children are started on top of it.
+
+        One of them has become a task in its first step: it may be about to wait itself.
+        """
+        if fork.written:
+            return
+        if type(fork.item) is Gather:
+            index = fork.fn
+            fork.fn = fork.item.child(index)
+            fork.item = fork.item.make_task(index, self.scheduler)
+        task = fork.item.task
+        what = fork.item.coroutine if type(fork.item) is Continuation else fork.fn
+        fork.outer = waiting_tasks.get(task)
+        fork.written = write_wait(task, what, (fork.gather,))
 
     @property
     def doing(self) -> Any:
@@ -638,6 +663,38 @@ class Worker:
         if not self.seated or (scheduler.locks and scheduler.is_in_section(self.task)):
             return False
         return not stack_is_deep() or not scheduler.may_start()
+
+    def may_fork(self, scheduler: Any) -> bool:
+        """Whether the children of a gather of this pool may be started on top of the current task.
+
+        As `may_run_inline`; and not where somebody's `except` or asyncio loop would be taken for
+        the child's own. What the children have to do is bounded: see `FORKED_MAX`.
+        """
+        if self.forked >= FORKED_MAX:
+            if not self.forks:  # this one goes through the queue, and others go first
+                self.forked = 0
+                if (outside := self._take_outside()) is not None:
+                    self.queue.appendleft(outside)
+                    self.scheduler.notify_if_free()  # it was in no queue for a moment
+            return False
+        return (
+            scheduler is self.scheduler
+            and len(self.forks) < FORKS_MAX
+            and _get_running_loop() is None
+            and exception() is None
+            and (self.may_run_inline() if scheduler.locks or not self.forks else self.seated)
+        )
+
+    def take_back(self, item: Any) -> None:
+        """Take out of the run queue what this worker has put there last, if nobody else has."""
+        queue = self.queue
+        try:
+            last = queue.pop()
+        except IndexError:
+            return
+        if last is not item:
+            queue.append(last)
+            self.scheduler.notify_if_free()  # it was in no queue for a moment
 
     def run_inline(self, future: Future[Any]) -> bool:
         """Run `future`'s task on top of the current one, if possible; True if it is final now."""

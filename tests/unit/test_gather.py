@@ -6,7 +6,8 @@ import threading
 import warnings
 from asyncio import CancelledError
 from collections.abc import Callable
-from contextvars import ContextVar
+from concurrent.futures import CancelledError as FutureCancelledError
+from contextvars import ContextVar, copy_context
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,11 @@ from unit.conftest import PATIENCE, in_time, occupy
 
 import fairpool
 from fairpool import DeadlockError, FairPool, current_task
-from fairpool._gather import CHILDREN_AT_ONCE, Gather
+from fairpool._gather import CHILDREN_AT_ONCE, FORKED_MAX, Gather
 from fairpool._runqueue import RunQueue
+from fairpool._sync import here
+from fairpool._waits import waits
+from fairpool._worker import FORKS_MAX
 
 MakePool = Callable[..., FairPool]
 
@@ -133,6 +137,197 @@ def test_a_cancelled_gather_cancels_children_in_their_first_step(
     assert ends == ["cancelled"]
 
 
+# --- started on top of the one that waits -------------------------------------------------------
+
+
+async def tree(depth: int) -> int:
+    return 1 + sum(await fairpool.gather(tree(depth - 1), tree(depth - 1))) if depth else 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_tree_counts_its_nodes(workers: int, make_pool: MakePool) -> None:
+    assert make_pool(workers).submit(tree, 11).result(PATIENCE) == 2**12 - 1
+
+
+def test_a_small_tree_is_one_step(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    box = SimpleNamespace()
+
+    async def main() -> list[int]:
+        box.parent = current_task()
+        worker = here.worker
+        before = len(worker.queue)
+        nodes = await tree(4)
+        assert current_task() is box.parent
+        assert here.worker is worker
+        assert not worker.forks
+        return [nodes, len(worker.queue) - before, len(worker.scheduler.suspended)]
+
+    assert pool.submit(main).result(PATIENCE) == [31, 0, 0]
+
+
+def test_a_long_line_of_children_is_not_a_deep_stack(make_pool: MakePool) -> None:
+    async def line(length: int) -> int:
+        depths.append(len(here.worker.forks))
+        return 1 + sum(await fairpool.gather(line(length - 1))) if length else 0
+
+    depths: list[int] = []
+    assert make_pool(1).submit(line, 2000).result(PATIENCE) == 2000
+    assert 1 < max(depths) <= FORKS_MAX
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_who_only_gathers_lets_others_go_first(outside: bool, make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    done: list[None] = []
+    rounds = 0
+
+    async def main() -> None:
+        nonlocal rounds
+        if not outside:
+            pool.submit(done.append, None)
+        while outside and not pool._scheduler.injector:
+            pass
+        while not done and rounds < 10_000:
+            rounds += 1
+            await fairpool.gather(same(1), same(2))
+
+    future = pool.submit(main)
+    if outside:
+        pool.submit(done.append, None)
+    future.result(PATIENCE)
+    assert done
+    assert 2 * rounds <= (CHILDREN_AT_ONCE if outside else FORKED_MAX) + 4
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_child_that_blocks_for_its_ancestor_closes_a_cycle(
+    workers: int, depth: int, make_pool: MakePool
+) -> None:
+    box = SimpleNamespace()
+
+    async def child(left: int) -> None:
+        if left:
+            await fairpool.gather(same(1), child(left - 1))
+        else:
+            box.top.result()
+
+    async def main() -> None:
+        box.top = current_task()
+        await fairpool.gather(child(depth - 1))
+
+    with pytest.raises(DeadlockError):
+        make_pool(workers).submit(main).result(PATIENCE)
+    assert not [task for task, _ in waits() if task is box.top]
+
+
+def test_no_child_is_started_inside_a_section(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+
+    async def child() -> int:
+        return len(here.worker.forks)
+
+    async def main() -> Any:
+        before = await fairpool.gather(child())
+        async with lock:
+            inside = await fairpool.gather(child())
+        return before + inside + await fairpool.gather(child())
+
+    assert pool.submit(main).result(PATIENCE) == [1, 0, 1]
+
+
+def test_what_somebody_handles_is_not_the_context_of_a_childs_error(make_pool: MakePool) -> None:
+    async def child() -> None:
+        raise KeyError
+
+    async def main() -> Any:
+        try:
+            raise ValueError
+        except ValueError:
+            (error,) = await fairpool.gather(child(), return_exceptions=True)
+            return error
+
+    error = make_pool(1).submit(main).result(PATIENCE)
+    assert isinstance(error, KeyError)
+    assert error.__context__ is None
+
+
+def test_children_are_run_by_the_pool_in_which_they_were_gathered(
+    make_pool: MakePool, gate: threading.Event
+) -> None:
+    first, second = make_pool(1), make_pool(1)
+
+    async def child() -> str:
+        return threading.current_thread().name
+
+    async def both(gather: Any) -> Any:
+        return threading.current_thread().name, await gather
+
+    async def hold() -> Any:
+        box.append(fairpool.gather(child(), child()))
+        made.set()
+        gate.wait(PATIENCE)  # the children have not been started when the other pool awaits them
+
+    box: list[Any] = []
+    made = threading.Event()
+    held = first.submit(hold)
+    assert made.wait(PATIENCE)
+    waiting = second.submit(both, box[0])
+    while not waiting.running():
+        pass
+    gate.set()
+    name, names = waiting.result(PATIENCE)
+    held.result(PATIENCE)
+    assert len({*names}) == 1
+    assert name not in names
+
+
+def test_a_failure_on_top_is_raised_at_once_and_the_others_run(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    ran: list[int] = []
+
+    async def child(i: int) -> None:
+        ran.append(i)
+        if i == 1:
+            raise ValueError(i)
+
+    async def main() -> list[int]:
+        with pytest.raises(ValueError, match="1"):
+            await fairpool.gather(*[child(i) for i in range(4)])
+        return [*ran]
+
+    assert pool.submit(main).result(PATIENCE) == [0, 1]
+    pool.shutdown()
+    assert ran == [0, 1, 2, 3]
+
+
+def test_a_cancelled_task_is_told_after_the_steps_on_top(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    box = SimpleNamespace(ends=[])
+
+    async def child(i: int) -> None:
+        if i == 0:
+            box.main.cancel()
+        try:
+            await fairpool.sleep(1000)
+        except CancelledError:
+            box.ends.append(i)
+            raise
+
+    async def main() -> None:
+        box.main = current_task()
+        await fairpool.gather(child(0), child(1))
+
+    with pytest.raises(FutureCancelledError):
+        pool.submit(main).result(PATIENCE)
+    assert box.ends == [0, 1]
+
+
+# --- dropped, cancelled, accounted for ------------------------------------------------------------
+
+
 @pytest.mark.parametrize("exceptions", [False, True])
 def test_children_that_are_dropped_are_closed(
     exceptions: bool, make_pool: MakePool, gate: threading.Event
@@ -190,7 +385,7 @@ def test_cancel_futures_drops_what_was_not_started(
 def test_what_others_have_taken_leaves_an_entry_that_does_nothing() -> None:
     gather = Gather(1, False)
     coroutine = same(1)
-    gather.of_coroutines((coroutine,), None)  # type: ignore[arg-type]
+    gather.of_coroutines((coroutine,), copy_context(), None)
     assert gather.drop()
     assert not gather.drop()
     assert gather.run(SimpleNamespace(queue=RunQueue())) is None
