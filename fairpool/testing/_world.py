@@ -25,21 +25,28 @@ from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
+import fairpool._combiner
 import fairpool._future
 import fairpool._group
 import fairpool._pool
 import fairpool._scheduler
 import fairpool._sync
+import fairpool._waits
 import fairpool._worker
 from fairpool.testing._run import Abandoned, Controlled, Run, take_baton
 
 __all__ = ["reached", "running", "world"]
+
+# How long a step takes (ns), to whom counts nanoseconds. A critical section of a few lines is then
+# one of some ten µs, which is where the package decides one way or the other.
+STEP_TIME = 1_000
 
 _run: Run | None = None
 
 _real_lock: Callable[[], Any] = _thread.allocate_lock
 _real_rlock: Callable[[], Any] = threading.RLock
 _real_monotonic = time.monotonic
+_real_monotonic_ns = time.monotonic_ns
 _real_sleep = time.sleep
 _real_random = random_.random
 _real_yield_cpu = fairpool._sync.yield_cpu
@@ -259,6 +266,12 @@ def monotonic() -> float:
     return _real_monotonic() if run is None else run.now
 
 
+def monotonic_ns() -> int:
+    """By this clock the package measures what threads do, so it goes on while they do something."""
+    run = _here()
+    return _real_monotonic_ns() if run is None else int(run.now * 1e9) + run.step * STEP_TIME
+
+
 def sleep(seconds: float) -> None:
     run = _here()
     if run is None:
@@ -356,9 +369,13 @@ fairpool._future.LOGGER.addFilter(_is_of_interest)
 
 # Searching and looking out only delay what the schedule decides; the rest makes rare ways common.
 SHRUNK: dict[tuple[ModuleType, str], Any] = {
+    (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 1,
+    (fairpool._combiner, "PASS_SECTIONS"): 2,
+    (fairpool._combiner, "SECTIONS_BETWEEN_REVIEWS"): 2,
     (fairpool._future, "LOOKS_BEFORE_PARKING"): 0,
     (fairpool._worker, "LOOKS_WHILE_SEARCHING"): 1,
     (fairpool._worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,
+    (fairpool._worker, "SPREE_MAX"): 2,
     (fairpool._worker, "STEAL_MAX"): 2,
     (fairpool._sync, "LONGEST_BLIND_WAIT"): inf,
     (fairpool._scheduler, "LONGEST_BLIND_WAIT"): inf,
@@ -373,6 +390,7 @@ def _replacements() -> Iterator[tuple[ModuleType, str, Any]]:
         (sync.RLock, new_rlock),
         (sync.Thread, Thread),
         (sync.monotonic, monotonic),
+        (sync.monotonic_ns, monotonic_ns),
         (sync.yield_cpu, yield_cpu),
     ]
     for name, module in list(sys.modules.items()):
@@ -393,6 +411,7 @@ def _replacements() -> Iterator[tuple[ModuleType, str, Any]]:
     yield threading, "Thread", Thread
     yield threading, "_time", monotonic
     yield time, "monotonic", monotonic
+    yield time, "monotonic_ns", monotonic_ns
     yield time, "sleep", sleep
     yield queue, "time", monotonic
     yield queue, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
@@ -428,13 +447,18 @@ def running(run: Run) -> Iterator[None]:
     global _run
     if _run is not None:
         raise RuntimeError("explored runs cannot be nested")
-    # Names are numbered anew in each run, so that its history is the same again.
+    # Names are numbered anew in each run, so that its history is the same again. For the same end
+    # this thread has entered no lock yet, and none was made.
     counters = fairpool._pool._pool_numbers, threading._counter  # type: ignore[attr-defined]
     fairpool._pool._pool_numbers = count()
     threading._counter = count(1).__next__  # type: ignore[attr-defined]
+    here, locks = fairpool._sync.here, fairpool._waits.locks
+    before = here.visitor, locks[:]
+    here.visitor, locks[:] = None, []
     _run = run
     try:
         yield
     finally:
         _run = None
         fairpool._pool._pool_numbers, threading._counter = counters  # type: ignore[attr-defined]
+        here.visitor, locks[:] = before
