@@ -460,7 +460,11 @@ class Worker:
             if services and (lock := services.take()) is not None:
                 if worker is self or self.may_stand_in(lock):
                     return lock
-                services.appendleft(lock)
+                services.appendleft(lock)  # S1
+                # It was in no queue for a moment: its home worker may have parked, or ended.
+                if worker.gone:
+                    worker.give_back()
+                self.scheduler.notify_if_free()  # S3
         return None
 
     def may_stand_in(self, lock: Any) -> bool:
