@@ -107,7 +107,9 @@ class Guest(Future[None]):
         return None if self._host is None else self._host.awaited
 
     def sources(self) -> tuple[Any, ...]:
-        return () if is_final(self) else self.lock.holder()
+        owner = self.lock.owner
+        # It is the owner before it is final, when it is just being let in.
+        return () if owner is None or owner is self or is_final(self) else (owner.task,)
 
     def _describe(self) -> str:
         return self.lock._describe()
