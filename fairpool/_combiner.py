@@ -589,7 +589,15 @@ class Combiner:
 
     def enqueue(self, item: Any) -> None:
         """Queue what is no coroutine of this pool's."""
+        self.line_up(item)
+        self.see_to_queue()
+
+    def line_up(self, item: Any) -> None:
+        """Put it into the queue. The caller sees to the queue then, or takes it out again."""
         self.queue.append(item)  # L1
+
+    def see_to_queue(self) -> None:
+        """Have it served what this thread has put into the queue."""
         if self.key.acquire(False):  # L2
             self._serve_elsewhere()
 

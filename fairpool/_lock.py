@@ -137,9 +137,10 @@ class Lock(Combiner, Executor):
         section._cell = [(copy_context(), fn, args, kwargs or None, None)]
         section.lock = self
         section.ticket = monotonic_ns()
-        self.enqueue(section)
+        self.line_up(section)
         if (scheduler.refusals or self._closed) and section.drop():  # S2 of shutdown.md
             raise scheduler.refusal() if scheduler.refusals else self._refusal()
+        self.see_to_queue()  # not before: it may start a worker, and nobody would join that
         return section
 
     def _refusal(self) -> RuntimeError:

@@ -412,8 +412,8 @@ class Charging(Combiner):
         self.owner = None
         self._serve_elsewhere()
 
-    def enqueue(self, item: Any) -> None:
-        """Queue what is no coroutine of this pool's."""
+    def line_up(self, item: Any) -> None:
+        """As that of `Combiner`."""
         if type(item) is CriticalLink:  # not called where it was made
             try:
                 item.share = item._cell[0][0].get(CURRENT)
@@ -421,7 +421,7 @@ class Charging(Combiner):
                 item.share = None
         else:
             item.share = CURRENT.get()
-        Combiner.enqueue(self, item)
+        Combiner.line_up(self, item)
 
     def _grant(self, item: Any) -> bool:
         queue = self.queue
