@@ -20,8 +20,7 @@ from multiprocessing import get_context
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from interleave.bugs import BUGS
-from interleave.jobs import explore, find, take_processor
-from interleave.scenarios import ALL
+from interleave.jobs import SCENARIOS, explore, find, take_processor
 
 
 def main() -> int:
@@ -35,7 +34,7 @@ def main() -> int:
         return not options.names or any(part in name for part in options.names)
 
     bugs = [i for i, bug in enumerate(BUGS) if wanted(bug.name)]
-    scenarios = [i for i, scenario in enumerate(ALL) if wanted(scenario.__name__)]
+    scenarios = [i for i, scenario in enumerate(SCENARIOS) if wanted(scenario.__name__)]
     each = -(-options.schedules // max(len(scenarios), 1))
     wrong = 0
     start = time.perf_counter()
@@ -58,7 +57,7 @@ def main() -> int:
         runs = pool.map(explore, scenarios, [each] * len(scenarios))
         for i, (count, text, seconds) in zip(scenarios, runs, strict=True):
             total += count
-            name = ALL[i].__name__
+            name = SCENARIOS[i].__name__
             print(f"{name:<33} {count:>9} {seconds / count * 1e3:>8.2f}", flush=True)
             if text:
                 wrong += 1

@@ -6,6 +6,7 @@ times what it took on any of Python 3.11, 3.13 and 3.13t when this was written.
 
 from __future__ import annotations
 
+from interleave import locks as k
 from interleave import scenarios as s
 from interleave.harness import Bug
 
@@ -418,6 +419,377 @@ BUGS = [
         "            gate.successor[None] = _Gate()\n",
         s.event_is_cleared_by_two,
         20000,
+    ),
+    # --- locks: in and out --------------------------------------------------------------------
+    Bug(
+        "a task that gives the key back does not look at the queue again (M2)",
+        "_combiner",
+        "Combiner.__aexit__",
+        """        self.rotate(0)  # M2: `holds_work`, written out
+        if self.queue and self.key.acquire(False):
+            self._serve_elsewhere()
+""",
+        "",
+        k.MEETS["task", "section"],
+        500,
+    ),
+    Bug(
+        "a pass that gives the key back does not look at the queue again (M2)",
+        "_combiner",
+        "Combiner.run",
+        "if not (self.queue.holds_work() and self.key.acquire(False)):  # M2\n",
+        "if True:\n",
+        k.MEETS["section", "section"],
+        500,
+    ),
+    Bug(
+        "a stack that gives the key back does not look at the queue again (M2)",
+        "_combiner",
+        "Combiner._serve_elsewhere",
+        "                if queue.holds_work() and self.key.acquire(False):  # M2\n"
+        "                    continue\n",
+        "",
+        k.MEETS["thread", "thread"],
+        50,
+    ),
+    Bug(
+        "who queues a section does not try the key (L2)",
+        "_combiner",
+        "Combiner.see_to_queue",
+        "        if self.key.acquire(False):  # L2\n",
+        "        if False:\n",
+        k.MEETS["thread", "thread"],
+        200,
+    ),
+    Bug(
+        "a task that queues its request does not try the key (L2)",
+        "_combiner",
+        "Combiner.queue_up",
+        "        if self.key.acquire(False):  # L2\n",
+        "        if False:\n",
+        k.MEETS["task", "task"],
+        100,
+    ),
+    Bug(
+        "a task that finds the key enters before those in the queue (E1)",
+        "_combiner",
+        "Combiner.__aenter__",
+        "            not self.queue\n            and (home is worker or home is None)\n",
+        "            (home is worker or home is None)\n",
+        k.BEHIND["task"],
+        3000,
+    ),
+    Bug(
+        "a thread that finds the key enters before those in the queue (E1)",
+        "_combiner",
+        "Combiner.enter_stack",
+        "        if not self.queue and self.key.acquire(False):\n",
+        "        if self.key.acquire(False):\n",
+        k.nobody_overtakes,
+        10000,
+    ),
+    Bug(
+        "a task gives the key back before it has written that nobody is inside",
+        "_combiner",
+        "Combiner.__aexit__",
+        """        self._account(monotonic_ns())
+        self.release_key()  # M1
+""",
+        """        self.release_key()
+        self._account(monotonic_ns())
+""",
+        k.MEETS["task", "thread"],
+        2000,
+    ),
+    Bug(
+        "a pass gives the key back before it has written that nobody is inside",
+        "_combiner",
+        "Combiner.run",
+        """                self._account_pass(now, count)
+                self.key.release()  # M1
+""",
+        """                self.key.release()
+                self._account_pass(now, count)
+""",
+        k.home_worker_ends,
+        500,
+    ),
+    Bug(
+        "a continuation is published before it is written that nobody is inside",
+        "_combiner",
+        "Combiner.run",
+        """                self.owner = None  # before its task can be anywhere else
+                publish(continuation)  # S1
+""",
+        """                publish(continuation)
+                self.owner = None
+""",
+        k.enter_again_at_once,
+        3000,
+    ),
+    Bug(
+        "a task that leaves is published before it is written that nobody is inside",
+        "_combiner",
+        "Combiner.left",
+        """        self._account(monotonic_ns())
+        if worker.scheduler is not self.scheduler:
+            self._serve_elsewhere()
+            return continuation  # as if it had yielded
+        worker.publish(continuation)
+""",
+        """        worker.publish(continuation)
+        self._account(monotonic_ns())
+""",
+        k.enter_again_and_again,
+        3000,
+    ),
+    Bug(
+        "a section that is suspended is taken for one that has ended",
+        "_combiner",
+        "Combiner.run",
+        "                if not is_final(item):\n",
+        "                if False:\n",
+        k.MEETS["task", "long_section"],
+        50,
+    ),
+    Bug(
+        "a guest that is just being let in seems to wait for itself",
+        "_combiner",
+        "Guest.sources",
+        "owner is None or owner is self or is_final(self)",
+        "owner is None or is_final(self)",
+        k.MEETS["section", "guest"],
+        2000,
+    ),
+    # --- locks: a pass ------------------------------------------------------------------------
+    Bug(
+        "a pass does not end while there are requests",
+        "_combiner",
+        "Combiner.run",
+        "            if count == end or now > deadline or worker.leaving:\n",
+        "            if worker.leaving:\n",
+        k.pass_ends_beside_other_work,
+        50,
+    ),
+    Bug(
+        "a pass that has ended is not asked for again",
+        "_combiner",
+        "Combiner._end_pass",
+        "        self.dispatch()\n",
+        "        self.key.release()\n",
+        k.pass_ends_by_count,
+        50,
+    ),
+    Bug(
+        "a lock is served without a look at the ticket of its oldest request",
+        "_worker",
+        "Worker._take_critical",
+        "            if first is None or first > lock.head_ticket():\n",
+        "            if True:\n",
+        k.continuation_goes_before_the_lock,
+        50,
+    ),
+    # --- locks: home --------------------------------------------------------------------------
+    Bug(
+        "a worker that stands in leaves the lock with its home worker as well",
+        "_worker",
+        "Worker._take_service",
+        "(lock := services.take())",
+        "(lock := services.first())",
+        k.home_worker_takes_over,
+        50,
+    ),
+    Bug(
+        "a worker that takes a lock puts it back with one that has ended meanwhile",
+        "_worker",
+        "Worker._take_service",
+        """                if worker.gone:
+                    worker.give_back()
+""",
+        "",
+        k.pass_ends_by_time,
+        2000,
+    ),
+    Bug(
+        "a lock is given to a home worker that has ended",
+        "_combiner",
+        "Combiner.dispatch",
+        "            if target.gone:  # it has looked for the last time, perhaps before that\n"
+        "                target.give_back()\n",
+        "",
+        k.home_worker_ends,
+        1000,
+    ),
+    Bug(
+        "a worker that ends keeps the locks that it was to serve",
+        "_worker",
+        "Worker.give_back",
+        """        while (lock := self.services.take()) is not None:
+            self.scheduler.injector.append(lock)
+""",
+        "",
+        k.home_worker_ends,
+        50,
+    ),
+    Bug(
+        "who asks for a pass wakes nobody (S3)",
+        "_combiner",
+        "Combiner.dispatch",
+        "        reason = scheduler.notify_or_say_why()  # S3\n",
+        "        reason = None\n",
+        k.MEETS["section", "thread"],
+        50,
+    ),
+    # --- locks: giving up ---------------------------------------------------------------------
+    Bug(
+        "a request is granted although it was given up",
+        "_combiner",
+        "Combiner.run",
+        "                    continuation = item.pop()\n",
+        "                    continuation = item[-1]\n",
+        k.task_is_cancelled,
+        200,
+    ),
+    Bug(
+        "a request is given up although it was granted",
+        "_request",
+        "Request.give_up",
+        "        if not Wish.give_up(self):\n            return False\n",
+        "        Wish.give_up(self)\n",
+        k.task_is_cancelled,
+        200,
+    ),
+    Bug(
+        "a request that was given up is used again",
+        "_request",
+        "Request.give_up",
+        "        self.door = None\n",
+        "",
+        k.request_is_not_used_again,
+        5000,
+    ),
+    Bug(
+        "a cancellation just before the request is queued is not looked for (Q3)",
+        "_task",
+        "Continuation._queue_up",
+        "        if self._requested and request.give_up():\n",
+        "        if False:\n",
+        k.cancellation_reaches_the_queue,
+        50,
+    ),
+    Bug(
+        "the key is lost with a guest that is cancelled when it was let in",
+        "_combiner",
+        "Combiner._enter_as_guest",
+        "                self.leave_stack()  # it was granted, and nobody will leave\n",
+        "                pass\n",
+        k.guest_is_cancelled,
+        50,
+    ),
+    Bug(
+        "a thread whose time is up as it is let in does not wait until it is the owner",
+        "_combiner",
+        "Combiner._gave_up",
+        "        while self.owner is not stay.owner:  # it is just being granted\n",
+        "        while False:\n",
+        k.time_is_up_as_the_turn_comes,
+        500,
+    ),
+    # --- locks: several of them ---------------------------------------------------------------
+    Bug(
+        "all_of takes its locks in the order of its arguments",
+        "_lock",
+        "_AllOf.__init__",
+        "sorted(locks, key=_number_of)",
+        "list(locks)",
+        k.all_of_in_opposite_order,
+        50,
+    ),
+    Bug(
+        "all_of keeps the first lock if it is cancelled at the second one",
+        "_lock",
+        "_AllOf.__aenter__",
+        "            for lock in reversed(entered):\n                lock.leave_stack()\n",
+        "",
+        k.all_of_is_cancelled,
+        50,
+    ),
+    Bug(
+        "a task that queues its request does not look for a cycle",
+        "_combiner",
+        "Combiner.queue_up",
+        "        self._check_wait(worker.item.task, request)\n",
+        "",
+        k.cycle_is_found,
+        50,
+    ),
+    Bug(
+        "a thread looks for a cycle before it has said that it waits",
+        "_combiner",
+        "Combiner._stay",
+        """                if timeout is None:
+                    task.awaited = stay
+                self.enqueue(stay)
+                if timeout is None:
+                    self._check_wait(task, stay)
+""",
+        """                self.enqueue(stay)
+                self._check_wait(task, stay)
+                task.awaited = stay
+""",
+        k.cycle_with_threads_is_found,
+        200,
+    ),
+    # --- locks: usage order -------------------------------------------------------------------
+    Bug(
+        "a request is in the queue before it counts as one that waits",
+        "_usage",
+        "UsageQueue.append",
+        """        self._waiting.add(item)
+        deque.append(self, item)  # L1
+""",
+        """        deque.append(self, item)
+        self._waiting.add(item)
+""",
+        k.usage_order_drops_sections,
+        1000,
+    ),
+    Bug(
+        "the chosen request is chosen although it was given up",
+        "_usage",
+        "UsageQueue.first",
+        "        if self._chosen is None or self._chosen not in self._waiting:\n",
+        "        if self._chosen is None:\n",
+        k.usage_order_drops_sections,
+        50,
+    ),
+    # --- locks: the end -----------------------------------------------------------------------
+    Bug(
+        "lock.submit does not look again whether the pool was closed (S2)",
+        "_lock",
+        "Lock.submit",
+        "(scheduler.refusals or self._closed) and section.drop()",
+        "False",
+        k.shutdown_meets_sections,
+        50,
+    ),
+    Bug(
+        "lock.submit has its section served before it looks whether the pool was closed",
+        "_lock",
+        "Lock.submit",
+        "        self.line_up(section)\n",
+        "        self.enqueue(section)\n",
+        k.shutdown_meets_sections,
+        1000,
+    ),
+    Bug(
+        "the workers of a closed pool are not told that nobody waits for a lock any more",
+        "_combiner",
+        "Combiner._tell_workers",
+        "            self.scheduler.parking.unpark_all()\n",
+        "            pass\n",
+        k.shutdown_meets_a_waiting_thread,
+        50,
     ),
     # --- shutdown -----------------------------------------------------------------------------
     Bug(

@@ -77,12 +77,16 @@ class Bug:
         changed = before + text.replace(self.old, self.new, 1)
         code = _code(compile(changed, module.__file__, "exec"), self.function)
         right = function.__code__
-        assert code.co_code != right.co_code or code.co_consts != right.co_consts, self.name
+        assert _contents(code) != _contents(right), self.name
         function.__code__ = code
         try:
             yield
         finally:
             function.__code__ = right
+
+
+def _contents(code: CodeType) -> tuple[object, ...]:
+    return code.co_code, code.co_consts, code.co_names
 
 
 def _find(module: ModuleType, qualname: str) -> FunctionType:

@@ -6,9 +6,11 @@ import os
 import time
 from typing import Any
 
+from interleave import locks, scenarios
 from interleave.bugs import BUGS
 from interleave.harness import explorer
-from interleave.scenarios import ALL
+
+SCENARIOS = [*scenarios.ALL, *locks.ALL]
 
 
 def take_processor(numbers: Any) -> None:
@@ -38,7 +40,7 @@ def find(number: int) -> tuple[int, int | str, str, float]:
 def explore(number: int, schedules: int) -> tuple[int, str, float]:
     """(schedules, what went wrong, seconds) for one scenario."""
     start = time.perf_counter()
-    explored = explorer(ALL[number])
+    explored = explorer(SCENARIOS[number])
     with explored.in_place():
         failure = explored.search(schedules, 0, "mixed")
     text = "" if failure is None else str(failure.as_error())

@@ -41,6 +41,11 @@ def pool_of(workers: int, **options: Any) -> Iterator[FairPool]:
     assert not scheduler.suspended, "a coroutine is left"
     assert not scheduler.workers, "a worker is listed"
     assert not scheduler.roster, "a worker is on the roster"
+    for reference in scheduler.locks:
+        lock = reference()
+        assert lock is None or not lock.key.locked(), "a key is not given back"
+        assert lock is None or lock.owner is None, "a lock has an owner"
+        assert lock is None or not lock.queue, "a request is left in its queue"
 
 
 @contextmanager

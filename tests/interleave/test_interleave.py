@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from interleave.bugs import BUGS
 from interleave.harness import Bug, explorer
-from interleave.scenarios import ALL
+from interleave.jobs import SCENARIOS
 
 SCHEDULES = 60
 
@@ -18,7 +18,7 @@ SCHEDULES = 60
 QUICK = [bug for bug in BUGS if bug.schedules <= 100]
 
 
-@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_scenario(scenario: Callable[[], object]) -> None:
     explored = explorer(scenario)
     with explored.in_place():
