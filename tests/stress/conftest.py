@@ -1,12 +1,15 @@
-"""How long the stress tests take."""
+"""How long the stress tests take, and what holds at the end of each."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from fairpool import FairPool, Lock
 
 # All of them together; see tox.ini for the long form.
 SECONDS = float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or 20)
@@ -26,3 +29,42 @@ def rounds(request: pytest.FixtureRequest) -> Iterator[int]:
             number += 1
 
     return count()
+
+
+def run_all(*bodies: Callable[[], object]) -> None:
+    """Run each in a thread of its own, all beginning together; raise what one raised."""
+    begin = threading.Barrier(len(bodies))
+    errors: list[BaseException] = []
+
+    def run(body: Callable[[], object]) -> None:
+        try:
+            begin.wait(TIMEOUT)
+            body()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[body], daemon=True) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive(), "hangs"
+    if errors:
+        raise errors[0]
+
+
+def check_whole(pool: FairPool) -> None:
+    pool.shutdown()
+    parking = pool._scheduler.parking
+    assert len(parking.seats) - len(parking.debts) == pool._scheduler.max_workers
+    assert not parking.searching
+    assert not pool._scheduler.workers
+    assert not [
+        t for t in threading.enumerate() if t.name.startswith(pool._scheduler._prefix + "_")
+    ]
+
+
+def check_free(lock: Lock) -> None:
+    assert lock.acquire(timeout=TIMEOUT), f"{lock!r} is not free"
+    lock.release()
+    assert not lock.queue.items()

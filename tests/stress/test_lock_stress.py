@@ -1,4 +1,4 @@
-"""Random programs of tasks that enter locks in all ways, against a sequential model; and a matrix.
+"""Random programs of tasks that enter locks in all ways, against a sequential model.
 
 A counter that is not atomic says whether two were inside at once. The order in which sections were
 let in is compared with the order in which they asked, where that is known. At the end every lock is
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import random
 import threading
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from stress.conftest import SECONDS, TIMEOUT
+from stress.conftest import SECONDS, TIMEOUT, check_free
 
 from fairpool import CancelledError, FairPool, Lock, all_of, timeout, yield_now
 
@@ -253,12 +252,6 @@ class Run:
         assert not self.pool._scheduler.workers
 
 
-def check_free(lock: Lock) -> None:
-    assert lock.acquire(timeout=TIMEOUT), f"{lock!r} is not free"
-    lock.release()
-    assert not lock.queue.items()
-
-
 @settings(
     max_examples=40,
     phases=[Phase.generate],  # a race that was lost once does not shrink
@@ -310,74 +303,3 @@ def test_tickets_that_are_drawn_one_after_the_other(rounds: Iterator[int]) -> No
 async def _enter(lock: Lock, order: list[int], i: int) -> None:
     async with lock:
         order.append(i)
-
-
-@pytest.mark.parametrize("clients", [2, 8, 32, 100])
-@pytest.mark.parametrize("kind", ["combined", "plain", "mixed"])
-def test_matrix(kind: str, clients: int, rounds: Iterator[int]) -> None:
-    """Many clients at ten locks in turn; every third section raises, some give up."""
-    for number in rounds:
-        chance = random.Random(number)
-        with FairPool(1 + number % 4) as pool:
-            locks = [pool.lock() for _ in range(10)]
-            accounts = [Account() for _ in locks]
-            served: list[list[int]] = [[0] for _ in range(clients)]
-
-            def work(account: Account, mine: list[int], i: int) -> None:
-                account.enter()
-                try:
-                    mine[0] += 1
-                    if i % 3 == 0:
-                        raise Mishap
-                finally:
-                    account.leave()
-
-            async def combined(client: int) -> None:
-                for i, lock in enumerate(locks):
-                    try:
-                        patience = 0.0005 if kind == "mixed" and client % 4 == 0 else None
-                        async with timeout(patience), lock:
-                            if i % 5 == 4:
-                                await yield_now()
-                            work(accounts[i], served[client], i)
-                    except (Mishap, TimeoutError):
-                        pass
-
-            def plain(client: int) -> None:
-                for i, lock in enumerate(locks):
-                    patience = 0.0005 if kind == "mixed" and client % 4 == 1 else -1
-                    if lock.acquire(timeout=patience):
-                        try:
-                            work(accounts[i], served[client], i)
-                        except Mishap:
-                            pass
-                        finally:
-                            lock.release()
-
-            bodies: dict[str, list[Any]] = {
-                "combined": [combined],
-                "plain": [plain],
-                "mixed": [combined, plain],
-            }
-            futures: list[Any] = [
-                pool.submit(bodies[kind][i % len(bodies[kind])], i) for i in range(clients)
-            ]
-            victims = set()
-            if kind == "mixed":
-                for i, lock in enumerate(locks):
-                    lock.submit(work, accounts[i], [0], 1)
-                victims = set(chance.sample(range(clients), clients // 4))
-                for victim in victims:
-                    futures[victim].cancel()
-            for i, future in enumerate(futures):
-                try:
-                    future.result(TIMEOUT)
-                except (CancelledError, concurrent.futures.CancelledError):
-                    assert i in victims
-            for i in range(clients):
-                if kind != "mixed":
-                    assert served[i] == [10]
-                else:
-                    assert served[i][0] <= 10
-            for lock in locks:
-                check_free(lock)

@@ -5,49 +5,16 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, wait
 from typing import Any
 
 import pytest
-from stress.conftest import TIMEOUT
+from stress.conftest import TIMEOUT, check_whole, run_all
 
 from fairpool import FairPool, Future, blocking
 
 pytestmark = pytest.mark.stress
-
-
-def run_all(*bodies: Callable[[], object]) -> None:
-    """Run each in a thread of its own, all beginning together; raise what one raised."""
-    begin = threading.Barrier(len(bodies))
-    errors: list[BaseException] = []
-
-    def run(body: Callable[[], object]) -> None:
-        try:
-            begin.wait(TIMEOUT)
-            body()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=[body], daemon=True) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT)
-        assert not thread.is_alive(), "hangs"
-    if errors:
-        raise errors[0]
-
-
-def check_whole(pool: FairPool) -> None:
-    pool.shutdown()
-    parking = pool._scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == pool._scheduler.max_workers
-    assert not parking.searching
-    assert not pool._scheduler.workers
-    assert not [
-        t for t in threading.enumerate() if t.name.startswith(pool._scheduler._prefix + "_")
-    ]
 
 
 def test_stampede(rounds: Iterator[int]) -> None:
