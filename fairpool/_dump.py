@@ -48,8 +48,10 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
     reason, item, fn = worker.blocked_in, worker.item, worker.doing
     if item is None:
         return "in the initializer" if fn is None else "between tasks"
-    # What has no task is the child of a gather.
+    # What has no task is the child of a gather; or a lock, before the first section of a pass.
     task = item.task or item
+    if not isinstance(task, Future):
+        return f"serves {_short(task)}"
     running = f"{describe(fn)} {_short(task)}"
     if reason is None:
         return (
@@ -61,6 +63,8 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
     return f"blocked in {running}, waiting for {what}"
 
 
-def _short(future: Future[Any]) -> str:
-    cell = future._describe()
-    return f"<{cell + ' ' if cell else ''}{id(future):#x} {future._state.lower()}>"
+def _short(awaited: Any) -> str:
+    name: str = awaited._describe()
+    if not isinstance(awaited, Future):  # a lock, or the wish to enter one
+        return name
+    return f"<{name + ' ' if name else ''}{id(awaited):#x} {awaited._state.lower()}>"

@@ -157,3 +157,30 @@ def test_dump_shows_the_locks_that_are_taken(make_pool: MakePool) -> None:
         assert "free" not in text
     section.result(TIMEOUT)
     del free
+
+
+def test_dump_shows_who_waits_for_a_lock(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    lock = pool.lock("door")
+
+    def enters() -> None:
+        with lock:
+            pass
+
+    with lock:
+        entering = pool.submit(enters)
+        shown = until(pool, "waits:")
+    entering.result(TIMEOUT)
+    assert re.search(r"enters <.*> waits for the lock door\n", shown)
+
+
+def test_dump_shows_who_serves_a_lock(make_pool: MakePool, gate: threading.Event) -> None:
+    # Between two sections, there is no task; here it is held there, as far as `dump` can see.
+    pool = make_pool(1)
+    lock = pool.lock("door")
+    occupy(pool, gate)
+    (worker,) = pool._scheduler.workers
+    item, worker.item = worker.item, lock
+    shown = dump(pool)
+    worker.item = item
+    assert "serves the lock door\n" in shown
