@@ -334,7 +334,11 @@ class Link(Task[T]):
         if isinstance(result, _StdFuture):
             result = _wait_for(result)
         if type(result) in COROUTINE_TYPES and is_coroutine(result):
-            return Continuation(self, context, result)  # all of it is left
+            try:
+                return Continuation(self, context, result)  # all of it is left
+            except BaseException as error:
+                _end_suspended(self, result, None, error)
+                return None
         self._value = result
         self._cell = FINISHED
         cell.reverse()
@@ -485,12 +489,46 @@ def suspend_first(
     task: Task[Any], context: Context, coroutine: Any, request: Any, worker: Any
 ) -> Any:
     """A coroutine has yielded `request` in its first step on `worker`. Returns as `Task.run`."""
-    continuation = Continuation(task, context, coroutine)
+    try:
+        continuation = Continuation(task, context, coroutine)
+    except BaseException as error:
+        _end_suspended(task, coroutine, request, error)
+        return None
     following = None if request is None else continuation.suspend(request, worker)
     if request is None or following is continuation:  # it has only yielded
         worker.requeue(continuation)
         return None
     return following
+
+
+def _end_suspended(task: Task[Any], coroutine: Any, request: Any, error: BaseException) -> None:
+    """There was no memory for the continuation of a coroutine: so this is the end of its task.
+
+    Here and not in `Worker.rescue`, which knows neither the child of a gather nor a lock's section.
+    """
+    LOGGER.critical("%s cannot be suspended", describe(coroutine), exc_info=True)
+    machine = task._machine if hasattr(task, "_machine") else None
+    if type(machine) is Continuation:  # it has come as far as that
+        task._pool.suspended.discard(machine)
+    task._machine = coroutine.__qualname__
+    if type(request) is Leave:
+        request.lock.leave_stack()
+    _close(coroutine)
+    fail(task, error.with_traceback(None), coroutine)  # whose frames lead to the task: no cycle
+
+
+def _close(coroutine: Any) -> None:
+    """`coroutine.close()`, for one that takes locks.
+
+    It may leave one on its way, and close in the next step.
+    """
+    try:
+        while type(leave := coroutine.throw(GeneratorExit)) is Leave:
+            leave.lock.leave_stack()
+    except BaseException:  # GeneratorExit, as a rule; nobody asks what it ends with
+        pass
+    else:
+        LOGGER.warning("%s ignored that it was to end", describe(coroutine))
 
 
 def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
@@ -825,15 +863,7 @@ class Continuation:
 
     def abandon(self, error: BaseException) -> None:
         """End the task without running it. For who took this out of a queue, or disarmed it."""
-        try:
-            # `coroutine.close()`, for one that takes locks: it may leave one on its way, and close
-            # in the next step.
-            while type(leave := self.coroutine.throw(GeneratorExit)) is Leave:
-                leave.lock.leave_stack()
-        except BaseException:  # GeneratorExit, as a rule; nobody asks what it ends with
-            pass
-        else:
-            LOGGER.warning("%s ignored that it was to end", describe(self.coroutine))
+        _close(self.coroutine)
         self.end(error)
 
 

@@ -29,6 +29,7 @@ from fairpool import CancelledError, DeadlockError, FairPool, Future, Task, curr
 from fairpool import _waits as waits_module
 from fairpool._runqueue import RunQueue
 from fairpool._sync import here
+from fairpool._task import Continuation
 from fairpool._worker import Worker
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
@@ -1097,3 +1098,78 @@ def test_asyncio_can_have_what_a_task_yields_afterwards(desk: Desk) -> None:
         return await future
 
     assert asyncio.run(main()) == "fine"
+
+
+# --- no memory for a continuation -----------------------------------------------------------------
+
+
+async def _yields() -> None:
+    await fairpool.yield_now()
+
+
+async def _holds(lock: Any) -> None:
+    async with lock:
+        lock.submit(int)  # so that somebody waits
+        await fairpool.yield_now()
+
+
+async def _leaves(lock: Any) -> None:
+    async with lock:
+        lock.submit(int)
+
+
+async def _gathers() -> list[Any]:
+    await fairpool.yield_now()
+    return await fairpool.gather(_yields(), fairpool.sleep(0, 1), return_exceptions=True)
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """There is no memory for one of the continuations, and then there is again."""
+    make = Continuation.__init__
+    left = [None] * number
+
+    def fail(continuation: Any, *args: Any) -> None:
+        if left:
+            left.pop()
+            make(continuation, *args)
+        else:
+            monkeypatch.setattr(Continuation, "__init__", make)
+            raise MemoryError
+
+    monkeypatch.setattr(Continuation, "__init__", fail)
+
+
+@pytest.mark.parametrize(
+    "submit",
+    [
+        lambda pool, lock: pool.submit(_yields),
+        lambda pool, lock: pool.submit(_holds, lock),
+        lambda pool, lock: pool.submit(_leaves, lock),
+        lambda pool, lock: pool.submit(int).then(lambda _: _yields()),
+        lambda pool, lock: pool.submit(int).then(lambda _: _yields(), lock=lock),
+        lambda pool, lock: lock.submit(_yields),
+    ],
+    ids=["task", "inside", "leaving", "link", "critical link", "section"],
+)
+def test_no_memory_to_suspend(
+    submit: Callable[[FairPool, Any], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The task ends with that, and holds no lock.
+    with FairPool(1) as pool:
+        lock = pool.lock()
+        _refuse(monkeypatch, 0)
+        assert isinstance(submit(pool, lock).exception(TIMEOUT), MemoryError)
+        assert pool.submit(_holds, lock).exception(TIMEOUT) is None
+        assert lock.acquire(timeout=TIMEOUT)
+        lock.release()
+    assert not pool._scheduler.suspended
+    assert "cannot be suspended" in caplog.text
+
+
+def test_no_memory_to_suspend_the_child_of_a_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FairPool(1) as pool:
+        _refuse(monkeypatch, 1)  # that of the task itself is there
+        results = pool.submit(_gathers).result(TIMEOUT)
+    assert [type(result) for result in results] in ([MemoryError, int], [type(None), MemoryError])
