@@ -22,10 +22,12 @@ who holds the key, and handed on with it: the key's release comes after them, it
 from __future__ import annotations
 
 from asyncio import _get_running_loop
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from fairpool._errors import DeadlockError
-from fairpool._future import CANCELLED, Future, claim, finish, is_final
+from fairpool._future import CANCELLED, Future, call_all, claim, finish, is_final
 from fairpool._request import Leave, Once, Request, Wish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
@@ -37,7 +39,7 @@ from fairpool._sync import (
     thread_name,
     yield_cpu,
 )
-from fairpool._task import Link, Task
+from fairpool._task import LINK, Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
 __all__ = ["READY", "Combiner", "CriticalLink", "Guest", "Section", "who_calls"]
@@ -128,6 +130,14 @@ class Section(Task[Any]):
     has_sources = True
 
     @property
+    def holds_lock(self) -> bool:  # type: ignore[override]
+        """True at the end of the section, to the worker that runs it. It has the key until then."""
+        return self.lock.owner is self
+
+    def hand_on(self, callbacks: list[Any]) -> None:
+        _hand_on(self, callbacks)
+
+    @property
     def relation(self) -> str:
         return f" waits for {self.lock._describe()} held by "
 
@@ -151,6 +161,14 @@ class CriticalLink(Link[Any]):
     share: Any
     ticket: int
 
+    @property
+    def holds_lock(self) -> bool:  # type: ignore[override]
+        """As that of a `Section`."""
+        return self.lock.owner is self
+
+    def hand_on(self, callbacks: list[Any]) -> None:
+        _hand_on(self, callbacks)
+
     def sources(self) -> tuple[Any, ...]:
         sources = Link.sources(self)
         return sources + self.lock.holder() if sources else ()
@@ -171,6 +189,15 @@ class CriticalLink(Link[Any]):
             return False
         self.lock.forget(self)
         return True
+
+
+def _hand_on(section: Section | CriticalLink, callbacks: list[Any]) -> None:
+    # A clean-up, which is run whatever is cancelled or closed meanwhile.
+    link: Link[None] = Link()
+    link._pool = section._pool
+    then = partial(call_all, section, callbacks)
+    link._cell = [(copy_context(), None, section, LINK, None, None, then)]
+    section._pool.resume(link)
 
 
 class Visitor(Future[None]):

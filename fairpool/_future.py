@@ -54,6 +54,7 @@ __all__ = [
     "Future",
     "Waiter",
     "call",
+    "call_all",
     "claim",
     "conclude",
     "describe",
@@ -371,6 +372,14 @@ class Future(_StdFuture[T]):
 
     # Whether this is a kind of future that cannot be final before others are, its `sources()`.
     has_sources = False
+
+    # Whether its callbacks would be called with a lock in the hands of the calling worker, and are
+    # to be handed on instead.
+    holds_lock = False
+
+    def hand_on(self, callbacks: list[_Callback]) -> None:
+        """Have these called by a worker that holds nothing."""
+        raise NotImplementedError
 
     def sources(self) -> tuple[Future[Any], ...]:
         """The futures that all have to be final before this one can be, as far as is known."""
@@ -719,6 +728,10 @@ def settle(future: Future[Any], cell: list[Any]) -> None:
                     continue
             else:
                 # Last, because a callback may take long, or need what a waiter does next.
+                if future.holds_lock:
+                    future.hand_on(callbacks)
+                    callbacks = []
+                    continue
                 registrant = callbacks.pop(0)
             call(future, registrant)
         except IndexError:
@@ -727,6 +740,12 @@ def settle(future: Future[Any], cell: list[Any]) -> None:
             interrupt = error
     if interrupt is not None:
         raise interrupt
+
+
+def call_all(future: Future[Any], callbacks: list[_Callback]) -> None:
+    """Call these callbacks of a final future."""
+    for callback in callbacks:
+        call(future, callback)
 
 
 def call(future: Future[Any], registrant: Callable[[Any], object]) -> None:

@@ -481,6 +481,10 @@ def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
             return registrant if registrant.disarm() else None
     elif issubclass(kind, Joint):
         return registrant.child_ended(future, pool)
+    elif future.holds_lock:
+        cell.append(registrant)
+        settle(future, cell)
+        return None
     call(future, registrant)
     return None
 

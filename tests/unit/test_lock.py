@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -857,6 +858,68 @@ def test_who_is_inside_cannot_wait_for_the_lock(make_pool: MakePool, way: str) -
     if way != "shuts down":
         in_time(lock.submit(int).result)
     check_free(lock)
+
+
+@pytest.mark.parametrize("kind", ["submit", "coroutine", "failing", "link", "two"])
+@pytest.mark.parametrize("order", ["ticket", "usage"])
+def test_a_callback_of_a_section_may_enter_its_lock(
+    order: str, kind: str, make_pool: MakePool
+) -> None:
+    pool = make_pool(1)
+    lock = pool.lock(order=order)
+    called: list[str] = []
+    both = threading.Event()
+
+    def enters(future: Any, name: str = "first") -> None:
+        with lock:
+            called.append(name)
+        if len(called) == 1 + (kind == "two"):
+            both.set()
+
+    def fails() -> None:
+        raise ValueError
+
+    async def coroutine() -> None:
+        pass
+
+    def make() -> None:
+        # In a section, so that the callbacks are there before its end.
+        if kind == "link":
+            future = pool.submit(int).then(str, lock=lock)
+        else:
+            fn = {"coroutine": coroutine, "failing": fails}.get(kind, int)
+            future = lock.submit(fn)
+        future.add_done_callback(enters)
+        if kind == "two":
+            future.add_done_callback(partial(enters, name="second"))
+        if kind == "failing":
+            future.add_done_callback(lambda future: future.exception())
+
+    lock.submit(make).result(TIMEOUT)
+    assert both.wait(TIMEOUT)
+    assert called == ["first", "second"][: len(called)]
+    in_time(pool.shutdown)
+
+
+def test_callbacks_of_sections_are_called_when_the_pool_cancels_the_rest(
+    make_pool: MakePool, gate: threading.Event
+) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+    called: list[Any] = []
+    started = threading.Event()
+
+    def section() -> None:
+        started.set()
+        gate.wait(TIMEOUT)
+
+    future = lock.submit(section)
+    future.add_done_callback(called.append)
+    assert started.wait(TIMEOUT)
+    pool.shutdown(wait=False, cancel_futures=True)
+    gate.set()
+    in_time(pool.shutdown)
+    assert called == [future]
 
 
 def test_a_thread_cannot_enter_twice() -> None:
