@@ -589,6 +589,7 @@ class Combiner:
         """Decide whether to go home (key)."""
         stats = self.stats
         sections = stats.inline + stats.combined
+        before = stats.mean
         stats.mean = mean = (stats.busy - stats.busy_reviewed) // (sections - stats.reviewed)
         stats.reviewed, stats.busy_reviewed = sections, stats.busy
         preferred = self.preferred
@@ -600,7 +601,10 @@ class Combiner:
                 return
             self.preferred = worker
         if mean > GO_HOME_ABOVE:
-            self.home = self.preferred
+            # Twice in a row: a section that the system has interrupted is one in a thousand, and
+            # may be a hundred times as long as the others.
+            if before > GO_HOME_ABOVE:
+                self.home = self.preferred
         elif mean < STAY_BELOW:
             self.home = None
 

@@ -860,6 +860,42 @@ def test_who_is_inside_cannot_wait_for_the_lock(make_pool: MakePool, way: str) -
     check_free(lock)
 
 
+@pytest.mark.parametrize("way", ["at once", "submit"])
+def test_sections_go_home_when_they_are_long_and_not_when_one_was_cut_off(
+    way: str, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+    clock = 0
+    monkeypatch.setattr(combiner_module, "monotonic_ns", lambda: clock)
+
+    def section(length: int) -> None:
+        nonlocal clock
+        clock += length
+
+    async def enters(length: int) -> None:
+        async with lock:
+            section(length)
+
+    def sections(*lengths: int) -> bool:
+        for length in lengths:
+            if way == "submit":
+                lock.submit(section, length).result(TIMEOUT)
+            else:
+                pool.submit(enters, length).result(TIMEOUT)
+        return lock.statistics().home is not None
+
+    once = combiner_module.SECTIONS_BETWEEN_REVIEWS
+    above, below = combiner_module.GO_HOME_ABOVE + 1, combiner_module.STAY_BELOW - 1
+    assert not sections(*[below] * once)
+    assert not sections(*[below] * (once - 1), 100 * above)  # the system has cut it off
+    assert not sections(*[below] * once)
+    assert not sections(*[above] * once)
+    assert sections(*[above] * once)
+    assert sections(*[(above + below) // 2] * 2 * once)
+    assert not sections(*[below] * once)
+
+
 @pytest.mark.parametrize("kind", ["submit", "coroutine", "failing", "link", "two"])
 @pytest.mark.parametrize("order", ["ticket", "usage"])
 def test_a_callback_of_a_section_may_enter_its_lock(
