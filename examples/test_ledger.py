@@ -8,7 +8,6 @@ between. The same tests pass with the lock, for every schedule that is tried.
 
 from __future__ import annotations
 
-import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -47,7 +46,7 @@ def without_lock(pool: FairPool) -> None:
 
 
 def with_lock(pool: FairPool) -> None:
-    two_transfers(pool, threading.Lock())
+    two_transfers(pool, pool.lock())
 
 
 def results_explained(pool: FairPool) -> None:
