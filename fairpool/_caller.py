@@ -245,6 +245,13 @@ class Caller(Worker):
             self.leaving = self.is_done()
         return is_final(future)
 
+    def wait_for_event(self, adopted: Any, timeout: float | None) -> bool:
+        """As that of `Worker`; and as `_park_on`."""
+        if self.scheduler.max_workers:
+            return super().wait_for_event(adopted, timeout)
+        self._park_on(adopted.announce(), timeout)
+        return bool(adopted.event.is_set())
+
     # --- Ctrl-C ----------------------------------------------------------------------------------
 
     def interrupt(self, frame: Any) -> None:

@@ -24,7 +24,9 @@ from fairpool._future import (
     LOGGER,
     Future,
     Waiter,
+    claim,
     fail,
+    finish,
     is_final,
     look_out,
     wait,
@@ -117,26 +119,40 @@ class _AdoptedEvent:
         # Only `wait(…, ALL_COMPLETED)` needs all of its futures. The others may go on when any of
         # them is done, and could be what another one waits for: none may be run on top of them.
         self._needs_all = getattr(waiter, "stop_on_exception", True) is False
-        self._event = event
+        self.event = event
         self.futures: list[Future[Any]] = []
-        self.set = event.set
+        self._announced: list[Future[None]] = []
         self.clear = event.clear
         self.is_set = event.is_set
+
+    def set(self) -> None:
+        self.event.set()
+        for future in self._announced.copy():  # see `announce`
+            if claim(future) is not None:
+                finish(future, None)
+
+    def announce(self) -> Future[None]:
+        """A future that is final when the event is set, or was set before."""
+        future: Future[None] = Future()
+        self._announced.append(future)
+        # Both this and `set` have called a method of the list in between: one sees the other (A2).
+        if self.event.is_set() and claim(future) is not None:
+            finish(future, None)
+        return future
 
     def wait(self, timeout: float | None = None) -> bool:
         worker = here.worker
         if worker is None or worker.task is None:
-            return bool(self._event.wait(timeout))
+            return bool(self.event.wait(timeout))
         if timeout is None and self._needs_all:
-            return bool(worker.wait_for_all(tuple(self.futures), self._event))
+            return bool(worker.wait_for_all(tuple(self.futures), self))
         if timeout is None and not worker.scheduler.may_start():
             # There can be no other worker to run them. Better on top of this task than never.
             for future in self.futures:
-                if self._event.is_set():
+                if self.event.is_set():
                     break
                 worker.run_inline(future)
-        with blocking():
-            return bool(self._event.wait(timeout))
+        return bool(worker.wait_for_event(self, timeout))
 
 
 def _lowest(lists: list[list[Any]]) -> list[Any] | None:
@@ -756,7 +772,7 @@ class Worker:
         finally:
             leave_wait(task, outer)
 
-    def wait_for_all(self, futures: tuple[Future[Any], ...], event: Any) -> bool:
+    def wait_for_all(self, futures: tuple[Future[Any], ...], adopted: _AdoptedEvent) -> bool:
         """Wait for the event that is set when all of `futures` are final."""
         assert self.task is not None
         task = self.task
@@ -764,10 +780,14 @@ class Worker:
         try:
             for future in futures:
                 self.run_inline(future)
-            with blocking():
-                return bool(event.wait())
+            return self.wait_for_event(adopted, None)
         finally:
             leave_wait(task, outer)
+
+    def wait_for_event(self, adopted: _AdoptedEvent, timeout: float | None) -> bool:
+        """Wait for an event of a `concurrent.futures` waiter; return whether it is set."""
+        with blocking():
+            return bool(adopted.event.wait(timeout))
 
     def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
         if look_out(future):

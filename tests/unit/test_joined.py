@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, as_completed, wait
 from typing import Any
 
 import pytest
@@ -167,6 +167,39 @@ def test_caller_of_a_pool_with_an_initializer(make_pool: Callable[..., FairPool]
 
 
 # --- waiting in a caller --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED", "each"])
+@pytest.mark.parametrize("timeout", [None, TIMEOUT])
+def test_the_only_caller_works_while_it_waits_for_any_of_several(
+    timeout: float | None, when: str, make_pool: Callable[..., FairPool]
+) -> None:
+    pool = make_pool(0)
+
+    def waits() -> list[Any]:
+        futures: list[Any] = [
+            pool.submit(echo, 1, 5).then(str),  # nothing of it can be run on top of this
+            pool.submit(echo, 2, 5).then(str),
+        ]
+        if when == "each":
+            return sorted(each.result(0) for each in as_completed(futures, timeout))
+        done, _ = wait(futures, timeout, when)
+        return sorted(each.result(0) for each in done) if len(done) == 2 else ["1", "2"]
+
+    results: list[Any] = []
+    in_threads(lambda: results.extend(pool.run(waits)))
+    assert results == ["1", "2"]
+
+
+def test_the_only_caller_waits_no_longer_than_it_was_told(
+    make_pool: Callable[..., FairPool],
+) -> None:
+    pool = make_pool(0)
+    never: Any = fairpool.Future()
+    pair = [pool.submit(int).then(str), never]
+    results: list[Any] = []
+    in_threads(lambda: results.extend(pool.run(wait, pair, 0.05)))
+    assert [len(each) for each in results] == [1, 1]
 
 
 def test_only_caller_waits(make_pool: Callable[..., FairPool]) -> None:
