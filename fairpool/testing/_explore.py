@@ -207,7 +207,7 @@ class Explorer:
         if usual.errors:
             return self._failure(usual, 0, "0/")
         if strategy == "systematic":
-            return self._search_systematically(schedules)
+            return self._search_systematically(schedules, Random(seed))
         while self.schedules < schedules:
             number = seed + self.schedules
             self.schedules += 1
@@ -233,14 +233,17 @@ class Explorer:
             return RandomWalk(rng)
         return PCT(rng, rng.choice(DEPTHS), max(self.steps, 1))
 
-    def _search_systematically(self, schedules: int) -> Failure | None:
-        # By the number of preemptions: what needs few of them is found first.
+    def _search_systematically(self, schedules: int, rng: Random) -> Failure | None:
+        # By the number of preemptions: what needs few of them is found first. Those with the same
+        # number in no order, so that the first of them, if not all are run, are a sample of all.
         levels: list[list[Decisions]] = [[] for _ in range(self._preemptions + 1)]
         levels[0].append([])
         for preempted, level in enumerate(levels):
             while level:
                 if self.schedules >= schedules:
                     return None
+                drawn = rng.randrange(len(level))
+                level[drawn], level[-1] = level[-1], level[drawn]
                 prefix = level.pop()
                 strategy = Systematic(prefix)
                 self.schedules += 1
