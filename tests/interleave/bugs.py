@@ -6,6 +6,7 @@ times what it took on any of Python 3.11, 3.13 and 3.13t when this was written.
 
 from __future__ import annotations
 
+from interleave import acquire as a
 from interleave import locks as k
 from interleave import scenarios as s
 from interleave.harness import Bug
@@ -349,14 +350,14 @@ BUGS = [
     Bug(
         "a timer is put in after the look at when the thread wakes (T1 after T2)",
         "_timer",
-        "Timers.add",
+        "Timers.start",
         """        self._incoming.append(timer)  # T1
         if self._absent:
             self._start()
-        if deadline < self._wakes_at:  # T2
+        if timer[DEADLINE] < self._wakes_at:  # T2
             self._unpark()
 """,
-        """        if deadline < self._wakes_at:
+        """        if timer[DEADLINE] < self._wakes_at:
             self._unpark()
         self._incoming.append(timer)
         if self._absent:
@@ -739,6 +740,73 @@ BUGS = [
 """,
         k.cycle_with_threads_is_found,
         200,
+    ),
+    # --- locks: linearizability ---------------------------------------------------------------
+    Bug(
+        "a thread that enters at once does not ask for the key",
+        "_combiner",
+        "Combiner.enter_stack",
+        "        if not self.queue and self.key.acquire(False):\n",
+        "        if not self.queue:\n",
+        a.ALL[0],
+        10,
+        "systematic",
+    ),
+    Bug(
+        "a thread that leaves has a worker give the key back, and is gone before that",
+        "_combiner",
+        "Combiner._serve_elsewhere",
+        "            if first is None:\n                self.key.release()  # M1\n",
+        "            if first is None:\n                self.dispatch()\n                return\n",
+        a.ALL[2],
+        50,
+        "systematic",
+    ),
+    Bug(
+        "a thread that was let in as its time was up takes it that it was not",
+        "_combiner",
+        "Combiner._gave_up",
+        """        if stay.give_up():
+            return True
+""",
+        """        stay.give_up()
+        if self.owner is not stay.owner:
+            return True
+""",
+        a.ALL[15],
+        500,
+        "systematic",
+    ),
+    Bug(
+        "a thread that has left does not look at the queue again, and one waits for ever",
+        "_combiner",
+        "Combiner._serve_elsewhere",
+        "                if queue.holds_work() and self.key.acquire(False):  # M2\n"
+        "                    continue\n",
+        "",
+        a.ALL[5],
+        500,
+        "systematic",
+    ),
+    Bug(
+        "a task that is cancelled in the queue is let in nevertheless",
+        "_combiner",
+        "Combiner.run",
+        "                    continuation = item.pop()\n",
+        "                    continuation = item[-1]\n",
+        a.ALL[12],
+        1000,
+        "systematic",
+    ),
+    Bug(
+        "a cancellation takes back what was granted just before",
+        "_request",
+        "Request.give_up",
+        "        if not Wish.give_up(self):\n            return False\n",
+        "        Wish.give_up(self)\n",
+        a.ALL[12],
+        1000,
+        "systematic",
     ),
     # --- locks: usage order -------------------------------------------------------------------
     Bug(

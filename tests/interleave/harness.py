@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType, ModuleType
 
 import fairpool
-from fairpool.testing._explore import Explorer
+from fairpool.testing._explore import Explorer, Failure
 from fairpool.testing._points import Points, code_of, mutable_names, shared_accesses
 from fairpool.testing._world import reached
 
@@ -32,20 +32,34 @@ _accesses: dict[int, tuple[CodeType, dict[int, str]]] = {}
 _mutable: list[frozenset[str]] = []
 
 
-def _places() -> dict[CodeType, dict[int, str]]:
-    codes = code_of(modules())
+def _places(names: Iterable[str] = ()) -> dict[CodeType, dict[int, str]]:
     if not _mutable:
-        _mutable.append(mutable_names(codes))
+        _mutable.append(mutable_names(code_of(modules())))
+    codes = code_of([sys.modules[f"fairpool.{name}"] for name in names] or modules())
     for code in codes:
         if id(code) not in _accesses:
             _accesses[id(code)] = code, shared_accesses(code, _mutable[0])
     return {code: _accesses[id(code)][1] for code in codes}
 
 
-def explorer(scenario: Callable[[], object], preemptions: int = 2) -> Explorer:
+# Where the points are when a small scenario of locks is explored depth first, besides what is
+# done to locks. With the points of all modules there is no end to schedules with two preemptions.
+LOCK_MODULES = ("_combiner", "_lock", "_request", "_task")
+
+
+def explorer(scenario: Callable[[], object], strategy: str = "mixed") -> Explorer:
     """To be made after a bug was put in: the points are those of the code as it is now."""
-    points = Points(_places(), reached)
-    return Explorer(scenario, points, _is_of_package, preemptions)
+    points = Points(_places(LOCK_MODULES if strategy == "systematic" else ()), reached)
+    return Explorer(scenario, points, _is_of_package)
+
+
+def search(
+    scenario: Callable[[], object], schedules: int, strategy: str
+) -> tuple[Explorer, Failure | None]:
+    """Look for a failure in that many schedules: the explorer, and what it has found."""
+    explored = explorer(scenario, strategy)
+    with explored.in_place():
+        return explored, explored.search(schedules, 0, strategy)
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class Bug:
     new: str
     scenario: Callable[[], object]
     schedules: int  # it is to be found in so many, with seed 0
+    strategy: str = "mixed"
 
     def __str__(self) -> str:
         return self.name

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
-from interleave import locks, scenarios
+from interleave import acquire, locks, scenarios
 from interleave.bugs import BUGS
-from interleave.harness import explorer
+from interleave.harness import search
 
-SCENARIOS = [*scenarios.ALL, *locks.ALL]
+SCENARIOS = [*scenarios.ALL, *locks.ALL, *acquire.ALL]
+
+
+def strategies_of(scenario: Callable[[], None]) -> tuple[str, ...]:
+    """How to explore it, for equal parts of its schedules."""
+    if scenario in acquire.ALL:
+        return ("systematic",)
+    if scenario in locks.MEETS.values():
+        return ("systematic", "mixed")
+    return ("mixed",)
 
 
 def take_processor(numbers: Any) -> None:
@@ -26,9 +36,7 @@ def find(number: int) -> tuple[int, int | str, str, float]:
     bug = BUGS[number]
     start = time.perf_counter()
     with bug.put_in():
-        explored = explorer(bug.scenario)
-        with explored.in_place():
-            failure = explored.search(bug.schedules, 0, "mixed")
+        _, failure = search(bug.scenario, bug.schedules, bug.strategy)
     seconds = time.perf_counter() - start
     if failure is None:
         return 0, "", "", seconds
@@ -40,8 +48,14 @@ def find(number: int) -> tuple[int, int | str, str, float]:
 def explore(number: int, schedules: int) -> tuple[int, str, float]:
     """(schedules, what went wrong, seconds) for one scenario."""
     start = time.perf_counter()
-    explored = explorer(SCENARIOS[number])
-    with explored.in_place():
-        failure = explored.search(schedules, 0, "mixed")
-    text = "" if failure is None else str(failure.as_error())
-    return explored.schedules, text, time.perf_counter() - start
+    count = 0
+    text = ""
+    strategies = strategies_of(SCENARIOS[number])
+    for i, strategy in enumerate(strategies):
+        left = -(-(schedules - count) // (len(strategies) - i))
+        explored, failure = search(SCENARIOS[number], left, strategy)
+        count += explored.schedules
+        if failure is not None:
+            text = str(failure.as_error())
+            break
+    return count, text, time.perf_counter() - start
