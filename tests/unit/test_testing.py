@@ -213,6 +213,42 @@ def test_time_is_virtual() -> None:
     assert time.monotonic() - begin < 60
 
 
+def test_timeouts_of_the_standard_library_are_virtual() -> None:
+    def scenario(pool: FairPool) -> None:
+        condition = threading.Condition()
+        before = time.monotonic()
+        with condition:
+            assert not condition.wait_for(lambda: False, timeout=5)
+        assert not threading.Event().wait(timeout=5)
+        assert not threading.Semaphore(0).acquire(timeout=5)
+        with pytest.raises(queue.Empty):
+            queue.Queue[int]().get(timeout=5)
+        assert time.monotonic() - before == 20
+
+    assert explore(scenario, schedules=5) == 5
+
+
+def test_what_is_measured_is_virtual() -> None:
+    """What the package measures is a matter of the schedule alone."""
+    seen = []
+
+    def scenario(pool: FairPool) -> None:
+        lock = pool.lock()
+        before = time.monotonic_ns()
+        tasks = [lock.submit(time.sleep, 10) for _ in range(2)]
+        for task in tasks:
+            task.result()
+        assert 20_000_000_000 <= time.monotonic_ns() - before < 20_010_000_000
+        assert 10 <= lock.statistics().busy < 20.01
+        with lock:
+            pass
+        seen.append((lock.statistics().busy, lock.statistics().waits))
+
+    for _ in range(2):
+        assert explore(scenario, schedules=20) == 20
+    assert seen[:20] == seen[20:]
+
+
 def test_the_standard_library_on_top_of_it() -> None:
     def scenario(pool: FairPool) -> None:
         barrier, event, items = threading.Barrier(3), threading.Event(), queue.Queue[int](1)
