@@ -24,7 +24,14 @@ from fairpool._gather import Gather
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
 from fairpool._share import CURRENT, Principal, Shares
-from fairpool._sync import at_exit, cpu_count, here, in_child_after_fork, yield_cpu
+from fairpool._sync import (
+    at_exit,
+    cpu_count,
+    here,
+    in_child_after_fork,
+    monotonic,
+    yield_cpu,
+)
 from fairpool._task import LINK, Continuation, Handler, Link, Task
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
@@ -35,6 +42,10 @@ __all__ = ["Backlog", "Scheduler", "live"]
 # costs about 100 KiB of memory that is really used; a thousand of them is the size of a large
 # ThreadPoolExecutor, and with inline runs enough for some ten thousand nested waits.
 SPARE_WORKERS_MAX = 1000
+
+# After so long (s) it is tried again to start a worker where no thread could be started: some
+# threads of others may have ended. Far above what an attempt costs, and not yet a hang.
+START_AGAIN_AFTER = 0.05
 
 
 class Backlog:
@@ -89,6 +100,7 @@ class Scheduler:
         "_initializer",
         "_numbers",
         "_prefix",
+        "_starts_again",
         "_warned",
         "backlog",
         "broken",
@@ -149,6 +161,7 @@ class Scheduler:
         self.searching = self.parking.searching
         self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
         self.timers = self._make_timers()
+        self._starts_again = [None]  # empty while a timer is set for it
 
     def _make_timers(self) -> Timers:
         return Timers(f"{self._prefix}_timer", self.idle_timeout)
@@ -182,6 +195,8 @@ class Scheduler:
                     self._abandon_queued(error)
                     if dropped:
                         raise
+                else:
+                    self._start_again_later()  # all of them may be blocked
 
     def _abandon_queued(self, error: Exception) -> None:
         """There is no worker, and none could be started: end what is queued."""
@@ -265,6 +280,24 @@ class Scheduler:
             self.parking.notify()
         except Exception:
             LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+            self._start_again_later()
+
+    def _start_again_later(self) -> None:
+        """No worker could be started, and nobody else may come to look at what is queued."""
+        try:
+            self._starts_again.pop()
+        except IndexError:  # the timer will see to it
+            return
+        try:
+            self.timers.add(monotonic() + START_AGAIN_AFTER, self)
+        except Exception:
+            self._starts_again.append(None)
+            LOGGER.critical("%s could not start its timer thread, either", self._prefix)
+
+    def wake(self) -> None:
+        """On the timer thread: it is time to try to start a worker again."""
+        self._starts_again.append(None)  # before the attempt, which may fail again
+        self.notify_if_work()
 
     def notify_or_say_why(self) -> RuntimeError | None:
         """As `notify_if_free`; why there is no worker at all, where none could be started."""
@@ -275,6 +308,7 @@ class Scheduler:
                 LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
                 if not self.workers.copy():
                     return RuntimeError(f"no worker could be started: {error}")
+                self._start_again_later()
         return None
 
     def suspended_ended(self) -> None:
@@ -548,6 +582,7 @@ class Scheduler:
                 # (A2), and nobody is left who has seen the old ones.
                 used.append(self.timers)
                 self.timers = self._make_timers()
+                self._starts_again.append(None)  # a second one does no harm
                 if self.roster.copy():
                     continue
                 for timers in used:

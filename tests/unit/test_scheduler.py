@@ -20,11 +20,11 @@ from concurrent.futures import CancelledError, wait
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, TIMEOUT, in_time, occupy
+from unit.conftest import LONG, PATIENCE, TIMEOUT, in_time, occupy
 from unit.instructions import moments
 
 import fairpool._worker
-from fairpool import BrokenFairPool, FairPool, Future
+from fairpool import BrokenFairPool, FairPool, Future, blocking
 
 MakePool = Callable[..., FairPool]
 
@@ -151,6 +151,52 @@ def test_a_failed_start_strands_nobody_elses_task(
             pool.submit(int)
     [other] = others
     assert isinstance(other.exception(TIMEOUT), (RuntimeError, type(None)))
+    check_whole(pool)
+
+
+def test_a_start_that_failed_is_tried_again_for_what_a_worker_waits_for(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody comes by when threads can be had again: the only worker waits.
+    pool = make_pool(1)
+    failed = threading.Event()
+
+    class Failing(NoThread):
+        def start(self) -> None:
+            failed.set()
+            super().start()
+
+    async def yields() -> int:
+        await fairpool.yield_now()  # the second step needs another worker
+        return 5
+
+    pool.submit(int).result(TIMEOUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(fairpool._worker, "Thread", Failing)
+        future = pool.submit(lambda: pool.submit(yields).result())
+        assert failed.wait(TIMEOUT)
+    assert future.result(TIMEOUT) == 5
+    check_whole(pool)
+
+
+def test_a_start_that_failed_is_tried_again_where_all_workers_are_blocked(
+    make_pool: MakePool, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    blocked = threading.Event()
+
+    def blocks() -> None:
+        with blocking():
+            blocked.set()
+            gate.wait(TIMEOUT)
+
+    pool.submit(blocks)
+    assert blocked.wait(TIMEOUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(fairpool._worker, "Thread", NoThread)
+        future = pool.submit(int)
+    assert future.result(PATIENCE) == 0  # before the other one has had enough of it
+    gate.set()
     check_whole(pool)
 
 
