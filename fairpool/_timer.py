@@ -100,11 +100,13 @@ class Timers:
             self._absent.pop()
         except IndexError:
             return
+        before = self._thread
         try:
             thread = Thread(target=self._run, name=self._name, daemon=True)
             self._thread = thread
             thread.start()
         except BaseException:
+            self._thread = before  # `stop` cannot join one that was not started
             self._absent.append(None)
             raise
 

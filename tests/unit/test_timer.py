@@ -362,3 +362,14 @@ def test_a_task_that_is_accepted_in_the_midst_of_the_shutdown_can_sleep(
     pool = FairPool(1)
     assert pool.submit(nap, 1).result(TIMEOUT) == 2
     pool.shutdown()
+
+
+def test_the_end_where_no_thread_could_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoThread(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with FairPool(1) as pool, monkeypatch.context() as patch:
+        patch.setattr(fairpool._timer, "Thread", NoThread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.submit(fairpool.sleep, 0.001).result(TIMEOUT)
