@@ -8,6 +8,7 @@ Guarantees:
 - A caller leaves as soon as its own task is final, also in the middle of a pass, unless somebody
   else's plain function is on its stack at that moment: then it leaves when that has returned.
 - What lies with a caller when it leaves is given back, and whoever may be needed for it is woken.
+- A thread that waits for a lock may be a caller for one step: a `Lender`.
 - Ctrl-C never ends what the caller runs for others (only a second one does): it ends the caller's
   own task, and is raised to the caller when that is final.
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
 
+from fairpool._combiner import Combiner
 from fairpool._future import Future, is_final, look_out
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
@@ -28,12 +30,13 @@ from fairpool._sync import (
     handle_interrupts,
     here,
     monotonic,
+    monotonic_ns,
     yield_cpu,
 )
 from fairpool._task import Task
 from fairpool._worker import LOOKS_WHILE_SEARCHING, STEPS_BETWEEN_LOOKS_AROUND, Worker
 
-__all__ = ["Caller", "LastCaller"]
+__all__ = ["Caller", "LastCaller", "Lender"]
 
 _PACKAGE = str(Path(__file__).parent)
 
@@ -62,7 +65,7 @@ class Caller(Worker):
 
     def work(self) -> None:
         """Work for the pool until the own task is final. Raises if it is not accepted any more."""
-        scheduler, own, first = self.scheduler, self.own, None
+        scheduler = self.scheduler
         hooks = get_asyncgen_hooks()
         self._outer = here.worker
         with handle_interrupts(_interrupt):
@@ -70,25 +73,35 @@ class Caller(Worker):
             try:
                 scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
                 scheduler.workers.append(self)  # J1
-                scheduler.seat_caller()  # J2
+                self._sit()  # J2
                 set_asyncgen_hooks(finalizer=scheduler.close_generator)
-                if own is not None:
-                    if scheduler.is_closed():  # S2 of shutdown.md; J1 is its S1
-                        own.drop()
-                        raise scheduler.refusal()
-                    own._register(self)
-                    if scheduler.injector:  # first come, first served
-                        scheduler.injector.append(own)  # S1
-                        scheduler.notify_if_free()  # S3
-                    else:
-                        first = own
-                self._work(first)
+                self._do_what_it_came_for()
             finally:
                 if here.worker is self:  # not so in the child of a fork, which has no pool
                     self._leave()
                 set_asyncgen_hooks(*hooks)
         if self.interrupted:
             raise KeyboardInterrupt
+
+    def _do_what_it_came_for(self) -> None:
+        scheduler, own, first = self.scheduler, self.own, None
+        if own is not None:
+            if scheduler.is_closed():  # S2 of shutdown.md; J1 is its S1
+                own.drop()
+                raise scheduler.refusal()
+            own._register(self)
+            if scheduler.injector:  # first come, first served
+                scheduler.injector.append(own)  # S1
+                scheduler.notify_if_free()  # S3
+            else:
+                first = own
+        self._work(first)
+
+    def _sit(self) -> None:
+        self.scheduler.seat_caller()
+
+    def _stand_up(self) -> None:
+        self.scheduler.unseat_caller()
 
     def _leave(self) -> None:
         scheduler = self.scheduler
@@ -97,7 +110,7 @@ class Caller(Worker):
         scheduler.workers.remove(self)  # E1
         self.gone = True
         self.give_back()  # E2
-        scheduler.unseat_caller()  # E3
+        self._stand_up()  # E3
         scheduler.notify_if_work()  # E4
         if scheduler.is_closed():
             # Those that parked while there was still work are to see that there is none.
@@ -109,6 +122,13 @@ class Caller(Worker):
         """Wait until this caller has left. Its thread goes on."""
         while not self.ended.wait(LONGEST_BLIND_WAIT):
             pass
+
+    def requeue(self, item: Any) -> None:
+        """As that of `Worker`; a lock that is to be served later is one that others look for."""
+        if isinstance(item, Combiner):
+            item.dispatch()
+        else:
+            super().requeue(item)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -303,3 +323,62 @@ class LastCaller(Caller):
         if self.awaited is not None:  # in a wait of what it runs
             return super().is_done()
         return self.interrupted or self.scheduler.is_over()
+
+
+class _NeverEmpty(list[Any]):
+    """What a lender publishes. Never taken for empty, because somebody waits on its stack.
+
+    So what it runs does not enter one section after the other without being suspended in between,
+    as it might on a worker with nothing published.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class Lender(Caller):
+    """A thread that waits for a lock (`Combiner.nominate`), for one step of somebody else's.
+
+    It has come with a seat, and is in `searching`, as its stay.
+    """
+
+    __slots__ = ("_stay",)
+
+    stays = False
+
+    def __init__(self, scheduler: Any, stay: Any) -> None:
+        super().__init__(scheduler, None)
+        self._stay = stay
+        self.published = _NeverEmpty()
+
+    def _do_what_it_came_for(self) -> None:
+        scheduler = self.scheduler
+        stay = self._stay
+        errand, stay.errand = stay.errand, None
+        item = errand or self._take_published()
+        scheduler.searching.discard(stay)  # F1
+        scheduler.notify_if_work()  # F2
+        if item is None:
+            return
+        began = monotonic_ns()
+        try:
+            following = item.run(self)
+        except BaseException as error:
+            self.rescue(item, error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return
+        if errand is None:
+            scheduler.note_continuation(monotonic_ns() - began)
+        if following is not None:
+            self.requeue(following)
+
+    def is_done(self) -> bool:
+        """Whether there is no reason to go on, in a wait of what it runs."""
+        return self.interrupted if self.awaited is None else super().is_done()
+
+    def _sit(self) -> None:
+        """It has a seat."""
+
+    def _stand_up(self) -> None:
+        """Whoever waits on its stack gives the seat back: `Combiner._come_back`."""

@@ -13,6 +13,8 @@ Guarantees, with the proofs in `docs/protocols/combining.md` and `docs/protocols
 - No lost request: who queues one tries the key afterwards, and who releases the key looks at the
   queue afterwards. One of the two sees the other.
 - A pass is bounded in count and in time. After that the lock is served again when its turn comes.
+- A thread that waits may be lent to run what others have published, never inside a section, and
+  is passed over at most once for it (`docs/protocols/joining.md`).
 
 This code assumes A1, A2 and A5 of `_sync`. Attributes that are marked *key* below are written by
 who holds the key, and handed on with it: the key's release comes after them, its acquisition before
@@ -66,18 +68,33 @@ READY = Once()
 class Stay(Wish):
     """A stack's wish to enter: of a plain function, or of a thread that is no worker.
 
-    Holds the lock on which its thread parks.
+    Holds the lock on which its thread parks. Who claims it, wakes the thread: to let it in, or to
+    lend it (`Combiner.nominate`).
     """
 
-    __slots__ = ("owner", "parker")
+    __slots__ = ("errand", "helps", "lender", "lent", "owner", "parker", "serves")
+
+    # helps:  whether its thread may be lent for a continuation; and …
+    # serves: … to serve the lock. Written by that thread, before it can be claimed.
+    # errand: the lock that it was lent to serve; None: it is to take what was published.
+    # lent:   whether it was: then it has a seat, and is in `searching`. Written by who has claimed
+    #         it, last of all but waking the thread.
+    # lender: what its thread is to the pool meanwhile
 
     def __init__(self, lock: Combiner, ticket: int, owner: Any) -> None:
+        self.helps = self.serves = self.lent = False
+        self.errand: Combiner | None = None
+        self.lender: Any = None
         self.lock = lock
         self.ticket = ticket
         self.owner = owner
+        self.append(self.make_parker())
+
+    def make_parker(self) -> Any:
+        """Something new to park on: who has claimed the old one may be about to release it."""
         self.parker = Lock()
         self.parker.acquire()
-        self.append(self.parker)
+        return self.parker
 
 
 class Guest(Future[None]):
@@ -203,11 +220,13 @@ def _hand_on(section: Section | CriticalLink, callbacks: list[Any]) -> None:
 class Visitor(Future[None]):
     """What a thread that is no worker is to a lock: an owner, and a place in a cycle of waits."""
 
-    __slots__ = ("_name", "awaited")
+    __slots__ = ("_name", "awaited", "inside")
 
     # awaited: the stay with which it waits for a lock without end. Like a coroutine, it says so
     #          itself: what all threads write down in one place, each of them would wait for, and
     #          with the lock in its hands.
+    # inside:  how many locks, of all pools, it is inside of, or about to enter. Counted before it
+    #          tries; a count that an interrupt has left too high only keeps it from being lent.
 
     has_sources = True
 
@@ -215,6 +234,7 @@ class Visitor(Future[None]):
         super().__init__()
         self._name = name
         self.awaited: Stay | None = None
+        self.inside = 0
 
     def sources(self) -> tuple[Any, ...]:
         stay = self.awaited
@@ -363,7 +383,7 @@ class Combiner:
             return READY
         if worker is None or worker.scheduler is not self.scheduler or _get_running_loop():
             return self._enter_as_guest(worker)
-        if home is None and (not worker.published or worker.may_go_first()):
+        if home is None and (not worker.published or worker.spree):
             # A section shorter than its own migration: look whether it ends before going through
             # the queue. Not past those that are in there.
             for _ in range(LOOKS_BEFORE_QUEUEING):
@@ -452,11 +472,13 @@ class Combiner:
         take = self.queue.popleft
         publish = worker.published.append
         seats = scheduler.seats
-        leave, notify = self.leave, scheduler.notify
+        leave, notify = self.leave, self._notify
         request_type, get_type, clock = Request, type, monotonic_ns
         end, sample_mask = PASS_SECTIONS, SAMPLE_MASK
         stats = self.stats
-        if self.preferred is None:
+        if not scheduler.max_workers:
+            scheduler.unserved.discard(self)
+        if self.preferred is None and worker.stays:
             self.preferred = worker
         stats.passes += 1
         if worker is not stats.last_server:
@@ -535,7 +557,11 @@ class Combiner:
     def _end_pass(self, worker: Any, count: int, now: int) -> None:
         """There may be more requests, but it is the turn of others."""
         self._account_pass(now, count)
-        self.dispatch()
+        if worker.leaving:
+            # To somebody who is there: perhaps nobody is but those that wait.
+            self._serve_elsewhere()
+        else:
+            self.dispatch()
 
     def _grant(self, item: Any) -> bool:
         """Give the key to who waits outside of this pool's tasks; False if it has given up."""
@@ -543,6 +569,9 @@ class Combiner:
             try:
                 parker = item.pop()
             except IndexError:
+                lender = item.lender
+                if lender is not None:
+                    lender.leaving = True  # its turn has come; only an optimization
                 return False
             self.began = monotonic_ns()
             self.owner = item.owner  # last: see `enter_stack`
@@ -597,7 +626,7 @@ class Combiner:
             worker = here.worker
             self.home = None
             self.preferred = None
-            if worker is None or worker.scheduler is not self.scheduler:
+            if worker is None or worker.scheduler is not self.scheduler or not worker.stays:
                 return
             self.preferred = worker
         if mean > GO_HOME_ABOVE:
@@ -634,6 +663,12 @@ class Combiner:
 
     def leave_stack(self) -> None:
         """A section has ended on a stack that goes on."""
+        owner = self.owner
+        self._leave()
+        if type(owner) is Visitor:
+            owner.inside -= 1
+
+    def _leave(self) -> None:
         self._account(monotonic_ns())
         self._serve_elsewhere()
 
@@ -731,6 +766,8 @@ class Combiner:
         if not again:
             self.asked = monotonic_ns()
         scheduler = self.scheduler
+        if not scheduler.max_workers:
+            scheduler.unserved.add(self)  # S0
         if scheduler.broken is not None:
             self.fail(scheduler.broken)
             return
@@ -769,19 +806,31 @@ class Combiner:
 
     def enter_stack(self, timeout: float | None) -> bool:
         """Enter with the calling stack; wait for at most `timeout` seconds (None: for ever)."""
+        owner = who_calls()
+        if type(owner) is not Visitor:
+            return self._enter_stack(timeout, owner)
+        entered = False
+        owner.inside += 1
+        try:
+            entered = self._enter_stack(timeout, owner)
+        finally:
+            if not entered:
+                owner.inside -= 1
+        return entered
+
+    def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
         if not self.queue and self.key.acquire(False):
-            self.owner = who_calls()
+            self.owner = owner
             self.began = monotonic_ns()
             return True
         if timeout is not None and timeout <= 0:
             return False
-        return self._stay(timeout)
+        return self._stay(timeout, owner)
 
-    def _stay(self, timeout: float | None) -> bool:
+    def _stay(self, timeout: float | None, owner: Any) -> bool:
         """Wait with the calling stack until it has entered, or the time is up."""
         self.scheduler.check_same_process()
         worker = here.worker
-        owner = who_calls()
         task = owner.task
         stay = Stay(self, monotonic_ns(), owner)
         outer: Any = None
@@ -790,21 +839,29 @@ class Combiner:
                 outer = task.awaited
                 if timeout is None:
                     task.awaited = stay
+                    stay.helps = stay.serves = self._may_lend(task)
                 self.enqueue(stay)
                 if timeout is None:
                     self._check_wait(task, stay)
-                acquire(stay.parker, timeout)
+                    if stay.helps:
+                        self.nominate()
             else:
                 if timeout is None:
+                    stay.serves = self._may_serve(worker)
                     outer = enter_wait(task, worker.doing, (stay,))
                 self.enqueue(stay)
-                worker.park_for(stay.parker, timeout, self)
+            if self.scheduler.unserved:
+                self.scheduler.notify_if_work()
+            self._park(stay, worker, timeout)
+            while stay.lent:
+                self._lend(stay)
+                self._park(stay, worker, timeout)
         except DeadlockError:
             stay.give_up()  # if whoever raised this has not
             raise
         except BaseException:
             if not self._gave_up(stay):
-                self.leave_stack()  # it was granted, and nobody will leave
+                self._leave()  # it was granted, and nobody will leave
             raise
         finally:
             if worker is None:
@@ -815,8 +872,144 @@ class Combiner:
 
     def _gave_up(self, stay: Stay) -> bool:
         """Whether the stay was given up with this, and not granted."""
-        if stay.give_up():
-            return True
-        while self.owner is not stay.owner:  # it is just being granted
-            yield_cpu()
+        while not stay.give_up():
+            if self.owner is stay.owner:
+                return False
+            if stay.lent:
+                self._come_back(stay)
+            else:
+                yield_cpu()  # it is just being granted, or lent
+        return True
+
+    def _park(self, stay: Stay, worker: Any, timeout: float | None) -> None:
+        if worker is None:
+            acquire(stay.parker, timeout)
+        else:
+            worker.park_for(stay.parker, timeout, self)
+
+    # --- a stack that waits is lent: docs/protocols/joining.md -----------------------------------
+
+    def _may_lend(self, visitor: Visitor) -> bool:
+        """Whether the calling thread, no worker, may run what is others' while it waits here."""
+        return (
+            self.scheduler.lends
+            and visitor.inside == 1
+            and self.ledger is None  # where shares take their turns, nobody knows its own
+            and _get_running_loop() is None  # what it runs would take that loop for its own
+        )
+
+    def _may_serve(self, worker: Any) -> bool:
+        """Whether the calling worker, in a task of a pool without threads, may serve this lock."""
+        scheduler = self.scheduler
+        return bool(
+            scheduler.lends
+            and not scheduler.max_workers
+            and worker.scheduler is scheduler
+            and self.ledger is None
+            and worker.may_run_inline()
+            and _get_running_loop() is None
+        )
+
+    def _notify(self) -> None:
+        """Have what was published taken: by a parked worker, one that waits here, or a new one."""
+        scheduler = self.scheduler
+        if not scheduler.parking.parked:
+            self.nominate()
+        scheduler.notify()  # returns at once where one is on its way
+
+    def nominate(self) -> None:
+        """Lend a thread that waits here, the one which expects to wait longest, if it is any use.
+
+        That is: if something was published, there is a seat, no worker is looking for work, and the
+        wait is expected to be longer than what the thread is lent for.
+        """
+        scheduler = self.scheduler
+        if not scheduler.lends or scheduler.searching or not scheduler.seats or scheduler.shares:
+            return
+        if not scheduler.workers or not scheduler.has_published():
+            return
+        section, least = self.mean_section(), scheduler.mean_continuation
+        waiting = self.queue.items()
+        while waiting and len(waiting) * section >= least:
+            stay = waiting.pop()
+            if type(stay) is not Stay or not stay.helps:
+                continue
+            try:
+                parker = stay.pop()  # V1
+            except IndexError:  # granted, given up or lent
+                continue
+            if scheduler.parking.take_seat(stay):  # V2
+                stay.lent = True
+                parker.release()  # V3
+            else:
+                self._line_up(stay, parker)
+            return
+
+    def finds_server(self) -> bool:
+        """Whether `find_server` would find one, and something to do for it."""
+        waiting = self.queue.items()
+        return any(
+            type(stay) is Stay and ((stay.serves and stay) or stay is waiting[0])
+            for stay in waiting
+        ) and self.scheduler.lies_in_queue(self)
+
+    def find_server(self, seat: list[None]) -> bool:
+        """Nobody is there to serve this lock, which lies in a queue: have one do it who waits here.
+
+        That one gets the seat. If the first in line needs no worker, it is let in. Whether there
+        was anything to do.
+        """
+        scheduler = self.scheduler
+        waiting = self.queue.items()
+        if waiting and type(waiting[0]) is Stay:
+            if scheduler.take_out(self):
+                self._serve_elsewhere()
+                return True
+            return False
+        for stay in reversed(waiting):
+            if type(stay) is not Stay or not stay.serves:
+                continue
+            try:
+                parker = stay.pop()  # V1
+            except IndexError:
+                continue
+            if scheduler.take_out(self):  # V2
+                stay.errand = self
+                scheduler.searching.add(stay)
+                seat.clear()
+                stay.lent = True
+                parker.release()  # V3
+                return True
+            self._line_up(stay, parker)
+            return False
         return False
+
+    def _lend(self, stay: Stay) -> None:
+        """Do on this stack, which waits here, what it was nominated for."""
+        try:
+            self.scheduler.lend(stay)
+        finally:
+            self._come_back(stay)
+
+    def _come_back(self, stay: Stay) -> None:
+        """Wait again with a stay that was lent."""
+        stay.lent = False
+        stay.lender = None
+        scheduler = self.scheduler
+        scheduler.searching.discard(stay)
+        if stay.errand is not None:  # an interrupt has come before it could begin
+            stay.errand = None
+            self._serve_elsewhere()
+        self._line_up(stay, stay.make_parker())
+        scheduler.parking.give_up_seat()  # E3
+        scheduler.notify_if_work()  # E4
+
+    def _line_up(self, stay: Stay, parker: Any) -> None:
+        """Let a stay be claimed again; the first in line if its turn has come meanwhile."""
+        queue = self.queue
+        stay.append(parker)  # R1
+        if not queue.count(stay):  # R2
+            stay.helps = stay.serves = False  # it is passed over once
+            queue.appendleft(stay)  # R3
+            if self.key.acquire(False):  # R4
+                self._serve_elsewhere()

@@ -67,12 +67,17 @@ def _take(container: Any, into: list[Any]) -> None:
 class Parking:
     """The seats of one pool, and its workers that are not running a task."""
 
-    __slots__ = ("_start", "debts", "parked", "searching", "seats")
+    __slots__ = ("_overlooks", "_start", "_total", "debts", "parked", "searching", "seats")
 
-    def __init__(self, seats: int, start: Callable[[list[None]], None]) -> None:
+    def __init__(
+        self, seats: int, start: Callable[[list[None]], None], overlooks: Callable[[], bool]
+    ) -> None:
         # `start(seat)` starts the thread of one more worker, which is among `searching` before it
-        # runs, and empties the list `seat` when the worker has taken the seat over.
+        # runs, and empties the list `seat` when the worker has taken the seat over. `overlooks()`:
+        # whether it would do so now, after a call that has not.
         self._start = start
+        self._overlooks = overlooks
+        self._total = seats
         self.seats: deque[None] = deque([None]) * seats
         self.debts: deque[None] = deque()
         self.parked: list[Any] = []
@@ -87,7 +92,7 @@ class Parking:
         # A seat that was taken in vain was missed meanwhile by those that parked, and relied on by
         # those that queued something: whoever has parked since then is woken after all. `copy`
         # takes the list's mutex, so that who parks after it sees the seat (A2).
-        while self._notify_one() and self.parked.copy():
+        while self._notify_one() and (self.parked.copy() or self._overlooks()):
             pass
 
     def _notify_one(self) -> bool:
@@ -119,6 +124,19 @@ class Parking:
                 in_vain = True
             here.notifying -= 1
         return in_vain
+
+    def is_empty(self, but: int = 0) -> bool:
+        """Whether nobody is runnable, `but` so many whose seats the caller has in hand."""
+        return len(self.seats) + but == self._total and not self.debts
+
+    def take_seat(self, searcher: Any) -> bool:
+        """Take a free seat for one that is about to search; whether there was one."""
+        try:
+            self.seats.pop()
+        except IndexError:
+            return False
+        self.searching.add(searcher)
+        return True
 
     def give_up_seat(self) -> None:
         """The calling worker is about to stop being runnable."""

@@ -82,7 +82,11 @@ class FairPool(ThreadPoolExecutor):
     `thread_name_prefix`: of the workers' thread names. `initializer(*initargs)`: called once in
     each new worker; if it raises, the pool is broken and every future gets `BrokenFairPool`.
     `max_pending`: bounds the tasks that wait to be started; `submit` then waits for room.
-    `idle_timeout`: seconds without work after which a worker's thread ends.
+    `idle_timeout`: seconds without work after which a worker's thread ends. `lend`: whether a
+    thread of the program's that waits for one of the pool's locks (`with lock`, without a time-out,
+    outside any other of its sections) may run a step of a coroutine meanwhile: one that has left
+    its section, and for which no worker is there. Switch it off where such threads hold locks of
+    `threading` while they wait, and coroutines take those, too.
 
     All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
     """
@@ -98,6 +102,7 @@ class FairPool(ThreadPoolExecutor):
         *,
         max_pending: int | None = None,
         idle_timeout: float = IDLE_TIMEOUT,
+        lend: bool = True,
     ) -> None:
         # ThreadPoolExecutor.__init__ is not called: nothing of it is used.
         if max_workers is None:
@@ -115,6 +120,8 @@ class FairPool(ThreadPoolExecutor):
             raise TypeError(f"idle_timeout must be a number of seconds, not {idle_timeout!r}")
         if not 0 <= idle_timeout <= 1e6:
             raise ValueError(f"idle_timeout must be from 0 to 1e6 seconds, not {idle_timeout!r}")
+        if not isinstance(lend, bool):
+            raise TypeError(f"lend must be a bool, not {lend!r}")
         self._scheduler = Scheduler(
             max_workers,
             thread_name_prefix or f"FairPool-{next(_pool_numbers)}",
@@ -122,6 +129,7 @@ class FairPool(ThreadPoolExecutor):
             tuple(initargs),
             max_pending,
             float(idle_timeout),
+            lend,
         )
         # A pool that is dropped without a shutdown runs what it has accepted, and then ends.
         self._close = finalize(self, _close, ref(self._scheduler))

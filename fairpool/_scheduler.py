@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
 
-from fairpool._caller import LastCaller
+from fairpool._caller import LastCaller, Lender
 from fairpool._combiner import Combiner
 from fairpool._errors import BrokenFairPool
 from fairpool._future import LOGGER, Future
@@ -107,8 +107,10 @@ class Scheduler:
         "cancels_all",
         "idle_timeout",
         "injector",
+        "lends",
         "locks",
         "max_workers",
+        "mean_continuation",
         "parking",
         "refusals",
         "roster",
@@ -118,6 +120,7 @@ class Scheduler:
         "shares",
         "suspended",
         "timers",
+        "unserved",
         "workers",
     )
 
@@ -129,8 +132,13 @@ class Scheduler:
         initargs: tuple[Any, ...],
         max_pending: int | None,
         idle_timeout: float,
+        lend: bool = True,
     ) -> None:
         self.max_workers = max_workers
+        # What needs an initialized thread is not run on one that is not.
+        self.lends = lend and initializer is None
+        # The running mean of the continuations of critical sections (ns); 0: none was looked at.
+        self.mean_continuation = 0
         # How many may be runnable, without callers if there are workers.
         self.seat_count = max_workers or cpu_count()
         self.idle_timeout = idle_timeout
@@ -154,9 +162,11 @@ class Scheduler:
         self.injector = RunQueue()
         self.workers: list[Worker] = []
         self.locks: set[Any] = set()  # weak references to all of them
+        # Locks that lie in a queue to be served, or have done so; kept where there are no threads.
+        self.unserved: set[Combiner] = set()
         self.shares = Shares()  # empty in most pools
         self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
-        self.parking = Parking(self.seat_count, self._start_worker)
+        self.parking = Parking(self.seat_count, self._start_worker, self._overlooks_server)
         self.seats = self.parking.seats  # at hand for the quick look of every submission
         self.searching = self.parking.searching
         self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
@@ -311,6 +321,21 @@ class Scheduler:
                 self._start_again_later()
         return None
 
+    def has_published(self) -> bool:
+        """Whether any worker has continuations of critical sections that others may take."""
+        return any(worker.published.copy() for worker in self.workers.copy())
+
+    def take_out(self, lock: Combiner) -> bool:
+        """Take a lock, with its key, out of the queue that it lies in; whether it was there."""
+        for queue in self.queues():
+            try:
+                queue.remove(lock)
+            except ValueError:
+                continue
+            self.unserved.discard(lock)
+            return True
+        return False
+
     def suspended_ended(self) -> None:
         """A coroutine that had been suspended has ended, and the pool is closed."""
         if not self.suspended:
@@ -380,6 +405,10 @@ class Scheduler:
         if not self.may_start():
             if self.max_workers:
                 self.warn_once(f"{self._cap} workers are there, and no more are started")
+            elif self.unserved and self.parking.is_empty(but=1):
+                for lock in self.unserved.copy():
+                    if lock.find_server(seat):
+                        break
             return
         worker = Worker(self, f"{self._prefix}_{next(self._numbers)}")
         try:
@@ -404,6 +433,18 @@ class Scheduler:
         for other in self.roster.copy():
             if other.ended.is_set() and not other.thread.is_alive():
                 self.strike(other)
+
+    def _overlooks_server(self) -> bool:
+        """Whether nobody is runnable, and a lock could be served by one that waits for it."""
+        return (
+            bool(self.unserved)
+            and self.parking.is_empty()
+            and any(lock.finds_server() for lock in self.unserved.copy())
+        )
+
+    def lies_in_queue(self, lock: Combiner) -> bool:
+        """Whether a lock, with its key, lies in one of the pool's queues."""
+        return any(queue.count(lock) for queue in self.queues())
 
     def warn_once(self, message: str) -> None:
         if not self._warned:
@@ -430,6 +471,17 @@ class Scheduler:
         """A caller is not runnable any more. The seat that it has brought goes with it."""
         if not self.max_workers:
             self.parking.give_up_seat()
+
+    def lend(self, stay: Any) -> None:
+        """The calling thread, which waits with this stay, was nominated: let it help."""
+        stay.lender = Lender(self, stay)
+        stay.lender.work()
+        self.check_same_process()
+
+    def note_continuation(self, time: int) -> None:
+        """One was timed (ns). Of two at the same time, one may not count."""
+        mean = self.mean_continuation
+        self.mean_continuation = mean + (time - mean) // 8 if mean else time
 
     @property
     def has_initializer(self) -> bool:
@@ -525,11 +577,11 @@ class Scheduler:
         started = []
         kept: list[Any] = []
         for worker in self.workers.copy():
-            while worker.published:
-                try:
+            try:
+                while True:
                     started.append(worker.published.pop(0))
-                except IndexError:
-                    pass
+            except IndexError:
+                pass
         for queue in self.queues():
             while (item := queue.take()) is not None:
                 if type(item) is Continuation:

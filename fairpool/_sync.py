@@ -5,13 +5,13 @@ be read to know what the package asks of the interpreter, and one seam can be re
 
 This code assumes, of CPython (checked in the sources of 3.13, true with and without the GIL):
 
-- A1. One call of `append`, `pop`, `popleft`, `remove`, `clear` or `rotate` on a `deque`, of
-  `append`, `insert`, `pop`, `remove`, `reverse`, `clear`, `copy` or item assignment on a `list`, of
-  `add`, `discard` or `copy` on a `set`, and of `setdefault`, `pop`, `copy` or item assignment on a
-  `dict` is atomic. On a free-threaded build each of them takes the object's own mutex (a "critical
-  section" in CPython's words); with the GIL each is one uninterrupted C call. Elements are only
-  compared by identity before a foreign `__eq__` could run, because what the package keeps in these
-  containers are its own objects, which compare by identity.
+- A1. One call of `append`, `appendleft`, `pop`, `popleft`, `remove`, `count`, `index`, `clear` or
+  `rotate` on a `deque`, of `append`, `insert`, `pop`, `remove`, `reverse`, `clear`, `copy` or item
+  assignment on a `list`, of `add`, `discard` or `copy` on a `set`, and of `setdefault`, `pop`,
+  `copy` or item assignment on a `dict` is atomic. On a free-threaded build each of them takes the
+  object's own mutex (a "critical section" in CPython's words); with the GIL each is one
+  uninterrupted C call. Elements are only compared by identity before a foreign `__eq__` could run,
+  because what the package keeps in these containers are its own objects, which compare by identity.
 - A2. What a thread wrote before such a call is seen by a thread that makes a later such call *on
   the same object*: the mutex is released by the first and acquired by the second. This is the only
   ordering between threads that the package relies on, besides lock release → acquire. A plain

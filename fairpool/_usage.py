@@ -19,7 +19,7 @@ from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import Any
 
-from fairpool._combiner import READY, Combiner, CriticalLink, who_calls
+from fairpool._combiner import READY, Combiner, CriticalLink
 from fairpool._future import LOGGER
 from fairpool._request import Once, Request
 from fairpool._runqueue import RunQueue
@@ -394,18 +394,17 @@ class Charging(Combiner):
         self.queue.until = monotonic_ns()
         return Combiner.__aexit__(self, kind, error, trace)
 
-    def enter_stack(self, timeout: float | None) -> bool:
-        """As that of `Combiner`."""
+    def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
         if not self.queue and self.key.acquire(False):
             now = monotonic_ns()
             if self.queue.begin(CURRENT.get(), now):
-                self.owner = who_calls()
+                self.owner = owner
                 self.began = now
                 return True
             self._give_way()
         if timeout is not None and timeout <= 0:
             return False
-        return self._stay(timeout)
+        return self._stay(timeout, owner)
 
     def _give_way(self) -> None:
         """Give the key back that was there for the asking."""

@@ -182,6 +182,7 @@ class Worker:
         "_inline",
         "_known",
         "_left_at",
+        "_sampled",
         "_seats",
         "_share_turn",
         "_turn",
@@ -211,6 +212,9 @@ class Worker:
     # Whether it is to go, and should end its pass: see `Caller`.
     leaving = False
 
+    # Whether it is there for long enough to be the home of a lock: see `Lender`.
+    stays = True
+
     def __init__(self, scheduler: Any, name: str | None) -> None:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
@@ -225,6 +229,7 @@ class Worker:
         self._inline = 0  # how many steps are being run on top of another
         self.forks: list[Any] = []  # the tasks on this stack on top of which children are started
         self.forked = 0  # how many children were, since others have gone first
+        self._sampled = 0  # when the continuation began that is being timed (ns), if one is
         self._seats = scheduler.parking.seats
         self._unborn = [None]
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
@@ -417,6 +422,10 @@ class Worker:
         They take turns with the run queue and the injector, if those hold anything. If there is
         nothing here, what others have published. All of this takes turns with the shares.
         """
+        if self._sampled:
+            began, self._sampled = self._sampled, 0
+            if step & SAMPLE_MASK == 1:  # the step after that: nothing else has come between
+                self.scheduler.note_continuation(monotonic_ns() - began)
         shares = self.scheduler.shares
         if shares:
             self._share_turn = not self._share_turn
@@ -446,7 +455,8 @@ class Worker:
         elif queue or (item := self._take_published()) is None:
             return None
         if not step & SAMPLE_MASK:
-            item.sample(monotonic_ns())
+            self._sampled = now = monotonic_ns()
+            item.sample(now)
         return item if not shares else self._admit(item)
 
     def _take_published(self) -> Any:
@@ -512,11 +522,11 @@ class Worker:
         """This worker has gone: what lies with it is to be taken by others."""
         while (lock := self.services.take()) is not None:
             self.scheduler.injector.append(lock)
-        while self.published:
-            try:
+        try:
+            while True:
                 self.scheduler.injector.append(self.published.pop(0))
-            except IndexError:
-                pass
+        except IndexError:
+            pass
         while (task := self.queue.take()) is not None:
             self.scheduler.injector.append(task)
 

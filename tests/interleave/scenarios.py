@@ -7,6 +7,7 @@ scenario has a time-out, and none ends a pool before it has waited for what it s
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import threading
 import time
 from asyncio import CancelledError as TaskCancelled
@@ -20,6 +21,8 @@ from typing import Any
 import fairpool
 import fairpool._scheduler
 from fairpool import FairPool, Future, Task
+from fairpool._caller import Lender
+from fairpool._sync import here
 
 # So long that it never comes: an idle time-out would find what a lost wake-up has left lying.
 NEVER = 1e6
@@ -948,6 +951,261 @@ def caller_meets_cancel() -> None:
             raise AssertionError("not cancelled")
 
         at_once(call, cancel)
+
+
+# --- threads that wait are lent -------------------------------------------------------------------
+
+
+class _Contest:
+    """Coroutines that one caller runs, and behind them threads: all of them want one lock."""
+
+    def __init__(self, pool: FairPool) -> None:
+        self.pool = pool
+        self.lock = pool.lock()
+        self.sections = 0
+        self._occupied = False
+
+    def section(self) -> None:
+        assert not self._occupied, "two inside"
+        self._occupied = True
+        self._occupied = False
+        self.sections += 1
+
+    async def client(self, turns: int, after: Callable[[], Any]) -> None:
+        for _ in range(turns):
+            async with self.lock:
+                self.section()
+            after()
+
+    def stay(self, turns: int = 1) -> None:
+        for _ in range(turns):
+            with self.lock:
+                assert here.worker is None, "a section on a lender"
+                self.section()
+
+    async def clients(self, count: int, turns: int, after: Callable[[], Any]) -> None:
+        tasks = [self.pool.submit(self.client, turns, after) for _ in range(count)]
+        await fairpool.gather(*tasks)
+        assert all(task.done() for task in tasks)
+
+    def hold(self, clients: Callable[[], Any], count: int, *stays: Callable[[], object]) -> None:
+        """Let all of them come: first the requests of `clients`, `count` of them, then `stays`."""
+        self.lock.acquire()
+
+        def come(stay: Callable[[], object], after: int) -> Callable[[], None]:
+            def wait_and_stay() -> None:
+                while len(self.lock.queue) < after:
+                    time.sleep(1)
+                stay()
+
+            return wait_and_stay
+
+        def begin() -> None:
+            while len(self.lock.queue) < count + len(stays):
+                time.sleep(1)
+            self.lock.release()
+
+        comers = [come(stay, count + number) for number, stay in enumerate(stays)]
+        at_once(begin, lambda: self.pool.run(clients), *comers)
+
+
+def waiting_threads_are_lent() -> None:
+    """Behind three coroutines of one caller, two threads wait: nobody is forgotten."""
+    with callers_of(3) as pool:
+        contest = _Contest(pool)
+        contest.hold(lambda: contest.clients(3, 2, int), 3, contest.stay, contest.stay)
+        assert contest.sections == 8
+
+
+def waiting_thread_comes_late() -> None:
+    """A thread comes while something is published: it may help at once."""
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+        at_once(lambda: pool.run(contest.clients, 2, 2, int), lambda: contest.stay(2))
+        assert contest.sections == 6
+
+
+def lender_is_busy_when_its_turn_comes() -> None:
+    """What a lender runs takes its time: it is passed over, and has its turn all the same."""
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+        contest.hold(
+            lambda: contest.clients(2, 2, lambda: time.sleep(1)), 2, lambda: contest.stay(2)
+        )
+        assert contest.sections == 6
+
+
+def lender_runs_what_needs_the_lock() -> None:
+    """What a lender runs waits, with the same stack, for the lock that the lender waits for."""
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+
+        def enter() -> None:
+            with contest.lock:
+                contest.section()
+
+        contest.hold(lambda: contest.clients(2, 1, enter), 2, contest.stay)
+        assert contest.sections == 5
+
+
+def lender_runs_what_waits_for_others() -> None:
+    """What a lender runs waits for another coroutine, and the only caller may be gone."""
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+
+        async def other() -> int:
+            await fairpool.yield_now()
+            return 3
+
+        def wait() -> None:
+            assert pool.submit(other).result() == 3
+
+        contest.hold(lambda: contest.clients(2, 1, wait), 2, contest.stay)
+        assert contest.sections == 3
+
+
+def step_raises_on_a_lender() -> None:
+    """What a lender runs raises: that is its own task's. So does a section of the lender's own."""
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+
+        def fail() -> None:
+            raise LookupError
+
+        async def clients() -> None:
+            for task in [pool.submit(contest.client, 1, fail) for _ in range(2)]:
+                try:
+                    await task
+                except LookupError:
+                    continue
+                raise AssertionError("it has not raised")
+
+        def stay() -> None:
+            try:
+                with contest.lock:
+                    contest.section()
+                    raise KeyError
+            except KeyError:
+                contest.stay()
+
+        contest.hold(clients, 2, stay)
+        assert contest.sections == 4
+
+
+def lender_is_interrupted() -> None:
+    """Ctrl-C comes while a lender runs what is others': that is not cut off, its wait is."""
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+        pressed: list[Any] = []
+
+        def press() -> None:
+            # As the handler does, which is called on the main thread between two instructions.
+            if type(here.worker) is Lender and not pressed:
+                pressed.append(here.worker)
+                here.worker.interrupt(sys._getframe())
+
+        def stay() -> None:
+            try:
+                contest.stay()
+            except KeyboardInterrupt:
+                assert pressed
+            else:
+                assert not pressed
+
+        contest.hold(lambda: contest.clients(2, 2, press), 2, stay)
+        assert contest.sections == 5 - len(pressed)
+        assert not contest.lock.locked()
+
+
+def nobody_is_lent_inside_a_section() -> None:
+    """A thread that is inside one lock and waits for another runs nothing of others."""
+    with callers_of(2) as pool:
+        contest, other = _Contest(pool), pool.lock()
+
+        def note() -> None:
+            assert not isinstance(here.worker, Lender), "inside a section"
+
+        def stay() -> None:
+            with other:
+                contest.stay()
+
+        contest.hold(lambda: contest.clients(2, 1, note), 2, stay)
+        assert contest.sections == 3
+
+
+def thread_serves_where_nobody_else_is() -> None:
+    """The only caller leaves, with requests in the queue: a thread that waits behind them serves.
+
+    No caller comes after that one, so what the thread does not do is not done.
+    """
+    with callers_of(1) as pool:
+        contest = _Contest(pool)
+        sections: list[Future[None]] = []
+
+        async def own() -> None:
+            async with contest.lock:
+                contest.section()
+            sections.append(contest.lock.submit(contest.section))
+
+        at_once(lambda: pool.run(own), contest.stay)
+        contest.stay()
+        assert sections[0].done()
+        assert contest.sections == 4
+
+
+def two_wait_where_nobody_else_is() -> None:
+    """A section is submitted as two threads enter: one of them serves, none is left waiting."""
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+        at_once(lambda: contest.lock.submit(contest.section), contest.stay, contest.stay)
+        contest.stay()
+        assert contest.sections == 4
+
+
+def section_is_cancelled_where_nobody_else_is() -> None:
+    """A section is submitted and cancelled, and no caller comes: threads enter all the same."""
+    with callers_of(1) as pool:
+        contest = _Contest(pool)
+
+        def submit_and_cancel() -> None:
+            contest.lock.submit(int).cancel()
+
+        at_once(submit_and_cancel, contest.stay)
+
+
+def only_caller_waits_behind_a_section() -> None:
+    """Two callers' functions submit sections and enter the lock themselves, with their stacks."""
+    with callers_of(1) as pool:
+        contest = _Contest(pool)
+
+        def own() -> None:
+            with contest.lock:
+                contest.lock.submit(contest.section)
+                contest.section()
+            with contest.lock:
+                contest.section()
+
+        at_once(lambda: pool.run(own), lambda: pool.run(own))
+        assert contest.sections == 6
+
+
+def busy_caller_is_served() -> None:
+    """A caller's own request is served by another, who leaves in the middle of it, or goes on.
+
+    It runs what was published meanwhile: whoever ends whose task, both callers come back.
+    """
+    with callers_of(2) as pool:
+        contest = _Contest(pool)
+
+        async def own(turns: int) -> str:
+            await contest.client(turns, int)
+            return "own"
+
+        def call(turns: int) -> None:
+            assert pool.run(own, turns) == "own"
+
+        at_once(lambda: call(1), lambda: call(3), contest.stay)
+        assert contest.sections == 5
 
 
 ALL = [

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, as_completed, wait
 from typing import Any
@@ -20,7 +21,10 @@ import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
 
 import fairpool
+import fairpool._combiner
+import fairpool._scheduler
 from fairpool import FairPool
+from fairpool._combiner import Stay
 from fairpool._sync import here, yield_cpu
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
@@ -530,6 +534,494 @@ def test_a_handler_of_the_program_stays(make_pool: Callable[..., FairPool]) -> N
         assert pool.run(lambda: signal.getsignal(signal.SIGINT)) is handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# --- threads that wait are lent -------------------------------------------------------------------
+
+
+class Contest:
+    """A lock that the test's thread holds, with requests of coroutines and of threads behind it."""
+
+    def __init__(self, pool: FairPool, lock: Any = None) -> None:
+        self.pool = pool
+        self.lock = pool.lock() if lock is None else lock
+        self.entered: list[str] = []
+        self.went_on: dict[str, Any] = {}
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+        self.lock.acquire()
+
+    async def client(
+        self, name: str, inside: Callable[[], object] = int, after: Callable[[], object] = int
+    ) -> None:
+        async with self.lock:
+            self.entered.append(name)
+            inside()
+        self.went_on[name] = threading.current_thread().name
+        after()
+
+    def start(self, name: str, function: Callable[[], object]) -> None:
+        """Have a thread of that name do it, until it waits for the lock, or has begun to."""
+        waiting = len(self.lock.queue)
+
+        def body() -> None:
+            try:
+                function()
+            except BaseException as error:
+                self._errors.append(error)
+
+        thread = threading.Thread(target=body, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        until(lambda: len(self.lock.queue) > waiting)
+
+    def stay(self, name: str) -> None:
+        with self.lock:
+            self.entered.append(name)
+
+    def begin(self) -> None:
+        """Let them in; return when all have ended."""
+        self.lock.release()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive(), "hangs"
+        if self._errors:
+            raise self._errors[0]
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        yield_cpu()
+
+
+@pytest.fixture
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a combiner that goes on combining, however slow the machine is."""
+    monkeypatch.setattr(fairpool._scheduler, "cpu_count", lambda: 2)
+    monkeypatch.setattr(fairpool._combiner, "PASS_TIME", 10**12)
+
+
+def lend_one(pool: FairPool, stay: Callable[[Contest], object], lock: Any = None) -> str:
+    """Which thread goes on with a coroutine, where its caller serves and a thread waits.
+
+    The second section does not end before somebody has gone on with the first coroutine, unless it
+    has seen that the thread was not asked to.
+    """
+    contest = Contest(pool, lock)
+
+    def inside() -> None:
+        waiting = [item for item in contest.lock.queue.items() if type(item) is Stay]
+        if any(item.lent for item in waiting):
+            until(lambda: "first" in contest.went_on)
+
+    async def clients() -> None:
+        await fairpool.gather(contest.client("first"), contest.client("second", inside))
+
+    contest.start("caller", lambda: pool.run(clients))
+    until(lambda: len(contest.lock.queue) == 2)
+    contest.start("thread", lambda: stay(contest))
+    contest.begin()
+    assert contest.entered == ["first", "second", "thread"]
+    return str(contest.went_on["first"])
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_waiting_thread_is_lent(make_pool: Callable[..., FairPool]) -> None:
+    """The combiner goes on combining; who waits for the lock takes what it has published."""
+    pool = make_pool(0)
+    assert lend_one(pool, lambda contest: contest.stay("thread")) == "thread"
+    assert len(pool._scheduler.seats) == 2
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_waiting_thread_is_lent_to_a_pool_with_workers(make_pool: Callable[..., FairPool]) -> None:
+    """A seat that no worker has taken is taken by the thread that waits."""
+    pool = make_pool(2)
+    workers, parked = pool._scheduler.workers, pool._scheduler.parking.parked
+    contest = Contest(pool)
+
+    def inside() -> None:
+        until(lambda: "first" in contest.went_on)
+
+    # There is one worker, and no other one has been needed yet.
+    first = pool.submit(contest.client, "first")
+    until(lambda: len(contest.lock.queue) == len(parked) == 1)
+    second = pool.submit(contest.client, "second", inside)
+    until(lambda: len(contest.lock.queue) == 2 and len(parked) == 1)
+    assert len(workers) == 1
+    contest.start("thread", lambda: contest.stay("thread"))
+    contest.begin()
+    first.result(TIMEOUT)
+    second.result(TIMEOUT)
+    assert contest.went_on["first"] == "thread"
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_lend_false(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(0, lend=False)
+    assert lend_one(pool, lambda contest: contest.stay("thread")) == "caller"
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_not_lent_inside_a_section(make_pool: Callable[..., FairPool]) -> None:
+    """Not even if that is a section of another pool's lock."""
+    other = make_pool(0).lock()
+
+    def stay(contest: Contest) -> None:
+        with other:
+            contest.stay("thread")
+
+    assert lend_one(make_pool(0), stay) == "caller"
+    # The count of what it is inside of is right again afterwards.
+    assert lend_one(make_pool(0), lambda contest: contest.stay("thread")) == "thread"
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_not_lent_after_a_time_out_or_an_error_in_a_section(
+    make_pool: Callable[..., FairPool],
+) -> None:
+    """What a thread has left, or has not got into, does not count as being inside."""
+    other, held = make_pool(0).lock(), make_pool(0).lock()
+    held.acquire()
+
+    def stay(contest: Contest) -> None:
+        assert not held.acquire(timeout=0)
+        assert not held.acquire(timeout=0.001)
+        with pytest.raises(KeyError), other:
+            raise KeyError
+        other.acquire()
+        other.release()
+        contest.stay("thread")
+
+    assert lend_one(make_pool(0), stay) == "thread"
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_not_lent_with_a_time_out(make_pool: Callable[..., FairPool]) -> None:
+    def stay(contest: Contest) -> None:
+        assert contest.lock.acquire(timeout=TIMEOUT)
+        contest.entered.append("thread")
+        contest.lock.release()
+
+    assert lend_one(make_pool(0), stay) == "caller"
+
+
+@pytest.mark.usefixtures("two_processors")
+@pytest.mark.parametrize(("mean", "runs"), [(10**12, "caller"), (1, "thread")])
+def test_not_lent_for_longer_than_it_waits(
+    mean: int, runs: str, make_pool: Callable[..., FairPool]
+) -> None:
+    """The expected wait against the running mean of the continuations."""
+    pool = make_pool(0)
+    lock = pool.lock()
+    with lock:
+        time.sleep(0.001)
+    pool._scheduler.mean_continuation = mean
+    assert lend_one(pool, lambda contest: contest.stay("thread"), lock) == runs
+
+
+def test_continuations_are_timed(make_pool: Callable[..., FairPool]) -> None:
+    """Workers time one in so many, lenders all: with sections of 0 and rests of 1 ms."""
+    pool = make_pool(0)
+    lock = pool.lock()
+
+    async def client() -> None:
+        for _ in range(40):
+            async with lock:
+                await fairpool.yield_now()
+            time.sleep(0.001)
+
+    async def clients() -> None:
+        await fairpool.gather(*[client() for _ in range(3)])
+
+    pool.run(clients)
+    assert pool._scheduler.mean_continuation >= 1_000_000
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_the_one_that_waits_longest_is_lent(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(0)
+
+    def stay(contest: Contest) -> None:
+        contest.start("last", lambda: contest.stay("last"))
+        contest.stay("thread")
+
+    contest = Contest(pool)
+
+    async def clients() -> None:
+        await fairpool.gather(
+            contest.client("first"),
+            contest.client("second", lambda: until(lambda: "first" in contest.went_on)),
+        )
+
+    contest.start("caller", lambda: pool.run(clients))
+    until(lambda: len(contest.lock.queue) == 2)
+    contest.start("next", lambda: contest.stay("next"))
+    contest.start("last", lambda: contest.stay("last"))
+    contest.begin()
+    assert contest.went_on["first"] == "last"
+    assert contest.entered == ["first", "second", "next", "last"]
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_lender_that_was_passed_over_goes_next(make_pool: Callable[..., FairPool]) -> None:
+    """It is busy when its turn comes. When it is free, it is before all that wait."""
+    pool = make_pool(0)
+    contest = Contest(pool)
+    release = threading.Event()
+    lock = contest.lock
+
+    def third() -> None:
+        release.set()
+        until(lambda: type(lock.queue.first()) is Stay)
+
+    async def clients() -> None:
+        await fairpool.gather(
+            contest.client("first", after=lambda: release.wait(TIMEOUT)),
+            contest.client("second", lambda: until(lambda: "first" in contest.went_on)),
+            late(),
+        )
+
+    has_come = fairpool.Event()
+
+    async def late() -> None:
+        await has_come.wait()
+        await fairpool.gather(contest.client("third", third), contest.client("fourth"))
+
+    contest.start("caller", lambda: pool.run(clients))
+    until(lambda: len(lock.queue) == 2)
+    contest.start("thread", lambda: contest.stay("thread"))
+    has_come.set()
+    until(lambda: len(lock.queue) == 5)
+    contest.begin()
+    assert contest.went_on["first"] == "thread"
+    assert contest.entered == ["first", "second", "third", "thread", "fourth"]
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_what_a_lender_runs_is_suspended_at_every_lock(make_pool: Callable[..., FairPool]) -> None:
+    """A coroutine that enters tiny sections for ever does not keep the lender for ever."""
+    pool = make_pool(0)
+    contest = Contest(pool)
+    lock, other = contest.lock, pool.lock()
+    stop: list[None] = []
+
+    async def endless() -> None:
+        await contest.client("first")
+        while not stop:
+            async with other:
+                pass
+
+    async def clients() -> None:
+        await fairpool.gather(
+            endless(), contest.client("second", lambda: until(lambda: "first" in contest.went_on))
+        )
+
+    def stay() -> None:
+        contest.stay("thread")
+        stop.append(None)
+
+    contest.start("caller", lambda: pool.run(clients))
+    until(lambda: len(lock.queue) == 2)
+    contest.start("thread", stay)
+    contest.begin()
+    assert contest.went_on["first"] == "thread"
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_what_a_lender_runs_raises(make_pool: Callable[..., FairPool]) -> None:
+    """It is the task's error, and the lender's section is its own."""
+    pool = make_pool(0)
+    contest = Contest(pool)
+    failures: list[object] = []
+
+    def fail() -> None:
+        raise LookupError(threading.current_thread().name)
+
+    async def clients() -> None:
+        first = pool.submit(contest.client, "first", int, fail)
+        second = pool.submit(
+            contest.client, "second", lambda: until(lambda: "first" in contest.went_on)
+        )
+        await second
+        try:
+            await first
+        except LookupError as error:
+            failures.append(error.args[0])
+
+    def stay() -> None:
+        with pytest.raises(KeyError), contest.lock:
+            raise KeyError
+        contest.stay("thread")
+
+    contest.start("caller", lambda: pool.run(clients))
+    until(lambda: len(contest.lock.queue) == 2)
+    contest.start("thread", stay)
+    contest.begin()
+    assert failures == ["thread"]
+
+
+def test_ctrl_c_while_lent() -> None:
+    """What the waiting main thread runs for others is not cut off; its wait is, and is raised."""
+    body = """
+    import fairpool._scheduler
+    fairpool._scheduler.cpu_count = lambda: 2
+    pool = fairpool.FairPool(0)
+    lock = pool.lock()
+    main = threading.main_thread()
+    def until(condition):
+        while not condition(): time.sleep(0)
+    async def client(inside, after):
+        async with lock:
+            inside()
+        after()
+    ran = []
+    def after():
+        assert threading.current_thread() is main
+        ctrl_c()
+        begin = time.monotonic()
+        while time.monotonic() < begin + 0.1: pass
+        ran.append(1)
+    async def clients():
+        await fairpool.gather(client(int, after), client(lambda: until(lambda: ran), int))
+    def hold():
+        with lock:
+            until(lambda: len(lock.queue) == 3)
+    threading.Thread(target=hold).start()
+    until(lock.locked)
+    caller = threading.Thread(target=pool.run, args=(clients,))
+    caller.start()
+    until(lambda: len(lock.queue) == 2)
+    try:
+        with lock: print("inside")
+    except KeyboardInterrupt:
+        print("interrupted", ran)
+    caller.join()
+    with lock: print("free")
+    """
+    assert interrupted_program(body) == "interrupted [1]\nfree\n"
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_fork_on_a_lender(make_pool: Callable[..., FairPool]) -> None:
+    """In the child the lender's lock is in the parent; nothing hangs."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    program = """
+    import os, threading, warnings
+    warnings.simplefilter("ignore")
+    import fairpool, fairpool._scheduler
+    fairpool._scheduler.cpu_count = lambda: 2
+    pool = fairpool.FairPool(0)
+    lock = pool.lock()
+    parent = os.getpid()
+    statuses = []
+    def until(condition):
+        while not condition(): pass
+    async def client(inside, after):
+        async with lock:
+            inside()
+        after()
+    def after():
+        child = os.fork()
+        if child:
+            statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    async def clients():
+        await fairpool.gather(client(int, after), client(lambda: until(lambda: statuses), int))
+    def stay():
+        try:
+            with lock: pass
+        except fairpool.BrokenFairPool:
+            os._exit(7)
+        if os.getpid() != parent:
+            os._exit(8)
+    lock.acquire()
+    caller = threading.Thread(target=pool.run, args=(clients,))
+    caller.start()
+    until(lambda: len(lock.queue) == 2)
+    thread = threading.Thread(target=stay)
+    thread.start()
+    until(lambda: len(lock.queue) == 3)
+    lock.release()
+    caller.join()
+    thread.join()
+    print(statuses)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert (done.returncode, done.stdout) == (0, "[7]\n"), done.stderr
+
+
+# --- nobody is there but threads that wait --------------------------------------------------------
+
+
+def test_thread_serves_what_the_last_caller_has_left(make_pool: Callable[..., FairPool]) -> None:
+    """Sections wait, and no caller is there: the thread that waits behind them runs them."""
+    pool = make_pool(0)
+    lock = pool.lock()
+    ran: list[str] = []
+    sections = [lock.submit(lambda: ran.append(threading.current_thread().name)) for _ in range(3)]
+
+    def stay() -> None:
+        threading.current_thread().name = "thread"
+        with lock:
+            ran.append("inside")
+
+    in_threads(stay)
+    assert ran == ["thread"] * 3 + ["inside"]
+    assert all(section.done() for section in sections)
+
+
+def test_only_caller_waits_behind_a_section(make_pool: Callable[..., FairPool]) -> None:
+    """A caller's function enters a lock for which a section waits, and nobody else is there."""
+    pool = make_pool(0)
+    lock = pool.lock()
+    ran: list[int] = []
+
+    def own() -> None:
+        with lock:
+            lock.submit(ran.append, 1)
+        with lock:
+            ran.append(2)
+
+    in_time(lambda: pool.run(own))
+    assert ran == [1, 2]
+
+
+@pytest.mark.parametrize("lend", [True, False])
+def test_thread_enters_where_nothing_waits_any_more(
+    lend: bool, make_pool: Callable[..., FairPool]
+) -> None:
+    """A section was submitted and cancelled, and no caller has come: the lock is free all the same.
+
+    Nothing of others is run for that, so it is so with `lend=False`, too.
+    """
+    pool = make_pool(0, lend=lend)
+    lock = pool.lock()
+    assert lock.submit(int).cancel()
+
+    def stay() -> None:
+        with lock:
+            pass
+        assert lock.acquire(timeout=TIMEOUT)
+        lock.release()
+
+    in_threads(stay)
+
+
+def test_thread_that_is_not_lent_waits_for_a_caller(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(0, lend=False)
+    lock = pool.lock()
+    section = lock.submit(threading.current_thread)
+    assert not lock.acquire(timeout=0.01)
+    assert not section.done()
+    assert pool.run(lambda: threading.current_thread()) is section.result()
 
 
 # --- seats ----------------------------------------------------------------------------------------

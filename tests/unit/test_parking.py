@@ -116,7 +116,7 @@ class Seats(RuleBasedStateMachine):
     @rule(seats=st.integers(1, 3))
     def open(self, seats: int) -> None:
         self.max = seats
-        self.parking = Parking(seats, self.start)
+        self.parking = Parking(seats, self.start, bool)
 
     @precondition(lambda self: self.parking is not None)
     @rule()
