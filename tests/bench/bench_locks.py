@@ -393,7 +393,7 @@ def response(size: Size) -> list[Row]:
 
 # --- many locks, and work that needs none ---------------------------------------------------------
 
-MANY_WORKERS, MANY_LOCKS, HOT_CLIENTS, LIGHT_CLIENTS = 4, 100, 8, 4
+MANY_WORKERS, MANY_LOCKS, HOT_LOCKS, HOT_CLIENTS, LIGHT_CLIENTS = 4, 100, 2, 8, 4
 
 
 async def light_client(guards: list[Any], load: Load, stop: threading.Event, log: Log) -> None:
@@ -435,10 +435,12 @@ def fair_many(hot: Load, light: Load, turns: int) -> tuple[Findings, Findings]:
         total, turn = turns * HOT_CLIENTS, itertools.count()
         begin = time.perf_counter()
         futures = [
-            pool.submit(logged_fair_client, guards[i % 2], hot, turn, total, log)
+            pool.submit(logged_fair_client, guards[i % HOT_LOCKS], hot, turn, total, log)
             for i, log in enumerate(hot_logs)
         ]
-        others = [pool.submit(light_client, guards[2:], light, stop, log) for log in light_logs]
+        others = [
+            pool.submit(light_client, guards[HOT_LOCKS:], light, stop, log) for log in light_logs
+        ]
         for future in futures:
             future.result()
         seconds = time.perf_counter() - begin
@@ -461,10 +463,12 @@ def thread_many(hot: Load, light: Load, turns: int) -> tuple[Findings, Findings]
         total, turn = turns * HOT_CLIENTS, itertools.count()
         begin = time.perf_counter()
         futures = [
-            pool.submit(logged_thread_client, *guards[i % 2], hot, turn, total, log)
+            pool.submit(logged_thread_client, *guards[i % HOT_LOCKS], hot, turn, total, log)
             for i, log in enumerate(hot_logs)
         ]
-        others = [pool.submit(light_thread, guards[2:], light, stop, log) for log in light_logs]
+        others = [
+            pool.submit(light_thread, guards[HOT_LOCKS:], light, stop, log) for log in light_logs
+        ]
         for future in futures:
             future.result()
         seconds = time.perf_counter() - begin
@@ -480,8 +484,9 @@ def hot_and_light(size: Size) -> list[Row]:
 
     A light lock is rarely waited for; what takes time is to come back behind the section, and to
     find a worker that does not serve a hot lock just then. The bound is that of
-    docs/protocols/tickets.md, all on one worker: one pass that runs already, the sections of all
-    who asked before, and as many tasks of its run queue; times the workers per processor.
+    docs/protocols/tickets.md, all on one worker: one pass that runs already, one of each hot lock
+    (it has room for all that may have asked there before), the sections of the light ones, and as
+    many tasks of its run queue; times the workers per processor.
     """
     (hot,) = loads_of(100e-6, 0, 1)
     (light,) = loads_of(5e-6, 50e-6, 1)
@@ -500,7 +505,7 @@ def hot_and_light(size: Size) -> list[Row]:
         return measure
 
     series = alternate(size.rounds, {name: measure_on(name) for name in contenders})
-    what = f"{MANY_WORKERS} workers, {MANY_LOCKS} locks, 2 of them hot: "
+    what = f"{MANY_WORKERS} workers, {MANY_LOCKS} locks, {HOT_LOCKS} of them hot: "
 
     def of(where: dict[str, list[Findings]], number: Callable[[Findings], float]) -> list[Series]:
         return [
@@ -530,9 +535,10 @@ def hot_and_light(size: Size) -> list[Row]:
     tasks = HOT_CLIENTS + LIGHT_CLIENTS
 
     def bound(hot_found: Findings, light_found: Findings) -> float:
-        sections = hot_found.section * (HOT_CLIENTS + 1) + light_found.section * LIGHT_CLIENTS
+        passes = (1 + HOT_LOCKS) * (pass_time + hot_found.section)
+        sections = light_found.section * LIGHT_CLIENTS
         steps = tasks * (light_found.section + 50e-6)
-        return (pass_time + sections + steps) * MANY_WORKERS / WORKERS
+        return (passes + sections + steps) * MANY_WORKERS / WORKERS
 
     bounds = [
         bound(*pair) for pair in zip(hots["fairpool"][1:], lights["fairpool"][1:], strict=True)
