@@ -942,7 +942,7 @@ class Combiner:
                 stay.lent = True
                 parker.release()  # V3
             else:
-                self._line_up(stay, parker)
+                self._put_back(stay, parker)
             return
 
     def finds_server(self) -> bool:
@@ -980,7 +980,7 @@ class Combiner:
                 stay.lent = True
                 parker.release()  # V3
                 return True
-            self._line_up(stay, parker)
+            self._put_back(stay, parker)
             return False
         return False
 
@@ -1000,11 +1000,11 @@ class Combiner:
         if stay.errand is not None:  # an interrupt has come before it could begin
             stay.errand = None
             self._serve_elsewhere()
-        self._line_up(stay, stay.make_parker())
+        self._put_back(stay, stay.make_parker())
         scheduler.parking.give_up_seat()  # E3
         scheduler.notify_if_work()  # E4
 
-    def _line_up(self, stay: Stay, parker: Any) -> None:
+    def _put_back(self, stay: Stay, parker: Any) -> None:
         """Let a stay be claimed again; the first in line if its turn has come meanwhile."""
         queue = self.queue
         stay.append(parker)  # R1
