@@ -980,7 +980,7 @@ class _Contest:
     def stay(self, turns: int = 1) -> None:
         for _ in range(turns):
             with self.lock:
-                assert here.worker is None, "a section on a lender"
+                assert not isinstance(here.worker, Lender), "a section on a lender"
                 self.section()
 
     async def clients(self, count: int, turns: int, after: Callable[[], Any]) -> None:
@@ -1187,6 +1187,33 @@ def only_caller_waits_behind_a_section() -> None:
 
         at_once(lambda: pool.run(own), lambda: pool.run(own))
         assert contest.sections == 6
+
+
+def nobody_serves_inside_a_section() -> None:
+    """A caller's function is inside one lock, and waits for another: it serves neither.
+
+    That has to wait for the next caller.
+    """
+    with callers_of(1) as pool:
+        contest, other = _Contest(pool), pool.lock()
+        inside: list[Any] = []
+
+        def section() -> None:
+            assert threading.current_thread() not in inside, "run inside a section"
+            contest.section()
+
+        def own() -> None:
+            with other:
+                inside.append(threading.current_thread())
+                contest.lock.submit(section)
+                contest.stay()
+                inside.clear()
+
+        def come_again() -> None:
+            while contest.sections < 2:
+                pool.run(fairpool.sleep, 1)  # searches meanwhile
+
+        at_once(lambda: pool.run(own), come_again)
 
 
 def busy_caller_is_served() -> None:
