@@ -166,7 +166,7 @@ BUGS = [
         "        return\n",
         "        pass\n",
         s.complete_meets_registration,
-        200,
+        500,
     ),
     Bug(
         "the final state is written before the result",
@@ -175,7 +175,7 @@ BUGS = [
         "    future._value = result\n    future._cell = FINISHED  # C1\n",
         "    future._cell = FINISHED  # C1\n    future._value = result\n",
         s.complete_meets_registration,
-        200,
+        500,
     ),
     Bug(
         "the registrants are looked at before the future is final (C1 after C3)",
@@ -198,7 +198,7 @@ BUGS = [
         "    cell.insert(0, registrant)\n",
         "    return\n",
         s.one_claim,
-        50,
+        100,
     ),
     Bug(
         "a registrant that was put back gets no second look (K3)",
@@ -294,7 +294,7 @@ BUGS = [
         "        if awaited.done():\n",
         "        if False:\n",
         s.cancel_meets_wake,
-        50,
+        100,
     ),
     Bug(
         "the worker that ends a step forgets the second registrant",
@@ -401,7 +401,7 @@ BUGS = [
         "                self.give()  # it was given a permit, and is not going to use it\n",
         "                pass\n",
         s.permits_are_kept,
-        500,
+        1000,
     ),
     Bug(
         "a permit for one that was cancelled meanwhile is lost",
@@ -432,7 +432,7 @@ BUGS = [
 """,
         "",
         k.MEETS["task", "section"],
-        500,
+        2000,
     ),
     Bug(
         "a pass that gives the key back does not look at the queue again (M2)",
@@ -451,7 +451,7 @@ BUGS = [
         "                    continue\n",
         "",
         k.MEETS["thread", "thread"],
-        50,
+        500,
     ),
     Bug(
         "who queues a section does not try the key (L2)",
@@ -469,7 +469,7 @@ BUGS = [
         "        if self.key.acquire(False):  # L2\n",
         "        if False:\n",
         k.MEETS["task", "task"],
-        100,
+        500,
     ),
     Bug(
         "a task that finds the key enters before those in the queue (E1)",
@@ -477,13 +477,13 @@ BUGS = [
         "Combiner.__aenter__",
         "            not self.queue\n            and (home is worker or home is None)\n",
         "            (home is worker or home is None)\n",
-        k.BEHIND["task"],
-        3000,
+        k.no_task_overtakes,
+        20000,
     ),
     Bug(
         "a thread that finds the key enters before those in the queue (E1)",
         "_combiner",
-        "Combiner.enter_stack",
+        "Combiner._enter_stack",
         "        if not self.queue and self.key.acquire(False):\n",
         "        if self.key.acquire(False):\n",
         k.nobody_overtakes,
@@ -513,7 +513,7 @@ BUGS = [
                 self._account_pass(now, count)
 """,
         k.home_worker_ends,
-        500,
+        2000,
     ),
     Bug(
         "a continuation is published before it is written that nobody is inside",
@@ -526,7 +526,7 @@ BUGS = [
                 self.owner = None
 """,
         k.enter_again_at_once,
-        3000,
+        5000,
     ),
     Bug(
         "a task that leaves is published before it is written that nobody is inside",
@@ -542,7 +542,7 @@ BUGS = [
         self._account(monotonic_ns())
 """,
         k.enter_again_and_again,
-        3000,
+        10000,
     ),
     Bug(
         "a section that is suspended is taken for one that has ended",
@@ -560,7 +560,7 @@ BUGS = [
         "owner is None or owner is self or is_final(self)",
         "owner is None or is_final(self)",
         k.MEETS["section", "guest"],
-        2000,
+        3000,
     ),
     # --- locks: a pass ------------------------------------------------------------------------
     Bug(
@@ -619,7 +619,7 @@ BUGS = [
         "                target.give_back()\n",
         "",
         k.home_worker_ends,
-        1000,
+        2000,
     ),
     Bug(
         "a worker that ends keeps the locks that it was to serve",
@@ -649,7 +649,7 @@ BUGS = [
         "                    continuation = item.pop()\n",
         "                    continuation = item[-1]\n",
         k.task_is_cancelled,
-        200,
+        500,
     ),
     Bug(
         "a request is given up although it was granted",
@@ -658,7 +658,7 @@ BUGS = [
         "        if not Wish.give_up(self):\n            return False\n",
         "        Wish.give_up(self)\n",
         k.task_is_cancelled,
-        200,
+        500,
     ),
     Bug(
         "a request that was given up is used again",
@@ -668,6 +668,7 @@ BUGS = [
         "",
         k.request_is_not_used_again,
         5000,
+        "systematic",
     ),
     Bug(
         "a cancellation just before the request is queued is not looked for (Q3)",
@@ -676,7 +677,7 @@ BUGS = [
         "        if self._requested and request.give_up():\n",
         "        if False:\n",
         k.cancellation_reaches_the_queue,
-        50,
+        200,
     ),
     Bug(
         "the key is lost with a guest that is cancelled when it was let in",
@@ -691,8 +692,8 @@ BUGS = [
         "a thread whose time is up as it is let in does not wait until it is the owner",
         "_combiner",
         "Combiner._gave_up",
-        "        while self.owner is not stay.owner:  # it is just being granted\n",
-        "        while False:\n",
+        "            if self.owner is stay.owner:\n                return False\n",
+        "            return False\n",
         k.time_is_up_as_the_turn_comes,
         500,
     ),
@@ -713,7 +714,7 @@ BUGS = [
         "            for lock in reversed(entered):\n                lock.leave_stack()\n",
         "",
         k.all_of_is_cancelled,
-        50,
+        5000,
     ),
     Bug(
         "a task that queues its request does not look for a cycle",
@@ -730,22 +731,24 @@ BUGS = [
         "Combiner._stay",
         """                if timeout is None:
                     task.awaited = stay
+                    stay.helps = stay.serves = self._may_lend(task)
                 self.enqueue(stay)
                 if timeout is None:
                     self._check_wait(task, stay)
 """,
         """                self.enqueue(stay)
-                self._check_wait(task, stay)
-                task.awaited = stay
+                if timeout is None:
+                    self._check_wait(task, stay)
+                    task.awaited = stay
 """,
         k.cycle_with_threads_is_found,
-        200,
+        500,
     ),
     # --- locks: linearizability ---------------------------------------------------------------
     Bug(
         "a thread that enters at once does not ask for the key",
         "_combiner",
-        "Combiner.enter_stack",
+        "Combiner._enter_stack",
         "        if not self.queue and self.key.acquire(False):\n",
         "        if not self.queue:\n",
         a.ALL[0],
@@ -766,13 +769,8 @@ BUGS = [
         "a thread that was let in as its time was up takes it that it was not",
         "_combiner",
         "Combiner._gave_up",
-        """        if stay.give_up():
-            return True
-""",
-        """        stay.give_up()
-        if self.owner is not stay.owner:
-            return True
-""",
+        "            if self.owner is stay.owner:\n                return False\n",
+        "            return self.owner is not stay.owner\n",
         a.ALL[15],
         500,
         "systematic",
@@ -785,7 +783,7 @@ BUGS = [
         "                    continue\n",
         "",
         a.ALL[5],
-        500,
+        2000,
         "systematic",
     ),
     Bug(
@@ -795,7 +793,7 @@ BUGS = [
         "                    continuation = item.pop()\n",
         "                    continuation = item[-1]\n",
         a.ALL[12],
-        1000,
+        2000,
         "systematic",
     ),
     Bug(
@@ -805,7 +803,7 @@ BUGS = [
         "        if not Wish.give_up(self):\n            return False\n",
         "        Wish.give_up(self)\n",
         a.ALL[12],
-        1000,
+        2000,
         "systematic",
     ),
     # --- locks: usage order -------------------------------------------------------------------
@@ -820,7 +818,7 @@ BUGS = [
         self._waiting.add(item)
 """,
         k.usage_order_drops_sections,
-        1000,
+        2000,
     ),
     Bug(
         "the chosen request is chosen although it was given up",
@@ -829,7 +827,7 @@ BUGS = [
         "        if self._chosen is None or self._chosen not in self._waiting:\n",
         "        if self._chosen is None:\n",
         k.usage_order_drops_sections,
-        50,
+        500,
     ),
     # --- locks: the end -----------------------------------------------------------------------
     Bug(
@@ -839,7 +837,7 @@ BUGS = [
         "(scheduler.refusals or self._closed) and section.drop()",
         "False",
         k.shutdown_meets_sections,
-        50,
+        100,
     ),
     Bug(
         "lock.submit has its section served before it looks whether the pool was closed",
@@ -857,7 +855,7 @@ BUGS = [
         "            self.scheduler.parking.unpark_all()\n",
         "            pass\n",
         k.shutdown_meets_a_waiting_thread,
-        50,
+        500,
     ),
     # --- shutdown -----------------------------------------------------------------------------
     Bug(
@@ -887,7 +885,7 @@ BUGS = [
         "        self.parking.unpark_all()\n",
         "",
         s.shutdown_meets_park,
-        2000,
+        10000,
     ),
     Bug(
         "shutdown looks at the roster before the queues",

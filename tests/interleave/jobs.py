@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 from interleave import acquire, locks, scenarios
@@ -14,13 +15,13 @@ from interleave.harness import search
 SCENARIOS = [*scenarios.ALL, *locks.ALL, *acquire.ALL]
 
 
-def strategies_of(scenario: Callable[[], None]) -> tuple[str, ...]:
-    """How to explore it, for equal parts of its schedules."""
+def strategies_of(scenario: Callable[[], None]) -> dict[str, float]:
+    """How to explore it, and for what part of its schedules."""
     if scenario in acquire.ALL:
-        return ("systematic",)
+        return {"systematic": 2 / 3, "mixed": 1 / 3}
     if scenario in locks.MEETS.values():
-        return ("systematic", "mixed")
-    return ("mixed",)
+        return {"systematic": 1 / 2, "mixed": 1 / 2}
+    return {"mixed": 1.0}
 
 
 def take_processor(numbers: Any) -> None:
@@ -50,10 +51,8 @@ def explore(number: int, schedules: int) -> tuple[int, str, float]:
     start = time.perf_counter()
     count = 0
     text = ""
-    strategies = strategies_of(SCENARIOS[number])
-    for i, strategy in enumerate(strategies):
-        left = -(-(schedules - count) // (len(strategies) - i))
-        explored, failure = search(SCENARIOS[number], left, strategy)
+    for strategy, part in strategies_of(SCENARIOS[number]).items():
+        explored, failure = search(SCENARIOS[number], ceil(schedules * part), strategy)
         count += explored.schedules
         if failure is not None:
             text = str(failure.as_error())

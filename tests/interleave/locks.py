@@ -198,6 +198,26 @@ def nobody_overtakes() -> None:
     assert inside.order == [0, 1], inside.order
 
 
+def no_task_overtakes() -> None:
+    """The same of a task."""
+    with pool_of(1) as pool:
+        inside = Inside(pool.lock())
+        inside.lock.acquire()
+
+        async def client() -> None:
+            first = inside.lock.submit(inside.section, 0)
+            async with inside.lock:
+                inside.section(1)
+            await first
+
+        future = pool.submit(client)
+        inside.lock.release()
+        future.result()
+    inside.others = 1
+    inside.check(0, 1)
+    assert inside.order == [0, 1], inside.order
+
+
 # --- the way out ----------------------------------------------------------------------------------
 
 
