@@ -306,13 +306,19 @@ class Worker:
             try:
                 following = task.run(self)
                 steps += 1
-                if following is not None and has_shares() and self._goes_to_share(following):
+                locks = has_locks()  # where there are shares, too: see `Scheduler.share`
+                if (
+                    locks
+                    and following is not None
+                    and has_shares()
+                    and self._goes_to_share(following)
+                ):
                     following = task = None
                 elif following is task:  # it has only yielded: to the end of the queue
                     put_own(task)
                     if seats() and own_length() > 1:
                         scheduler.notify()
-                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts() and not has_locks():
+                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not locks and not debts():
                         try:
                             task = take_own()
                             continue
@@ -335,7 +341,7 @@ class Worker:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
                         self.steps = steps
                         task = self.look_around()
-                    elif has_locks():
+                    elif locks:
                         task = self._take_critical(steps)
                     if task is None:
                         if own_length():
