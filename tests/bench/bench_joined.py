@@ -19,6 +19,7 @@ from contend import (
     find,
     logged_fair,
     logged_fair_client,
+    logged_thread_client,
     logged_threads,
     quantile,
 )
@@ -111,3 +112,83 @@ def joined_callers(size: Size) -> list[Row]:
             milliseconds,
         ),
     ]
+
+
+COROUTINES, THREADS = 6, 2
+
+
+def caller_and_threads(load: Load, turns: int, lend: bool) -> Findings:
+    """Coroutines of one caller, who combines, and threads that wait `with lock`.
+
+    Of the findings, `own` are the responses of the coroutines, `others` those of the threads. The
+    caller has one processor, the threads share another.
+    """
+    logs: list[Log] = [[] for _ in range(COROUTINES + THREADS)]
+    total, turn = turns * len(logs), itertools.count()
+    module, state = require("fairpool", "FairPool"), State()
+    meeting = threading.Barrier(THREADS + 2)
+    with module.FairPool(max_workers=0, lend=lend) as pool:
+        lock = pool.lock()
+
+        async def client(log: Log) -> None:
+            clock, thread = time.perf_counter_ns, threading.get_ident
+            while next(turn) < total:
+                asker, asked = thread(), clock()
+                async with lock:
+                    entered, server = clock(), thread()
+                    load.section(state, load.size)
+                    left = clock()
+                log.append((asked, entered, left, clock(), asker, server, thread()))
+                load.rest(load.rest_size)
+
+        async def clients() -> None:
+            await module.gather(*map(client, logs[:COROUTINES]))
+
+        def call() -> None:
+            pin_next_cpu(itertools.count(0))
+            meeting.wait(30)
+            pool.run(clients)
+
+        def stay(log: Log) -> None:
+            pin_next_cpu(itertools.count(1))
+            meeting.wait(30)
+            logged_thread_client(lock, state, load, turn, total, log)
+
+        threads = [threading.Thread(target=call)]
+        threads += [threading.Thread(target=stay, args=(log,)) for log in logs[COROUTINES:]]
+        for thread in threads:
+            thread.start()
+        meeting.wait(30)
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.join()
+        findings = find(logs, time.perf_counter() - begin, lock.statistics())
+    responses = [[(back - asked) * 1e-9 for asked, _, _, back, *_ in log] for log in logs]
+    findings.own = list(itertools.chain(*responses[:COROUTINES]))
+    findings.others = list(itertools.chain(*responses[COROUTINES:]))
+    return findings
+
+
+@benchmark("joined-lending")
+def lending(size: Size) -> list[Row]:
+    """What it costs a combiner that its thread does the others' work, and what lending mends."""
+    load = loads_of(SECTION, REST)[0]
+    turns = size(300, 100)
+    contenders = {
+        "lend on": lambda: caller_and_threads(load, turns, lend=True),
+        "lend off": lambda: caller_and_threads(load, turns, lend=False),
+    }
+    rounds = Rounds(size.rounds, contenders)
+    what = f"{COROUTINES} coroutines of a caller, {THREADS} threads, 100 µs sections and rests: "
+    rows = []
+    for name in contenders:
+        own, others = (
+            rounds.series(name, lambda f, of=of: quantile(getattr(f, of), 0.5), whose)
+            for of, whose in (("own", "combiner"), ("others", "others"))
+        )
+        # Off is there to show what is to be mended.
+        goal = Goal("at most", 1.1) if name == "lend on" else Goal("at most", float("inf"))
+        rows.append(compare(f"{what}responses, {name}", own, others, goal, milliseconds))
+    on, off = (rounds.costs[name] for name in contenders)
+    rows.append(compare(f"{what}throughput, lend on against off", on, off))
+    return rows
