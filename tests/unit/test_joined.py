@@ -475,7 +475,11 @@ def test_ctrl_c_in_a_wait_of_the_own_function() -> None:
     body = """
     def own():
         ctrl_c_later()
-        pool.submit(fairpool.Event().wait).result()
+        try:
+            pool.submit(fairpool.Event().wait).result()
+        except KeyboardInterrupt:
+            print("in the wait")
+            raise
     try:
         pool.run(own)
     except KeyboardInterrupt:
@@ -483,7 +487,7 @@ def test_ctrl_c_in_a_wait_of_the_own_function() -> None:
     pool.shutdown(cancel_futures=True, wait=False)
     pool._scheduler.cancel_all()
     """
-    assert interrupted_program(body) == "interrupted\n"
+    assert interrupted_program(body) == "in the wait\ninterrupted\n"
 
 
 def test_ctrl_c_while_combining() -> None:
