@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from memory import MEBIBYTE, of_the_package, resident
 from stress.conftest import TIMEOUT, check_whole
 
 from fairpool import FairPool, all_of, blocking, gather, sleep, yield_now
@@ -30,18 +31,6 @@ WORKERS = 500 if FULL else 100
 POOLS = 1_000 if FULL else 50
 
 LONG = 600 if FULL else TIMEOUT  # seconds, for all of the tasks together
-
-PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-MEBIBYTE = 1 << 20
-
-
-def resident() -> int:
-    """The bytes of memory that this process has now; 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * PAGE
-    except OSError:
-        return 0
 
 
 @contextmanager
@@ -58,16 +47,6 @@ def told(what: str) -> Iterator[Callable[[], None]]:
     yield look
     took = time.monotonic() - began
     print(f"\nload: {what}: {took:.2f} s, memory +{grown / MEBIBYTE:.0f} MiB")
-
-
-def of_the_package() -> Counter[str]:
-    """How many objects there are of each of the package's classes."""
-    gc.collect()
-    return Counter(
-        f"{kind.__module__}.{kind.__qualname__}"
-        for kind in map(type, gc.get_objects())
-        if kind.__module__.startswith("fairpool.")
-    )
 
 
 # --- tasks ----------------------------------------------------------------------------------------
