@@ -7,15 +7,21 @@ from fairpool.testing._drawn import Schedule, explore, schedules
 from fairpool.testing._explore import InterleavingError
 from fairpool.testing._linearizable import NotLinearizable, Recorder
 from fairpool.testing._run import Deadlock, Livelock, Stuck
+from fairpool.testing._simulate import Costs, LockSimulation, Simulation, simulate, work
 
 __all__ = [
+    "Costs",
     "Deadlock",
     "InterleavingError",
     "Livelock",
+    "LockSimulation",
     "NotLinearizable",
     "Recorder",
     "Schedule",
+    "Simulation",
     "Stuck",
     "explore",
     "schedules",
+    "simulate",
+    "work",
 ]

@@ -18,14 +18,14 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from _thread import get_ident
+from _thread import get_ident, start_new_thread
 from collections.abc import Callable
 from logging import CRITICAL, LogRecord
 from math import inf
 from queue import Empty, SimpleQueue
 from random import Random
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = [
     "Abandoned",
@@ -41,6 +41,10 @@ __all__ = [
 
 # A run of this many points has no end. The longest of the package's own scenarios has some 2,000.
 STEPS_MAX = 200_000
+
+# How long a step takes (ns), to whom counts nanoseconds. A critical section of a few lines is then
+# one of some ten µs, which is where the package decides one way or the other.
+STEP_TIME = 1_000
 
 # In seconds of the run's clock: a wait that ends only after that is one without end.
 TIME_MAX = 100_000.0
@@ -187,6 +191,11 @@ class Run:
         self._next_stop: float = 0 if record else 1
         self.yields = False  # the calling thread lets others go first
         self._numbers: dict[int, tuple[int, object]] = {}
+
+    @property
+    def clock(self) -> int:
+        """The time in ns, to whom counts nanoseconds: it goes on with each step."""
+        return int(self.now * 1e9) + self.step * STEP_TIME
 
     def controls(self) -> bool:
         """Whether the calling thread is one of the run's."""
@@ -340,6 +349,14 @@ class Run:
     def new_thread(self, name: str, daemon: bool) -> Controlled:
         """One more thread, which can go on as soon as the caller makes it one of `threads`."""
         return Controlled(len(self.threads), name, daemon)
+
+    def launch(
+        self, thread: Controlled, body: Callable[[], None], live: Callable[[Any], None]
+    ) -> None:
+        """Start a thread that calls `live`, which runs the body."""
+        begun: SimpleQueue[None] = SimpleQueue()
+        start_new_thread(live, (begun,))
+        take_baton(begun)
 
     def started(self, thread: Controlled) -> None:
         """A thread that the calling one has started can go on."""

@@ -17,11 +17,10 @@ import random as random_
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from math import inf
-from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -33,15 +32,12 @@ import fairpool._scheduler
 import fairpool._sync
 import fairpool._waits
 import fairpool._worker
-from fairpool.testing._run import Abandoned, Controlled, Run, take_baton
+from fairpool.testing._machine import Machine
+from fairpool.testing._run import Abandoned, Run
 
-__all__ = ["reached", "running", "world"]
+__all__ = ["Lowest", "Values", "monotonic_ns", "reached", "running", "world"]
 
-# How long a step takes (ns), to whom counts nanoseconds. A critical section of a few lines is then
-# one of some ten µs, which is where the package decides one way or the other.
-STEP_TIME = 1_000
-
-_run: Run | None = None
+_run: Run | Machine | None = None
 
 _real_lock: Callable[[], Any] = _thread.allocate_lock
 _real_rlock: Callable[[], Any] = threading.RLock
@@ -52,10 +48,16 @@ _real_random = random_.random
 _real_yield_cpu = fairpool._sync.yield_cpu
 
 
-def _here() -> Run | None:
+def _here() -> Run | Machine | None:
     """The run that the calling thread belongs to."""
     run = _run
     return run if run is not None and run.controls() else None
+
+
+def _me() -> object:
+    """The calling thread, for who has to tell it from others."""
+    run = _here()
+    return _thread.get_ident() if run is None else run.current
 
 
 def reached() -> None:
@@ -137,11 +139,11 @@ class RLock:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._owner = 0
+        self._owner: object = 0
         self._count = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        me = _thread.get_ident()
+        me = _me()
         if self._owner == me:
             self._count += 1
             return True
@@ -152,7 +154,7 @@ class RLock:
         return True
 
     def release(self) -> None:
-        if self._owner != _thread.get_ident():
+        if self._owner != _me():
             raise RuntimeError("cannot release un-acquired lock")
         self._count -= 1
         if not self._count:
@@ -168,15 +170,15 @@ class RLock:
     # What `Condition` uses.
 
     def _is_owned(self) -> bool:
-        return self._owner == _thread.get_ident()
+        return self._owner == _me()
 
-    def _release_save(self) -> tuple[int, int]:
+    def _release_save(self) -> tuple[int, object]:
         state = self._count, self._owner
         self._count = self._owner = 0
         self._lock.release()
         return state
 
-    def _acquire_restore(self, state: tuple[int, int]) -> None:
+    def _acquire_restore(self, state: tuple[int, object]) -> None:
         self._lock.acquire()
         self._count, self._owner = state
 
@@ -188,8 +190,8 @@ def new_rlock() -> Any:
 class Thread(threading.Thread):
     """A thread of a run, if it is started by one; else a thread."""
 
-    _controlled: Controlled | None = None
-    _run: Run | None = None
+    _controlled: Any = None  # what its run knows of it
+    _run: Run | Machine | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         run = _here()
@@ -209,12 +211,11 @@ class Thread(threading.Thread):
             return
         run.point()
         self._run = run
-        self._controlled = me = run.new_thread(self.name, self.daemon)
+        me: Any = run.new_thread(self.name, self.daemon)
+        self._controlled = me
         # Not `super().start()`: the locks that it takes are dear where other programs run as well
         # (see `Controlled`). And should the thread never unwind, the interpreter still ends.
-        begun: Any = SimpleQueue()
-        _thread.start_new_thread(self._live, (begun,))
-        take_baton(begun)
+        run.launch(me, self.run, self._live)
         run.started(me)
 
     def _live(self, begun: Any) -> None:
@@ -234,6 +235,8 @@ class Thread(threading.Thread):
         if run is None or me is None:
             super().run()
             return
+        if me.ident is None:  # it shares a thread of the system with others
+            self._ident = -me.number
         try:
             run.begin(me)
             run.trace_thread()
@@ -241,7 +244,8 @@ class Thread(threading.Thread):
         except BaseException as error:
             run.thread_failed(error)
         finally:
-            sys.settrace(None)
+            if me.ident is not None:  # else it shares a thread with all others
+                sys.settrace(None)
             run.end(me)
 
     def join(self, timeout: float | None = None) -> None:
@@ -269,7 +273,7 @@ def monotonic() -> float:
 def monotonic_ns() -> int:
     """By this clock the package measures what threads do, so it goes on while they do something."""
     run = _here()
-    return _real_monotonic_ns() if run is None else int(run.now * 1e9) + run.step * STEP_TIME
+    return _real_monotonic_ns() if run is None else run.clock
 
 
 def sleep(seconds: float) -> None:
@@ -367,8 +371,12 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
 fairpool._future.LOGGER.addFilter(_is_of_interest)
 
 
+# What stands for what, and values of names: see `world`.
+Lowest = Sequence[tuple[Any, Any]]
+Values = dict[tuple[ModuleType, str], Any]
+
 # Searching and looking out only delay what the schedule decides; the rest makes rare ways common.
-SHRUNK: dict[tuple[ModuleType, str], Any] = {
+SHRUNK: Values = {
     (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 1,
     (fairpool._combiner, "PASS_SECTIONS"): 2,
     (fairpool._combiner, "SECTIONS_BETWEEN_REVIEWS"): 2,
@@ -382,7 +390,7 @@ SHRUNK: dict[tuple[ModuleType, str], Any] = {
 }
 
 
-def _replacements() -> Iterator[tuple[ModuleType, str, Any]]:
+def _replacements(more: Lowest, values: Values) -> Iterator[tuple[ModuleType, str, Any]]:
     sync = fairpool._sync
     # By what they are, under whatever name a module has them.
     lowest = [
@@ -392,6 +400,7 @@ def _replacements() -> Iterator[tuple[ModuleType, str, Any]]:
         (sync.monotonic, monotonic),
         (sync.monotonic_ns, monotonic_ns),
         (sync.yield_cpu, yield_cpu),
+        *more,
     ]
     for name, module in list(sys.modules.items()):
         if name.startswith("fairpool._"):
@@ -415,19 +424,23 @@ def _replacements() -> Iterator[tuple[ModuleType, str, Any]]:
     yield time, "sleep", sleep
     yield queue, "time", monotonic
     yield queue, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
-    for (module, name), value in SHRUNK.items():
+    for (module, name), value in values.items():
         yield module, name, value
 
 
 @contextmanager
-def world() -> Iterator[None]:
-    """Put everything in its place, and back."""
+def world(more: Lowest = (), values: Values = SHRUNK) -> Iterator[None]:
+    """Put everything in its place, and back.
+
+    `more`: what else is replaced wherever the package has it, as pairs of the real and the new.
+    `values`: of names in modules.
+    """
     missing = object()
     before = []
     logger = fairpool._future.LOGGER
     kind = logger.__class__
     try:
-        for module, name, value in list(_replacements()):
+        for module, name, value in list(_replacements(more, values)):
             before.append((module, name, vars(module).get(name, missing)))
             setattr(module, name, value)
         logger.__class__ = _Logger
@@ -442,7 +455,7 @@ def world() -> Iterator[None]:
 
 
 @contextmanager
-def running(run: Run) -> Iterator[None]:
+def running(run: Run | Machine) -> Iterator[None]:
     """Make `run` the one that threads belong to."""
     global _run
     if _run is not None:

@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import asdict
 
+import bench_costs  # noqa: F401  (registers its benchmarks)
 import bench_executor  # noqa: F401  (registers its benchmarks)
 import bench_joined  # noqa: F401  (registers its benchmarks)
 import bench_locks  # noqa: F401  (registers its benchmarks)

@@ -1,0 +1,666 @@
+"""`simulate`: a program on a machine of many processors, with the package's own scheduler.
+
+Workers, locks and scheduler are those of the package, subclassed where something takes time, to
+spend it. So what is simulated is the code that runs, not a model of it; a model is only what each
+thing takes (`Costs`), and that a processor does nothing else meanwhile. See `docs/testing.md`.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from itertools import count
+from math import inf, isfinite
+from typing import Any, SupportsIndex
+
+import fairpool._combiner
+import fairpool._future
+import fairpool._lock
+import fairpool._pool
+import fairpool._scheduler
+import fairpool._sync
+import fairpool._worker
+from fairpool import FairPool
+from fairpool._combiner import Combiner, CriticalLink, Section
+from fairpool._future import Future
+from fairpool._gather import Gather
+from fairpool._lock import ChargedLock, Lock
+from fairpool._scheduler import Scheduler
+from fairpool._sync import handle_interrupts
+from fairpool._task import Continuation, is_coroutine
+from fairpool._worker import Worker
+from fairpool.testing._carriers import Carriers, best_carriers
+from fairpool.testing._machine import SECOND, Machine
+from fairpool.testing._world import Values, monotonic_ns, running, world
+
+__all__ = ["Costs", "LockSimulation", "Simulation", "simulate", "work"]
+
+# An idle worker ends after this: beyond the end of all times, see `_run.TIME_MAX`.
+NEVER = 1e6
+
+# As many as a pool may have spare workers without asking for more memory than a process gets.
+WORKERS_MAX = 10_000
+
+# What the package sets these to on a free-threaded build, which is what is simulated.
+FREE_THREADED_VALUES: Values = {
+    (fairpool._future, "LOOKS_BEFORE_PARKING"): 60,
+    (fairpool._worker, "LOOKS_WHILE_SEARCHING"): 100,
+    (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 20,
+}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What things take on the simulated machine: seconds, but for `away`.
+
+    The defaults were measured on CPython 3.13.5t and two processors, with `tox -e bench -- costs`;
+    `section` (with another worker that takes what follows) and `migrate` are those of
+    `docs/performance.md`.
+    """
+
+    submit: float = 1.3e-6
+    """To submit a task, for who does it."""
+    step: float = 1.4e-6
+    """To take a task or a continuation from a queue, to begin and to end its step."""
+    suspend: float = 20e-6
+    """To wait for a future in a coroutine, and to be told that it is there."""
+    section: float = 2.2e-6
+    """From the end of one critical section to the beginning of the next, for the combiner."""
+    enter: float = 2.5e-6
+    """To enter and leave a lock that is free."""
+    steal: float = 2.2e-6
+    """To take tasks from another worker's run queue."""
+    look: float = 0.12e-6
+    """To look at one worker's queue, for who goes through those of all workers."""
+    check: float = 0.74e-6
+    """The same, for who makes sure before it parks, or after it has found work."""
+    pause: float = 0.7e-6
+    """To let others go first, between two looks for work."""
+    lock: float = 0.07e-6
+    """Any operation of a lock, or of what threads park on."""
+    unpark: float = 4e-6
+    """To wake a thread, for who does it."""
+    wake: float = 12e-6
+    """From then until that thread runs."""
+    start: float = 250e-6
+    """To start a thread, for who does it; and from then until it runs."""
+    migrate: float = 3e-6
+    """What a task loses by going on with another worker than before."""
+    away: float = 1.1
+    """How much longer a critical section takes with another worker than its lock's first one."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise TypeError(f"{each.name} must be a number, not {value!r}")
+            least = 1 if each.name == "away" else 0
+            if not (value >= least and isfinite(value)):
+                raise ValueError(f"{each.name} must be at least {least}, and finite, not {value!r}")
+
+
+DEFAULT_COSTS = Costs()
+
+
+@dataclass(frozen=True)
+class LockSimulation:
+    """What happened at one lock."""
+
+    name: str
+    sections: int
+    combined: int
+    """Sections that a combiner has taken from the queue and run."""
+    passes: int
+    hand_offs: int
+    longest_pass: int
+    away: int
+    """Sections that ran on another worker than the lock's first one."""
+    busy: float
+    """Seconds that somebody was inside."""
+    waits: tuple[float, float, float]
+    """Median, 99 % and 99.9 % quantile of all waits, from asking to being inside (s)."""
+    longest_wait: float
+    jain: float
+    """Jain's index of the time that each task was inside: 1 if all had the same."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulated program has done. Times are in seconds of the virtual clock.
+
+    Two runs of the same program with the same seed and costs are equal (`real_time` and
+    `peak_memory` are not compared).
+    """
+
+    result: Any
+    """What the program has returned."""
+    workers: int
+    seed: int
+    costs: Costs
+    elapsed: float
+    """From the beginning of the program until it returned, or the last `work` ended after that."""
+    tasks: int
+    """Tasks that have begun, and …"""
+    steps: int
+    """… the steps that they were run in."""
+    worked: float
+    """The seconds of all calls of `work`, with what `away` has added."""
+    steals: int
+    """How often a worker has taken tasks from another one's run queue."""
+    migrations: int
+    """Steps that began on another worker than the task's last one, sections not counted."""
+    parks: int
+    wake_ups: int
+    """Threads that were woken: workers, mostly."""
+    looks: int
+    """How many workers' queues were looked at, by those that go through all of them."""
+    spent: Mapping[str, float]
+    """Where the time of all threads went, by the names of the costs, and "work"."""
+    locks: tuple[LockSimulation, ...]
+    events: int
+    """How often another virtual thread went on."""
+    real_time: float = field(compare=False)
+    """Seconds that the simulation has really taken."""
+    peak_memory: int = field(compare=False)
+    """The most memory, in bytes, that the process had up to the end; 0 where that is not known."""
+
+    @property
+    def throughput(self) -> float:
+        """Tasks per second."""
+        return self.tasks / self.elapsed if self.elapsed else inf
+
+    @property
+    def utilization(self) -> float:
+        """The part of the workers' time that was `work`."""
+        return self.worked / (self.workers * self.elapsed) if self.elapsed else 0.0
+
+
+class _Tally:
+    """What is counted, and what things cost (ns), while a simulation lasts."""
+
+    def __init__(self, machine: Machine, costs: Costs) -> None:
+        self.machine = machine
+        self.spend = machine.spend
+        self.submit, self.step, self.suspend = map(_ns, (costs.submit, costs.step, costs.suspend))
+        self.section, self.enter = map(_ns, (costs.section, costs.enter))
+        self.steal, self.migrate = map(_ns, (costs.steal, costs.migrate))
+        self.look, self.check = costs.look * SECOND, costs.check * SECOND
+        self.away = costs.away
+        self.tasks = self.steps = self.steals = self.migrations = self.parks = self.looks = 0
+        self.last_work = machine.clock
+        self.locks: list[_Timed] = []
+        self._places: dict[int, int] = {}
+
+    def place_of(self, queue: Any, workers: list[Any]) -> int:
+        """Where the worker with that run queue is in the list."""
+        place = self._places.get(id(queue), len(workers))
+        if place >= len(workers) or workers[place].queue is not queue:
+            self._places = {id(each.queue): i for i, each in enumerate(workers)}
+            place = self._places.get(id(queue), 0)
+        return place
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * SECOND)
+
+
+_tally: _Tally | None = None
+
+
+def work(seconds: float) -> None:
+    """Be busy for so long: the calling worker does nothing else until its clock has gone on by it.
+
+    For programs that `simulate` runs, in tasks (plain functions and coroutines alike) and outside.
+    Inside a critical section that runs away from its lock's first worker it takes `Costs.away`
+    times as long.
+    """
+    if not seconds >= 0 or not isfinite(seconds):
+        raise ValueError(f"work() takes at least 0 seconds, not {seconds!r}")
+    tally = _tally
+    if tally is None or not tally.machine.controls():
+        raise RuntimeError("work() is for programs that fairpool.testing.simulate() runs")
+    worker = tally.machine.here.worker
+    if isinstance(worker, _Worker) and worker.section is not None:
+        preferred = worker.section.preferred
+        if preferred is not None and preferred is not worker:
+            seconds *= tally.away
+    tally.spend(_ns(seconds), "work")
+    tally.last_work = tally.machine.clock
+
+
+# --- what spends time -----------------------------------------------------------------------------
+
+
+class _Scheduler(Scheduler):
+    """A scheduler that spends what it takes to queue a task, and to look at all queues."""
+
+    __slots__ = ("tally",)
+
+    def __init__(self, *args: Any) -> None:
+        assert _tally is not None
+        self.tally = _tally
+        super().__init__(*args)
+
+    def put(self, task: Any) -> None:
+        self.tally.spend(self.tally.submit, "submit")
+        super().put(task)
+
+    def has_work(self) -> bool:
+        tally, workers = self.tally, self.workers
+        found = super().has_work()
+        looks = len(workers)
+        if self.injector:
+            looks = 0
+        elif found:
+            busy = (i for i, each in enumerate(workers) if each.queue or each.published)
+            looks = next(busy, looks)
+        tally.looks += looks
+        tally.spend(round(tally.check * looks), "check")
+        return found
+
+
+_item, _fn, _task = (vars(Worker)[name] for name in ("item", "fn", "task"))
+_owner = vars(Combiner)["owner"]
+
+
+class _Forks(list[Any]):
+    """The gathers whose children a worker runs on top of the tasks that wait for them."""
+
+    def __init__(self, worker: _Worker) -> None:
+        self._worker = worker
+
+    def pop(self, index: SupportsIndex = -1) -> Any:
+        """The children have been started: the worker goes back to who waits for them."""
+        fork = super().pop(index)
+        self._worker.returns_to = fork.item
+        return fork
+
+
+class _Worker(Worker):
+    """A worker that spends what its steps take, and its looks for work.
+
+    Each step begins with a store to `item`, and each task with one to `fn` after it: that is where
+    they are counted.
+    """
+
+    __slots__ = (
+        "_begins",
+        "_below",
+        "_makes_task",
+        "_victim",
+        "granted",
+        "returns_to",
+        "section",
+        "tally",
+    )
+
+    # granted: whose section begins with the next store to `item`
+    # section: the lock whose section runs, if one does
+    # returns_to:  to what it goes back, with the next store to `item`, from children of that
+    # _makes_task: whether a store only puts a task in the place of what runs already
+    # _begins: whether the next store to `fn` begins a task
+    # _below:  what it runs below the tasks that it runs inline
+    # _victim: the run queue from which it has just stolen
+
+    def __init__(self, scheduler: Any, name: str | None) -> None:
+        self.tally: _Tally = scheduler.tally
+        self.granted: Any = None
+        self.section: Any = None
+        self.returns_to: Any = None
+        self._begins = self._makes_task = False
+        self._below: list[Any] = []
+        self._victim: Any = None
+        super().__init__(scheduler, name)
+        self.forks = _Forks(self)
+
+    @property
+    def item(self) -> Any:
+        return _item.__get__(self)
+
+    @item.setter
+    def item(self, item: Any) -> None:
+        _item.__set__(self, item)
+        if item is None or self._makes_task:
+            return
+        if item is self.returns_to or (self._below and self._below[-1] is item):
+            self.returns_to = None
+            self._begins = False
+            return
+        tally = self.tally
+        kind = type(item)
+        granted, self.granted = self.granted is item, None
+        if not granted:
+            self.section = None
+        if kind is Continuation:
+            tally.steps += 1
+            if not granted:
+                tally.spend(tally.step, "step")
+                if isinstance(item.awaited, Future):
+                    tally.spend(tally.suspend, "suspend")
+                notes = item.task.__dict__
+                if notes.get("_ran_on") is not self:
+                    if "_ran_on" in notes:
+                        tally.migrations += 1
+                        tally.spend(tally.migrate, "migrate")
+                    notes["_ran_on"] = self
+        elif isinstance(item, Combiner):
+            tally.spend(tally.step, "step")
+        else:
+            self._begins = True
+
+    @property
+    def fn(self) -> Any:
+        return _fn.__get__(self)
+
+    @fn.setter
+    def fn(self, fn: Any) -> None:
+        _fn.__set__(self, fn)
+        if self._begins and fn is not None and not self._makes_task:
+            if type(self.item) is not Gather:  # which begins a child with each
+                self._begins = False
+                self.item.__dict__["_ran_on"] = self
+            tally = self.tally
+            tally.tasks += 1
+            tally.steps += 1
+            if self.section is None:
+                tally.spend(tally.step, "step")
+
+    @property
+    def task(self) -> Any:
+        self._makes_task = type(self.item) is Gather  # which is stored in place of the gather
+        try:
+            task = _task.__get__(self)
+        finally:
+            makes, self._makes_task = self._makes_task, False
+        if makes:
+            task.__dict__["_ran_on"] = self
+        return task
+
+    def run_inline(self, future: Any) -> bool:
+        section = self.section
+        self._below.append(self.item)
+        try:
+            return super().run_inline(future)
+        finally:
+            self._below.pop()
+            self.section = section
+
+    def _steal(self) -> Any:
+        tally, workers = self.tally, self.scheduler.workers
+        self._victim = None
+        task = super()._steal()
+        looks = len(workers)
+        if task is not None:
+            start = int(tally.machine.chance * looks)
+            looks = (tally.place_of(self._victim or self.queue, workers) - start) % looks + 1
+        tally.looks += looks
+        tally.spend(round(tally.look * looks), "look")
+        if self._victim is not None:
+            self._victim = None
+            tally.steals += 1
+            tally.spend(tally.steal, "steal")
+        return task
+
+    def _take_more(self, queue: Any) -> None:
+        self._victim = queue
+        super()._take_more(queue)
+
+    def _take_published(self) -> Any:
+        self._look_at_all()
+        return super()._take_published()
+
+    def _take_service(self) -> Any:
+        self._look_at_all()
+        return super()._take_service()
+
+    def _look_at_all(self) -> None:
+        tally, workers = self.tally, len(self.scheduler.workers)
+        tally.looks += workers
+        tally.spend(round(tally.look * workers), "look")
+
+    def _park(self, seated: bool = True) -> bool:
+        self.tally.parks += 1
+        return super()._park(seated)
+
+
+class _Timed(Lock):
+    """A lock that spends what it takes to enter, and writes down who has waited, and for how long.
+
+    Whoever enters is stored to `owner`, and None when the section has ended.
+    """
+
+    def __init__(self, scheduler: Any, name: str | None) -> None:
+        self._tally: _Tally = scheduler.tally
+        self._tally.locks.append(self)
+        self._granting: Any = None  # what is let in that does not run on this stack
+        self._inside: Any = None  # the task whose section runs, and since when
+        self._since = 0
+        self._waits: list[int] = []
+        self._away = self._busy = self._tasks = self._squares = 0
+        super().__init__(scheduler, name)
+
+    @property
+    def owner(self) -> Any:
+        return _owner.__get__(self)
+
+    @owner.setter
+    def owner(self, owner: Any) -> None:
+        _owner.__set__(self, owner)
+        tally = self._tally
+        now = tally.machine.clock
+        worker = tally.machine.here.worker
+        if not isinstance(worker, _Worker):
+            worker = None
+        if owner is None:
+            if self._inside is not None:
+                self._account_for(now - self._since)
+            if worker is not None and worker.section is self:
+                worker.section = None
+            return
+        self._inside = owner.task
+        asked = now
+        if self._granting is not None:
+            asked = self._granting.ticket
+        elif (ticket := self._granted_ticket(owner)) is not None:
+            asked = ticket
+            if worker is not None:
+                worker.granted = owner
+        self._waits.append(now - asked)
+        if self._granting is None and worker is not None:
+            worker.section = self
+            if self.preferred is not None and self.preferred is not worker:
+                self._away += 1
+        if asked == now:
+            tally.spend(tally.enter, "enter")
+        else:
+            tally.spend(tally.section, "section")
+        self._since = tally.machine.clock
+
+    def _granted_ticket(self, owner: Any) -> int | None:
+        """The ticket of who is let in by a pass; None for who enters by itself."""
+        if type(owner) in (Section, CriticalLink):
+            return int(owner.ticket)
+        request = owner.request if type(owner) is Continuation else None
+        if request is None or request.lock is not self:
+            return None
+        notes = owner.task.__dict__
+        if notes.get("_granted") == request.ticket:  # that was let in before
+            return None
+        notes["_granted"] = request.ticket
+        return int(request.ticket)
+
+    def _account_for(self, used: int) -> None:
+        times = self._inside.__dict__.setdefault("_inside", {})
+        before = times.get(self)
+        if before is None:
+            before = 0
+            self._tasks += 1
+        times[self] = before + used
+        self._squares += (before + used) ** 2 - before**2
+        self._busy += used
+        self._inside = None
+
+    def _grant(self, item: Any) -> bool:
+        self._granting = item
+        try:
+            return super()._grant(item)
+        finally:
+            self._granting = None
+
+    def simulated(self) -> LockSimulation:
+        """What happened here."""
+        stats = self.stats
+        waits = sorted(self._waits)
+        last = len(waits) - 1
+        median, high, highest = (
+            waits[round(last * q)] / SECOND if waits else 0.0 for q in (0.5, 0.99, 0.999)
+        )
+        return LockSimulation(
+            name=self.name,
+            sections=len(waits),
+            combined=stats.combined,
+            passes=stats.passes,
+            hand_offs=stats.hand_offs,
+            longest_pass=stats.longest_pass,
+            away=self._away,
+            busy=self._busy / SECOND,
+            waits=(median, high, highest),
+            longest_wait=waits[-1] / SECOND if waits else 0.0,
+            jain=self._busy**2 / (self._tasks * self._squares) if self._squares else 1.0,
+        )
+
+
+class _TimedCharged(_Timed, ChargedLock):
+    """The same, where shares are charged."""
+
+
+# --- a simulation ---------------------------------------------------------------------------------
+
+
+def simulate(
+    program: Callable[[FairPool], Any],
+    workers: int = 1024,
+    seed: int = 0,
+    *,
+    costs: Costs = DEFAULT_COSTS,
+) -> Simulation:
+    """Run `program(pool)` on a machine with a processor for each of `workers`, in virtual time.
+
+    The pool is a new one, with that many workers. `program` is a plain function, which runs on a
+    thread of its own beside them, or a coroutine function, which is then run as a task. Time passes
+    where `work(seconds)` says so, where the program waits or sleeps, and as `costs` say for what
+    the scheduler does; `time.monotonic`, `time.monotonic_ns` and `time.sleep` are those of the
+    virtual clock. `seed` decides what the scheduler leaves to chance.
+
+    Raises what the program raises, TypeError and ValueError for arguments, and
+    `fairpool.testing.Deadlock` where nobody can go on. With the package `greenlet` (and the GIL)
+    it is several times as fast. Not to be called in a simulation or an explored run, nor while
+    other threads use fairpool; the collector is off meanwhile.
+    """
+    if not callable(program):
+        raise TypeError(f"simulate() takes a callable, not {program!r}")
+    if not isinstance(workers, int) or isinstance(workers, bool):
+        raise TypeError(f"workers must be an int, not {workers!r}")
+    if not 1 <= workers <= WORKERS_MAX:
+        raise ValueError(f"workers must be from 1 to {WORKERS_MAX}, not {workers!r}")
+    if not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, not {seed!r}")
+    if not isinstance(costs, Costs):
+        raise TypeError(f"costs must be Costs, not {costs!r}")
+    return run(program, workers, seed, costs, best_carriers())
+
+
+def run(
+    program: Callable[[FairPool], Any],
+    workers: int,
+    seed: int,
+    costs: Costs,
+    carriers: Carriers,
+) -> Simulation:
+    global _tally
+    began = time.perf_counter()
+    machine = Machine(
+        carriers,
+        seed,
+        lock=_ns(costs.lock),
+        pause=max(_ns(costs.pause), 1),  # else it would wait for ever for who is at the same time
+        unpark=_ns(costs.unpark),
+        wake=_ns(costs.wake),
+        start=_ns(costs.start),
+    )
+    result: Any = None
+    ended = 0
+
+    def main() -> None:
+        nonlocal result, ended
+        pool = FairPool(workers, idle_timeout=NEVER)
+        result = program(pool)
+        if is_coroutine(result):
+            result = pool._scheduler.spawn(result).result()
+        ended = machine.clock
+        pool.shutdown()
+
+    lowest = [(fairpool._sync.here, machine.here)]
+    values = {
+        **VALUES,
+        (fairpool._lock, "_numbers"): count(),  # locks are named anew in each simulation
+        (time, "monotonic_ns"): monotonic_ns,
+    }
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        with (
+            running(machine),
+            world(lowest, values),
+            handle_interrupts(lambda frame: machine.fail(KeyboardInterrupt())),
+        ):
+            _tally = tally = _Tally(machine, costs)
+            start = machine.clock
+            machine.run(main)
+    finally:
+        _tally = None
+        if was_on:
+            gc.enable()
+    return Simulation(
+        result=result,
+        workers=workers,
+        seed=seed,
+        costs=costs,
+        elapsed=(max(ended, tally.last_work) - start) / SECOND,
+        tasks=tally.tasks,
+        steps=tally.steps,
+        worked=machine.spent["work"] / SECOND,
+        steals=tally.steals,
+        migrations=tally.migrations,
+        parks=tally.parks,
+        wake_ups=machine.wakes,
+        looks=tally.looks,
+        spent={name: time / SECOND for name, time in sorted(machine.spent.items())},
+        locks=tuple([lock.simulated() for lock in tally.locks]),
+        events=machine.events,
+        real_time=time.perf_counter() - began,
+        peak_memory=_peak_memory(),
+    )
+
+
+VALUES: Values = {
+    **FREE_THREADED_VALUES,
+    (fairpool._sync, "LONGEST_BLIND_WAIT"): inf,
+    (fairpool._worker, "LONGEST_BLIND_WAIT"): inf,
+    (fairpool._scheduler, "Worker"): _Worker,
+    (fairpool._pool, "Scheduler"): _Scheduler,
+    (fairpool._lock, "Lock"): _Timed,
+    (fairpool._lock, "ChargedLock"): _TimedCharged,
+}
+
+
+def _peak_memory() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
