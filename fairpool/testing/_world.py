@@ -475,3 +475,14 @@ def running(run: Run | Machine) -> Iterator[None]:
         _run = None
         fairpool._pool._pool_numbers, threading._counter = counters  # type: ignore[attr-defined]
         here.visitor, locks[:] = before
+        _forget_pools()
+
+
+def _forget_pools() -> None:
+    """Those that a failed run has left: nobody can end them, but the process would try, at exit."""
+    live = fairpool._scheduler._live
+    for entry in live.copy():
+        scheduler = entry()
+        lock: object = None if scheduler is None else scheduler.timers._lock
+        if isinstance(lock, Lock):
+            live.discard(entry)

@@ -303,6 +303,21 @@ def test_everything_is_put_back(scenario: Callable[[FairPool], object]) -> None:
         assert pool.submit(int, 3).result() == 3
 
 
+def test_what_a_failed_run_leaves_does_not_keep_the_process() -> None:
+    """A pool without threads would be worked off at exit, and what it waits for is gone."""
+    kept = []
+
+    def scenario(pool: FairPool) -> None:
+        kept.append(FairPool(0))
+        kept[-1].submit(threading.Semaphore(0).acquire)
+        raise ValueError
+
+    before = fairpool._scheduler.live()
+    assert isinstance(failure(scenario).__cause__, ValueError)
+    assert kept
+    assert fairpool._scheduler.live() == before
+
+
 def test_other_threads_are_left_alone() -> None:
     stop = threading.Event()
     turns = []
