@@ -156,9 +156,14 @@ class FairPool(ThreadPoolExecutor):
         backlog = scheduler.backlog
         if backlog is not None:
             backlog = backlog.enter(scheduler)
-        task: Task[T] = Task()
-        task._pool = scheduler
-        task._cell = [(copy_context(), fn, args, kwargs or None, backlog)]
+        try:
+            task: Task[T] = Task()
+            task._pool = scheduler
+            task._cell = [(copy_context(), fn, args, kwargs or None, backlog)]
+        except BaseException:  # a MemoryError
+            if backlog is not None:
+                backlog.leave()
+            raise
         scheduler.put(task)
         return task
 

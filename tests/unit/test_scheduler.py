@@ -200,6 +200,22 @@ def test_a_start_that_failed_is_tried_again_where_all_workers_are_blocked(
     check_whole(pool)
 
 
+def test_no_memory_to_submit_takes_no_room_in_the_backlog(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1, max_pending=1)
+
+    def fail() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fairpool._pool, "copy_context", fail)
+        with pytest.raises(MemoryError):
+            pool.submit(int)
+    assert in_time(lambda: pool.submit(int)).result(TIMEOUT) == 0
+    check_whole(pool)
+
+
 def test_an_interrupted_start(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     # KeyboardInterrupt in `Thread.start`, when there is a thread, but it has not come far yet.
     pool = make_pool(1)
