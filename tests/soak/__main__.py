@@ -42,7 +42,7 @@ from watchdog import Watchdog
 from fairpool import FairPool
 from fairpool._waits import waiting_tasks
 
-ROUND_SECONDS = 150  # a round takes about one; the machine may pause for half a minute
+ROUND_SECONDS = 90  # a round takes about one; the machine may pause for half a minute
 PARTIES_MAX = 6
 ACTS_OF_A_PARTY = 25
 GROWTH_MAX = 16 * MEBIBYTE

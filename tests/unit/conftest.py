@@ -18,6 +18,36 @@ T = TypeVar("T")
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 
 PATIENCE = 10  # the same, for what is expected to take microseconds
+# `tox -e parallel` runs each test in several threads at once, but not those that use one of these.
+# They patch the package for the whole process, watch all of its instructions, catch what it says,
+# or are one gate, one clock or one pool that the threads would open, set or step for each other.
+SINGLE_THREADED = {
+    "caplog",
+    "capsys",
+    "clock",
+    "collector_off",
+    "desk",
+    "gate",
+    "held",
+    "moments",
+    "monkeypatch",
+    "nothing_left_behind",
+    "one_look",
+    "pool",
+    "quiet",
+    "recwarn",
+    "shelf",
+    "timers",
+    "without_looks",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SINGLE_THREADED.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("thread_unsafe")
+
+
 LONG = 1000.0  # an idle time-out that does not wake a worker whose wake-up was lost
 
 

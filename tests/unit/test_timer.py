@@ -295,6 +295,7 @@ def test_an_endless_sleep_can_be_cancelled(pool: FairPool) -> None:
         task.result(TIMEOUT)
 
 
+@pytest.mark.thread_unsafe(reason="counts threads")
 def test_sleepers_take_no_thread_each() -> None:
     count = 2000
     threads: list[int] = []

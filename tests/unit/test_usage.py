@@ -182,6 +182,7 @@ def test_one_that_is_far_ahead_is_served_all_the_same(desk: Desk) -> None:
     assert order == "b" * 2 * PASSED_OVER_MAX + "a"
 
 
+@pytest.mark.thread_unsafe(reason="the desk sets the clock")
 @pytest.mark.parametrize("kind", ["desk", "strict"])
 @pytest.mark.parametrize("seed", range(20))
 def test_the_wait_is_bounded(kind: str, seed: int, request: pytest.FixtureRequest) -> None:
