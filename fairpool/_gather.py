@@ -30,7 +30,7 @@ from fairpool._future import (
     claim,
     settle,
 )
-from fairpool._sync import here
+from fairpool._sync import here, monotonic_ns
 from fairpool._task import Joint, Task, fail_step, hand_over, suspend_first
 from fairpool._waits import leave_wait
 
@@ -44,6 +44,10 @@ CHILDREN_AT_ONCE = 61
 # first; only `CHILDREN_AT_ONCE` if others wait outside. Small children take about half as long as a
 # pass of a lock may take.
 FORKED_MAX = 500
+
+# For how long (ns) that may go on where the children are not small: as long as a pass. A task that
+# starts children is not suspended meanwhile, so it sees neither a time-out nor a cancellation.
+FORKED_TIME = 2_000_000
 
 # What `Gather._start` returns for a child that has returned, and has not become a task.
 _RETURNED = object()
@@ -209,6 +213,8 @@ class Gather(Joint):
         following = None
         fork = Fork(worker.item, worker.fn, self)
         worker.forks.append(fork)
+        if not worker.forked:
+            worker.fork_until = monotonic_ns() + FORKED_TIME
         try:
             while worker.forked < FORKED_MAX and not debts and type(self._cell) is list:
                 try:
@@ -216,7 +222,9 @@ class Gather(Joint):
                 except IndexError:
                     break
                 forked = worker.forked + 1
-                worker.forked = FORKED_MAX if outside and forked > CHILDREN_AT_ONCE else forked
+                if (outside and forked > CHILDREN_AT_ONCE) or monotonic_ns() > worker.fork_until:
+                    forked = FORKED_MAX
+                worker.forked = forked
                 following = self._start(index, worker)
                 if following is _RETURNED:
                     ended += 1

@@ -192,6 +192,7 @@ class Worker:
         "ended",
         "extra_steps",
         "fn",
+        "fork_until",
         "forked",
         "forks",
         "gone",
@@ -229,6 +230,7 @@ class Worker:
         self._inline = 0  # how many steps are being run on top of another
         self.forks: list[Any] = []  # the tasks on this stack on top of which children are started
         self.forked = 0  # how many children were, since others have gone first
+        self.fork_until = 0  # when others are to go first again, at the latest (ns)
         self._sampled = 0  # when the continuation began that is being timed (ns), if one is
         self._seats = scheduler.parking.seats
         self._unborn = [None]
@@ -703,8 +705,9 @@ class Worker:
     def may_fork(self, scheduler: Any) -> bool:
         """Whether the children of a gather of this pool may be started on top of the current task.
 
-        As `may_run_inline`; and not where somebody's `except` or asyncio loop would be taken for
-        the child's own. What the children have to do is bounded: see `FORKED_MAX`.
+        As `may_run_inline`, but never deep in the stack: a child that is not started here has one
+        of its own. Not where somebody's `except` or asyncio loop would be taken for the child's
+        own, either. What the children have to do is bounded: see `FORKED_MAX`.
         """
         if self.forked >= FORKED_MAX:
             if not self.forks:  # this one goes through the queue, and others go first
@@ -715,10 +718,12 @@ class Worker:
             return False
         return (
             scheduler is self.scheduler
+            and self.seated
             and len(self.forks) < FORKS_MAX
             and _get_running_loop() is None
             and exception() is None
-            and (self.may_run_inline() if scheduler.locks or not self.forks else self.seated)
+            and not stack_is_deep()
+            and not (scheduler.locks and scheduler.is_in_section(self.task))
         )
 
     def take_back(self, item: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from asyncio import CancelledError
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from unit.conftest import PATIENCE, in_time, occupy
 
 import fairpool
 from fairpool import DeadlockError, FairPool, current_task
-from fairpool._gather import CHILDREN_AT_ONCE, FORKED_MAX, Gather
+from fairpool._gather import CHILDREN_AT_ONCE, FORKED_MAX, FORKED_TIME, Gather
 from fairpool._runqueue import RunQueue
 from fairpool._sync import here
 from fairpool._waits import waits
@@ -380,6 +381,44 @@ def test_cancel_futures_drops_what_was_not_started(
     assert box.ran == [0, 1]
     assert box.gather.cancelled()
     assert not [each for each in caught if "never awaited" in str(each.message)]
+
+
+def test_a_cancellation_is_not_kept_waiting_by_long_children(make_pool: MakePool) -> None:
+    ran: list[int] = []
+
+    async def child(i: int, parent: Any) -> None:
+        ran.append(i)
+        if not i:
+            parent.cancel()
+        time.sleep(2e-9 * FORKED_TIME)
+
+    async def main() -> None:
+        parent = current_task()
+        await fairpool.gather(*[child(i, parent) for i in range(30)])
+
+    future = make_pool(1).submit(main)
+    with pytest.raises(FutureCancelledError):
+        future.result(PATIENCE)
+    assert len(ran) <= 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_child_of_a_deep_stack_has_a_stack_of_its_own(workers: int, make_pool: MakePool) -> None:
+    def depth(n: int) -> int:
+        return n and 1 + depth(n - 1)
+
+    async def leaf() -> int:
+        return depth(600)
+
+    async def descend(n: int) -> Any:
+        return await (descend(n - 1) if n else fairpool.gather(leaf(), leaf()))
+
+    async def main() -> Any:  # the second time on top of a fork
+        return [await descend(600), await fairpool.gather(descend(600), descend(600))]
+
+    pool = make_pool(workers)
+    results = pool.submit(main).result(PATIENCE) if workers else pool.run(main)
+    assert results == [[600, 600], [[600, 600]] * 2]
 
 
 def test_what_others_have_taken_leaves_an_entry_that_does_nothing() -> None:
