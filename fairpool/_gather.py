@@ -28,6 +28,8 @@ from fairpool._future import (
     Failure,
     Future,
     claim,
+    finish,
+    is_final,
     settle,
 )
 from fairpool._sync import here, monotonic_ns
@@ -336,7 +338,13 @@ class Gather(Joint):
         results = self._results
         if self._tasks:
             for index, child in self._tasks.copy().items():
-                if child is not _TO_BE_CANCELLED:
+                if child is _TO_BE_CANCELLED:
+                    continue
+                if isinstance(child, Task) and not is_final(child):
+                    # It had returned already when somebody asked for the task of this worker: a
+                    # `__del__`, or a signal handler. Nobody else would end it.
+                    finish(child, results[index])
+                else:
                     results[index] = _outcome(child)
         return self._conclude(FINISHED, results, pool)
 

@@ -421,6 +421,27 @@ def test_a_child_of_a_deep_stack_has_a_stack_of_its_own(workers: int, make_pool:
     assert results == [[600, 600], [[600, 600]] * 2]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_child_may_be_asked_for_when_it_has_returned(workers: int, make_pool: MakePool) -> None:
+    kept: ContextVar[Any] = ContextVar("kept")
+    asked: list[Any] = []
+
+    class Curious:
+        def __del__(self) -> None:
+            asked.append(current_task())
+
+    async def child(i: int) -> int:
+        kept.set(Curious())  # freed with the context, after the child
+        return i
+
+    async def main() -> Any:
+        return await fairpool.gather(*[child(i) for i in range(3)])
+
+    assert make_pool(workers).submit(main).result(PATIENCE) == [0, 1, 2]
+    assert len(asked) == 3
+    assert all(task is None or task.done() for task in asked)
+
+
 def test_what_others_have_taken_leaves_an_entry_that_does_nothing() -> None:
     gather = Gather(1, False)
     coroutine = same(1)
