@@ -247,7 +247,8 @@ class Caller(Worker):
             return super()._park_on(future, timeout)
         if look_out(future):
             return True
-        outer = self.item, self.fn, self.awaited, self._deadline, self._holds_own
+        item, fn = self.item, self.fn
+        outer = self.awaited, self._deadline, self._holds_own
         self._holds_own = self.own is not None and self.task is self.own
         self._deadline = None if timeout is None else monotonic() + timeout
         self.awaited = future
@@ -261,7 +262,8 @@ class Caller(Worker):
         finally:
             future._unregister(self)
             self._inline -= 1
-            self.item, self.fn, self.awaited, self._deadline, self._holds_own = outer
+            self.turn_to(item, fn)
+            self.awaited, self._deadline, self._holds_own = outer
             self.leaving = self.is_done()
         return is_final(future)
 

@@ -168,8 +168,7 @@ class Gather(Joint):
 
         Its result is in its place then, and the caller has to account for it.
         """
-        worker.item = self
-        worker.fn = index
+        worker.turn_to(self, index)
         coroutine = self._coroutines[index]
         try:
             context = self._context.copy()
@@ -237,7 +236,7 @@ class Gather(Joint):
         finally:
             worker.forks.pop()
             if worker.item is not None:
-                worker.item, worker.fn = fork.item, fork.fn
+                worker.turn_to(fork.item, fork.fn)
             if fork.written:
                 leave_wait(fork.item.task, fork.outer)
         if not unstarted:
@@ -258,9 +257,12 @@ class Gather(Joint):
         task._pool = pool
         task._cell = [self]
         task._machine = self._coroutines[index]
-        if self._tasks.setdefault(index, task) is not task:  # G1
+        first = self._tasks.setdefault(index, task)  # G1
+        if first is _TO_BE_CANCELLED:
             self._tasks[index] = task
             task.interrupt()
+        elif first is not task:  # a `__del__` has asked for it meanwhile
+            return first  # type: ignore[no-any-return]
         return task
 
     def child(self, fn: Any) -> Any:

@@ -657,11 +657,11 @@ class Worker:
             return None
         if type(item) is Gather:  # its child becomes a task when somebody asks for it
             index = self.fn
-            self.fn = item.child(index)
-            self.item = item.make_task(index, self.scheduler)
+            task: Task[Any] = item.make_task(index, self.scheduler)
+            self.turn_to(task, item.child(index))
             for fork in self.forks:
                 self._write_fork(fork)
-            return self.item  # type: ignore[no-any-return]
+            return task
         return item.task  # type: ignore[no-any-return]
 
     def _write_fork(self, fork: Any) -> None:
@@ -679,6 +679,16 @@ class Worker:
         what = fork.item.coroutine if type(fork.item) is Continuation else fork.fn
         fork.outer = waiting_tasks.get(task)
         fork.written = write_wait(task, what, (fork.gather,))
+
+    def turn_to(self, item: Any, fn: Any) -> None:
+        """This worker runs these now.
+
+        What it has run may be freed by this, and a `__del__` ask for the current task: it must not
+        find the one with what belongs to the other.
+        """
+        self.item = None
+        self.fn = fn
+        self.item = item
 
     @property
     def doing(self) -> Any:
@@ -756,7 +766,7 @@ class Worker:
                 self.requeue(following)
         finally:
             self._inline -= 1
-            self.item, self.fn = outer
+            self.turn_to(*outer)
         return is_final(task)
 
     def requeue(self, item: Any) -> None:

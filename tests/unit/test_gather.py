@@ -150,7 +150,8 @@ def test_a_tree_counts_its_nodes(workers: int, make_pool: MakePool) -> None:
     assert make_pool(workers).submit(tree, 11).result(PATIENCE) == 2**12 - 1
 
 
-def test_a_small_tree_is_one_step(make_pool: MakePool) -> None:
+def test_a_small_tree_is_one_step(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairpool._gather.FORKED_TIME", 10**12)  # whatever else the machine does
     pool = make_pool(1)
     box = SimpleNamespace()
 
@@ -440,6 +441,30 @@ def test_a_child_may_be_asked_for_when_it_has_returned(workers: int, make_pool: 
     assert make_pool(workers).submit(main).result(PATIENCE) == [0, 1, 2]
     assert len(asked) == 3
     assert all(task is None or task.done() for task in asked)
+
+
+def test_a_gather_that_is_freed_does_not_ask_for_a_child_of_the_next(make_pool: MakePool) -> None:
+    box = SimpleNamespace(asked=0)
+
+    class Curious:
+        def __del__(self) -> None:
+            box.asked += 1
+            current_task()
+
+    async def make(i: int, ready: fairpool.Future[None]) -> Curious:
+        if i == 2:
+            box.next = fairpool.gather(*[same(i) for i in range(4)])
+            ready.set_result(None)
+        return Curious()
+
+    async def main() -> Any:
+        ready: fairpool.Future[None] = fairpool.Future()
+        fairpool.gather(*[make(i, ready) for i in range(3)])
+        await ready
+        return await box.next
+
+    assert make_pool(1).submit(main).result(PATIENCE) == [0, 1, 2, 3]
+    assert box.asked == 3
 
 
 def test_what_others_have_taken_leaves_an_entry_that_does_nothing() -> None:
