@@ -564,6 +564,7 @@ def test_several_threads_shut_down(make_pool: MakePool, gate: threading.Event) -
     check_whole(pool)
 
 
+@pytest.mark.thread_unsafe(reason="watches all instructions")
 def test_submit_against_shutdown() -> None:
     # At any moment of `submit` another thread shuts the pool down. Until the task is queued, it is
     # refused; from then on it is refused or run.
@@ -895,6 +896,7 @@ def let_go(pool: FairPool) -> None:
             worker.parker.unpark()
 
 
+@pytest.mark.thread_unsafe(reason="watches all instructions")
 @pytest.mark.parametrize("max_pending", [None, 2])
 @pytest.mark.parametrize("parked", [False, True])
 def test_an_interrupt_anywhere_in_submit_harms_no_other_task(
@@ -920,6 +922,7 @@ def test_an_interrupt_anywhere_in_submit_harms_no_other_task(
             raise AssertionError(moment) from error
 
 
+@pytest.mark.thread_unsafe(reason="watches all instructions")
 @pytest.mark.parametrize("parked", [False, True])
 def test_an_interrupt_anywhere_in_shutdown_can_be_made_good(parked: bool) -> None:
     for moment in moments(interrupts=True):

@@ -32,6 +32,9 @@ from fairpool.testing import (
 from fairpool.testing._run import Run
 from fairpool.testing._strategies import PCT
 
+# An explored run has the whole process to itself.
+pytestmark = pytest.mark.thread_unsafe
+
 
 class Counter:
     def __init__(self, lock: Any = None) -> None:
