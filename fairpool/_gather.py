@@ -79,10 +79,10 @@ class Gather(Joint):
         "_all",
         "_context",
         "_coroutines",
+        "_eager_in",
         "_ledger",
         "_requested",
         "_results",
-        "_scheduler",
         "_tasks",
         "_unstarted",
     )
@@ -116,9 +116,12 @@ class Gather(Joint):
             else:
                 child.add_done_callback(self)
 
-    def of_coroutines(self, coroutines: tuple[Any, ...], context: Context, scheduler: Any) -> None:
-        """Have these run as children, by the workers of `scheduler`, where the caller queues it."""
-        self._scheduler = scheduler
+    def of_coroutines(self, coroutines: tuple[Any, ...], context: Context, eager_in: Any) -> None:
+        """Have these run as children when a worker finds the gather in a queue.
+
+        `eager_in`: the scheduler whose workers may start them in an `await` as well, or None.
+        """
+        self._eager_in = eager_in
         self._coroutines = coroutines
         self._context = context
         self._unstarted = [*range(len(coroutines) - 1, -1, -1)]
@@ -161,7 +164,10 @@ class Gather(Joint):
                 following = last
             elif last is not None:  # the last child has left a lock, and has ended elsewhere
                 worker.requeue(last)
-        return worker.look_around() if following is None and not left else following
+        if following is None and not left:
+            following = worker.look_around()
+        del self  # the error of a child, which it may hold now, leads to this frame: no cycle
+        return following
 
     def _start(self, index: int, worker: Any) -> Any:
         """Run a child's first step. Returns as `Task.run`; `_RETURNED` if it has not become a task.
@@ -188,12 +194,17 @@ class Gather(Joint):
     # --- on top of the one that waits ------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
-        """As `Future`; but first the calling worker starts the children that nobody has started.
+        """As `Future`; with `eager_start` the calling worker first starts what nobody has started.
 
-        What they return in their first step is there then, and nothing has to be suspended for it.
+        What that returns in its first step is there then, and nothing has to be suspended for it.
         """
         worker = here.worker
-        if self._unstarted and worker is not None and worker.may_fork(self._scheduler):
+        if (
+            self._unstarted
+            and self._eager_in is not None
+            and worker is not None
+            and worker.may_fork(self._eager_in)
+        ):
             self._fork(worker)
         if self._cell is FINISHED:
             return self._value  # type: ignore[no-any-return]
@@ -208,7 +219,7 @@ class Gather(Joint):
         They are still in a queue as well, for others: those who take from there get the oldest
         gather first, and with it the most work.
         """
-        scheduler, unstarted = self._scheduler, self._unstarted
+        scheduler, unstarted = self._eager_in, self._unstarted
         debts, outside = scheduler.parking.debts, scheduler.injector
         ended = 0
         following = None

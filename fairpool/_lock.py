@@ -181,7 +181,8 @@ class Lock(Combiner, Executor):
 
         Waits for at most `timeout` seconds (-1: without end), or not at all if not `blocking`;
         returns whether the lock was entered. In a coroutine prefer `async with`, which blocks
-        nobody.
+        nobody. Without blocking it may also fail just when nobody is inside any more, while the
+        lock is on its way to one that has given up.
         """
         if not blocking and timeout != -1:
             raise ValueError("a non-blocking acquire() takes no timeout")

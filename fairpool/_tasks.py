@@ -121,11 +121,20 @@ async def _await(awaitable: Any) -> Any:
 _COROUTINES_ONLY = {CoroutineType}
 
 
-def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any]]:
+def gather(
+    *awaitables: Any, return_exceptions: bool = False, eager_start: bool = False
+) -> Future[list[Any]]:
     """A future of the results of all of these, in their order. Coroutines become tasks.
 
     The first that fails is raised at once, and the others run on; with `return_exceptions`,
     exceptions are results like others. To cancel the gather is to cancel all of them.
+
+    With `eager_start`, and if all are coroutines, `await` starts those that no worker has taken
+    itself, each up to its first suspension, before it suspends: about a third of the cost where
+    they are small, as in a tree of forks and joins. The awaiting task goes on, even if one of them
+    fails, when the one has let go that has been started like this. So none may block its thread for
+    something that the awaiting task does, and time-outs are seen later by as long as a child runs
+    without a suspension.
     """
     future = Gather(len(awaitables), return_exceptions)
     if not awaitables:
@@ -138,7 +147,7 @@ def gather(*awaitables: Any, return_exceptions: bool = False) -> Future[list[Any
         except BaseException:
             _close_all(awaitables)
             raise
-        future.of_coroutines(awaitables, copy_context(), scheduler)
+        future.of_coroutines(awaitables, copy_context(), scheduler if eager_start else None)
         scheduler.put(future)
     else:
         for each in awaitables:

@@ -81,7 +81,7 @@ async def tonio_fib(n: int) -> int:
 async def fairpool_fib(n: int) -> int:
     if n < 2:
         return n
-    left, right = await fairpool.gather(fairpool_fib(n - 1), fairpool_fib(n - 2))
+    left, right = await fairpool.gather(fairpool_fib(n - 1), fairpool_fib(n - 2), eager_start=True)
     return int(left + right)
 
 

@@ -158,7 +158,7 @@ class ForkJoin:
                 busy(self.leaf)
                 return 1
             busy(self.fork)
-            return sum(await fairpool.gather(node(depth - 1), node(depth - 1)))
+            return sum(await fairpool.gather(node(depth - 1), node(depth - 1), eager_start=True))
 
         def run(pool: FairPool) -> dict[str, Any]:
             gate = all_started(pool, workers)

@@ -4,7 +4,8 @@ Three clients, threads and tasks, of two to four calls each: enter, enter for a 
 Some hold the lock until those who wait have waited long enough; some tasks are cancelled. What they
 have seen must be what a lock would show that takes one call after another. A call that was given up
 may have had the lock, or its place in the queue, for a while, but has left it before its end: when
-all is over the lock is tried once more, and must be free.
+all is over the lock is entered once more. A try may find a lock taken that looks
+for one which has given up: nobody is inside, and nobody waits (see `Lock.acquire`).
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ class Model:
 
     def __init__(self) -> None:
         self.holder: int | None = None
+        self.looked_for = False  # whether somebody may still look for one that has given up
 
     def acquire(self, who: int) -> bool:
         if self.holder is not None:
             raise Waits
         self.holder = who
+        self.looked_for = False
         return True
 
-    enter = acquire_for_a_while = enter_for_a_while = acquire
+    enter = acquire_for_a_while = enter_for_a_while = attempt = acquire
 
-    def attempt(self, who: int) -> bool:
-        if self.holder is not None:
-            return False
-        self.holder = who
-        return True
+    def refused(self, who: int) -> None:
+        if self.holder is None and not self.looked_for:
+            raise Waits
 
     def release(self, who: int) -> None:
         if self.holder != who:
@@ -59,6 +60,7 @@ class Model:
     leave = release
 
     def gave_up(self, who: int) -> None:
+        self.looked_for = True
         if self.holder == who:
             self.holder = None
 
@@ -80,7 +82,13 @@ class Door:
         return True
 
     def attempt(self, who: int) -> bool:
-        return self._lock.acquire(blocking=False)  # type: ignore[no-any-return]
+        if not self._lock.acquire(blocking=False):
+            self.recorder.refused(who)
+            raise CancelledError
+        return True
+
+    def refused(self, who: int) -> None:
+        """Like `gave_up`: within the call."""
 
     def release(self, who: int) -> None:
         self._lock.release()
@@ -197,7 +205,7 @@ def program(number: int) -> Callable[[], None]:
                     task.result()
                 except FutureCancelled:  # before it has begun, or at its very end
                     assert client.is_cancelled
-        assert door.attempt(3), "nobody is inside, and it is not free"
+        door.acquire(3)  # hangs if nobody is inside, and it is not free
         door.release(3)
         door.check(Model)
 

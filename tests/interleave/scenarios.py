@@ -1114,7 +1114,7 @@ def lender_is_interrupted() -> None:
 
         contest.hold(lambda: contest.clients(2, 2, press), 2, stay)
         assert contest.sections == 5 - len(pressed)
-        assert not contest.lock.locked()
+    assert not contest.lock.locked()  # not before: the key may be on its way to be served
 
 
 def nobody_is_lent_inside_a_section() -> None:
@@ -1241,5 +1241,6 @@ ALL = [
     if callable(thing)
     and getattr(thing, "__module__", "") == __name__
     and thing.__doc__
+    and not isinstance(thing, type)
     and thing not in (pool_of, callers_of, at_once)
 ]

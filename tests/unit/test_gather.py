@@ -9,6 +9,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import CancelledError as FutureCancelledError
 from contextvars import ContextVar, copy_context
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,8 +142,11 @@ def test_a_cancelled_gather_cancels_children_in_their_first_step(
 # --- started on top of the one that waits -------------------------------------------------------
 
 
+eager = partial(fairpool.gather, eager_start=True)
+
+
 async def tree(depth: int) -> int:
-    return 1 + sum(await fairpool.gather(tree(depth - 1), tree(depth - 1))) if depth else 1
+    return 1 + sum(await eager(tree(depth - 1), tree(depth - 1))) if depth else 1
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -171,7 +175,7 @@ def test_a_small_tree_is_one_step(make_pool: MakePool, monkeypatch: pytest.Monke
 def test_a_long_line_of_children_is_not_a_deep_stack(make_pool: MakePool) -> None:
     async def line(length: int) -> int:
         depths.append(len(here.worker.forks))
-        return 1 + sum(await fairpool.gather(line(length - 1))) if length else 0
+        return 1 + sum(await eager(line(length - 1))) if length else 0
 
     depths: list[int] = []
     assert make_pool(1).submit(line, 2000).result(PATIENCE) == 2000
@@ -192,7 +196,7 @@ def test_who_only_gathers_lets_others_go_first(outside: bool, make_pool: MakePoo
             pass
         while not done and rounds < 10_000:
             rounds += 1
-            await fairpool.gather(same(1), same(2))
+            await eager(same(1), same(2))
 
     future = pool.submit(main)
     if outside:
@@ -211,13 +215,13 @@ def test_a_child_that_blocks_for_its_ancestor_closes_a_cycle(
 
     async def child(left: int) -> None:
         if left:
-            await fairpool.gather(same(1), child(left - 1))
+            await eager(same(1), child(left - 1))
         else:
             box.top.result()
 
     async def main() -> None:
         box.top = current_task()
-        await fairpool.gather(child(depth - 1))
+        await eager(child(depth - 1))
 
     with pytest.raises(DeadlockError):
         make_pool(workers).submit(main).result(PATIENCE)
@@ -232,10 +236,10 @@ def test_no_child_is_started_inside_a_section(make_pool: MakePool) -> None:
         return len(here.worker.forks)
 
     async def main() -> Any:
-        before = await fairpool.gather(child())
+        before = await eager(child())
         async with lock:
-            inside = await fairpool.gather(child())
-        return before + inside + await fairpool.gather(child())
+            inside = await eager(child())
+        return before + inside + await eager(child())
 
     assert pool.submit(main).result(PATIENCE) == [1, 0, 1]
 
@@ -248,7 +252,7 @@ def test_what_somebody_handles_is_not_the_context_of_a_childs_error(make_pool: M
         try:
             raise ValueError
         except ValueError:
-            (error,) = await fairpool.gather(child(), return_exceptions=True)
+            (error,) = await eager(child(), return_exceptions=True)
             return error
 
     error = make_pool(1).submit(main).result(PATIENCE)
@@ -268,7 +272,7 @@ def test_children_are_run_by_the_pool_in_which_they_were_gathered(
         return threading.current_thread().name, await gather
 
     async def hold() -> Any:
-        box.append(fairpool.gather(child(), child()))
+        box.append(eager(child(), child()))
         made.set()
         gate.wait(PATIENCE)  # the children have not been started when the other pool awaits them
 
@@ -297,7 +301,7 @@ def test_a_failure_on_top_is_raised_at_once_and_the_others_run(make_pool: MakePo
 
     async def main() -> list[int]:
         with pytest.raises(ValueError, match="1"):
-            await fairpool.gather(*[child(i) for i in range(4)])
+            await eager(*[child(i) for i in range(4)])
         return [*ran]
 
     assert pool.submit(main).result(PATIENCE) == [0, 1]
@@ -320,7 +324,7 @@ def test_a_cancelled_task_is_told_after_the_steps_on_top(make_pool: MakePool) ->
 
     async def main() -> None:
         box.main = current_task()
-        await fairpool.gather(child(0), child(1))
+        await eager(child(0), child(1))
 
     with pytest.raises(FutureCancelledError):
         pool.submit(main).result(PATIENCE)

@@ -882,6 +882,13 @@ async def _gather_failing() -> None:
         pass
 
 
+async def _gather_failing_eagerly() -> None:
+    try:
+        await fairpool.gather(_return(), _raise(), eager_start=True)
+    except Mishap:
+        pass
+
+
 async def _cancel_child() -> None:
     child = fairpool.create_task(_suspended())
     await fairpool.yield_now()
@@ -913,6 +920,7 @@ LEAVES_NOTHING: dict[str, Callable[[FairPool], Any]] = {
     "deadlock": lambda pool: pool.submit(_await_itself),
     "foreign": lambda pool: pool.submit(_await_foreign),
     "gather": lambda pool: pool.submit(_gather_failing),
+    "gather eagerly": lambda pool: pool.submit(_gather_failing_eagerly),
     "cancel": lambda pool: pool.submit(_cancel_child),
     "shield": lambda pool: pool.submit(_shielded),
     "then": lambda pool: pool.submit(_raise_plain).then(int),
