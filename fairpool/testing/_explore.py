@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from random import Random
 from types import FrameType
 
+from fairpool._sync import here
 from fairpool.testing._points import Points
 from fairpool.testing._run import Abandoned, Deadlock, Livelock, Moment, Run, Strategy
 from fairpool.testing._strategies import PCT, Decisions, RandomWalk, Replay, Systematic
@@ -189,6 +190,7 @@ class Explorer:
             try:
                 try:
                     self.points.trace_thread()  # again: an unwound thread is not traced any more
+                    here.visitor = None  # one that was unwound may be inside a lock for ever
                     self._scenario()
                     run.join()
                 except Abandoned:

@@ -4,8 +4,8 @@ Three clients, threads and tasks, of two to four calls each: enter, enter for a 
 Some hold the lock until those who wait have waited long enough; some tasks are cancelled. What they
 have seen must be what a lock would show that takes one call after another. A call that was given up
 may have had the lock, or its place in the queue, for a while, but has left it before its end: when
-all is over the lock is entered once more. A try may find a lock taken that looks
-for one which has given up: nobody is inside, and nobody waits (see `Lock.acquire`).
+all is over the lock is entered once more. A try may find a lock that is on its way to one which has
+given up: nobody is inside, and nobody waits (see `Lock.acquire`); it says nothing then.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class Model:
 
     def __init__(self) -> None:
         self.holder: int | None = None
-        self.looked_for = False  # whether somebody may still look for one that has given up
 
     def acquire(self, who: int) -> bool:
         if self.holder is not None:
             raise Waits
         self.holder = who
-        self.looked_for = False
         return True
 
-    enter = acquire_for_a_while = enter_for_a_while = attempt = acquire
+    enter = acquire_for_a_while = enter_for_a_while = acquire
 
-    def refused(self, who: int) -> None:
-        if self.holder is None and not self.looked_for:
-            raise Waits
+    def attempt(self, who: int) -> bool:
+        if self.holder is not None:
+            return False
+        self.holder = who
+        return True
 
     def release(self, who: int) -> None:
         if self.holder != who:
@@ -60,7 +60,6 @@ class Model:
     leave = release
 
     def gave_up(self, who: int) -> None:
-        self.looked_for = True
         if self.holder == who:
             self.holder = None
 
@@ -70,6 +69,7 @@ class Door:
 
     def __init__(self, lock: Any) -> None:
         self._lock = lock
+        self.given_up: list[int] = []  # who has given up a call
         self.recorder: Any = Recorder(self)
 
     def acquire(self, who: int) -> bool:
@@ -82,19 +82,18 @@ class Door:
         return True
 
     def attempt(self, who: int) -> bool:
-        if not self._lock.acquire(blocking=False):
-            self.recorder.refused(who)
+        if self._lock.acquire(blocking=False):
+            return True
+        if self.given_up and self._lock.owner is None:  # on its way to that one
             raise CancelledError
-        return True
-
-    def refused(self, who: int) -> None:
-        """Like `gave_up`: within the call."""
+        return False
 
     def release(self, who: int) -> None:
         self._lock.release()
 
     def gave_up(self, who: int) -> None:
         """A call has ended, and is about to say so: within it, for the order of calls."""
+        self.given_up.append(who)
 
     async def enter(self, who: int) -> bool:
         try:
@@ -187,7 +186,8 @@ def program(number: int) -> Callable[[], None]:
 
     def scenario() -> None:
         with pool_of(2) as pool:
-            door = Door(pool.lock()).recorder
+            real = Door(pool.lock())
+            door = real.recorder
             tasks, threads = [], []
             for who, client in enumerate(clients):
                 if client.is_task:
@@ -205,7 +205,10 @@ def program(number: int) -> Callable[[], None]:
                     task.result()
                 except FutureCancelled:  # before it has begun, or at its very end
                     assert client.is_cancelled
-        door.acquire(3)  # hangs if nobody is inside, and it is not free
+        if real.given_up:
+            door.acquire(3)  # hangs if nobody is inside, and it is not free
+        else:
+            assert door.attempt(3), "nobody is inside, and it is not free"
         door.release(3)
         door.check(Model)
 
