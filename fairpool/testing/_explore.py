@@ -186,11 +186,14 @@ class Explorer:
             gc.collect()
         run = Run(strategy, luck, record, self.points.trace_thread)
         run.interesting = self.interesting
+        # What this thread is to the package: nothing as a run begins, and nothing that it leaves
+        # behind. One that is unwound may be a worker, or inside a lock, for ever.
+        own = vars(here).copy()
+        vars(here).clear()
         with running(run):
             try:
                 try:
                     self.points.trace_thread()  # again: an unwound thread is not traced any more
-                    here.visitor = None  # one that was unwound may be inside a lock for ever
                     self._scenario()
                     run.join()
                 except Abandoned:
@@ -199,6 +202,8 @@ class Explorer:
                     run.fail(error)
             finally:
                 run.close()
+                vars(here).clear()
+                vars(here).update(own)
         return run
 
     def search(self, schedules: int, seed: int, strategy: str) -> Failure | None:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 
 import fairpool
 from fairpool import FairPool
+from fairpool._sync import here
 from fairpool.testing import (
     Deadlock,
     InterleavingError,
@@ -573,3 +574,15 @@ def test_a_cancelled_call_may_have_happened_or_not() -> None:
 def test_a_recorder_records_calls_only() -> None:
     with pytest.raises(AttributeError, match="records calls"):
         _ = Recorder(Stack()).items
+
+
+def test_a_run_that_is_unwound_leaves_nothing_on_its_thread() -> None:
+    def scenario(pool: FairPool) -> None:
+        assert not vars(here)
+        here.worker = here.visitor = pool  # as in the midst of a wait that was cut off
+        raise ValueError
+
+    before = vars(here).copy()
+    with pytest.raises(InterleavingError):
+        explore(scenario, schedules=3)
+    assert vars(here) == before
