@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from random import Random
 from types import FrameType
 
-from fairpool._sync import here
 from fairpool.testing._points import Points
 from fairpool.testing._run import Abandoned, Deadlock, Livelock, Moment, Run, Strategy
 from fairpool.testing._strategies import PCT, Decisions, RandomWalk, Replay, Systematic
@@ -186,10 +185,6 @@ class Explorer:
             gc.collect()
         run = Run(strategy, luck, record, self.points.trace_thread)
         run.interesting = self.interesting
-        # What this thread is to the package: nothing as a run begins, and nothing that it leaves
-        # behind. One that is unwound may be a worker, or inside a lock, for ever.
-        own = vars(here).copy()
-        vars(here).clear()
         with running(run):
             try:
                 try:
@@ -202,8 +197,6 @@ class Explorer:
                     run.fail(error)
             finally:
                 run.close()
-                vars(here).clear()
-                vars(here).update(own)
         return run
 
     def search(self, schedules: int, seed: int, strategy: str) -> Failure | None:

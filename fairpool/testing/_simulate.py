@@ -368,6 +368,16 @@ class _Worker(Worker):
             if self.section is None:
                 tally.spend(tally.step, "step")
 
+    def turn_to(self, item: Any, fn: Any) -> None:
+        """As that of `Worker`. What is only gone on with is not begun again."""
+        makes, self._makes_task = self._makes_task, True
+        super().turn_to(item, fn)
+        self._makes_task = makes
+        begins = not makes and type(item) is Gather and type(fn) is int
+        if begins and not item._coroutines[fn].cr_running:
+            self._begins = True
+            self.fn = fn
+
     @property
     def task(self) -> Any:
         self._makes_task = type(self.item) is Gather  # which is stored in place of the gather

@@ -461,20 +461,27 @@ def running(run: Run | Machine) -> Iterator[None]:
     if _run is not None:
         raise RuntimeError("explored runs cannot be nested")
     # Names are numbered anew in each run, so that its history is the same again. For the same end
-    # this thread has entered no lock yet, and none was made.
+    # this thread is nothing to the package yet, no lock was made, and nobody waits. A run that is
+    # unwound leaves all of these behind: a thread that is a worker, or inside a lock, for ever.
     counters = fairpool._pool._pool_numbers, threading._counter  # type: ignore[attr-defined]
     fairpool._pool._pool_numbers = count()
     threading._counter = count(1).__next__  # type: ignore[attr-defined]
-    here, locks = fairpool._sync.here, fairpool._waits.locks
-    before = here.visitor, locks[:]
-    here.visitor, locks[:] = None, []
+    own, locks = vars(fairpool._sync.here), fairpool._waits.locks
+    waiting = fairpool._waits.waiting_tasks
+    before = own.copy(), locks[:], waiting.copy()
+    for each in (own, locks, waiting):
+        each.clear()
     _run = run
     try:
         yield
     finally:
         _run = None
         fairpool._pool._pool_numbers, threading._counter = counters  # type: ignore[attr-defined]
-        here.visitor, locks[:] = before
+        waiting.clear()
+        own.clear()
+        locks[:] = before[1]
+        own.update(before[0])
+        waiting.update(before[2])
         _forget_pools()
 
 

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import fairpool
-from fairpool import FairPool
+from fairpool import FairPool, Future
 from fairpool._sync import here
+from fairpool._waits import waits, write_wait
 from fairpool.testing import (
     Deadlock,
     InterleavingError,
@@ -576,13 +577,16 @@ def test_a_recorder_records_calls_only() -> None:
         _ = Recorder(Stack()).items
 
 
-def test_a_run_that_is_unwound_leaves_nothing_on_its_thread() -> None:
+def test_a_run_that_is_unwound_leaves_nothing_behind() -> None:
     def scenario(pool: FairPool) -> None:
         assert not vars(here)
+        assert not waits()
         here.worker = here.visitor = pool  # as in the midst of a wait that was cut off
+        write_wait(Future(), None, ())
         raise ValueError
 
-    before = vars(here).copy()
-    with pytest.raises(InterleavingError):
+    before = vars(here).copy(), waits()
+    with pytest.raises(InterleavingError) as caught:
         explore(scenario, schedules=3)
-    assert vars(here) == before
+    assert type(caught.value.__cause__) is ValueError
+    assert (vars(here), waits()) == before
