@@ -156,13 +156,17 @@ def test_what_runs_when_another_initializer_fails_still_ends(
     if workers == 1:
         pytest.skip("needs a second worker")
     first = iter([True])
+    runs = threading.Event()
 
     def initialize() -> None:
         if not next(first, False):
+            # Not before: a second worker may be started as soon as the first task is queued.
+            assert runs.wait(TIMEOUT)
             raise LookupError
 
     executor = make_executor(initializer=initialize)
     with occupied(executor, 1, gate) as [running]:
+        runs.set()
         with pytest.raises(BrokenExecutor):
             executor.submit(int).result(TIMEOUT)
         asked: list[object] = []
