@@ -134,7 +134,29 @@ class Guest(Future[None]):
         return self.lock._describe()
 
 
-class Section(Task[Any]):
+class _Critical(Task[Any]):
+    """What is run as a critical section: the end of it."""
+
+    __slots__ = ()
+
+    lock: Combiner
+
+    @property
+    def holds_lock(self) -> bool:  # type: ignore[override]
+        """True at the end of the section, to the worker that runs it. It has the key until then."""
+        return self.lock.owner is self
+
+    def hand_on(self, callbacks: list[Any]) -> None:
+        """Have these called by a worker that holds nothing."""
+        # A clean-up, which is run whatever is cancelled or closed meanwhile.
+        link: Link[None] = Link()
+        link._pool = self._pool
+        then = partial(call_all, self, callbacks)
+        link._cell = [(copy_context(), None, self, LINK, None, None, then)]
+        self._pool.resume(link)
+
+
+class Section(_Critical):
     """A task that is run as a critical section: what `lock.submit` returns."""
 
     # Not a `Task` by its type, so that nobody runs it inline, without the lock.
@@ -145,14 +167,6 @@ class Section(Task[Any]):
     ticket: int
 
     has_sources = True
-
-    @property
-    def holds_lock(self) -> bool:  # type: ignore[override]
-        """True at the end of the section, to the worker that runs it. It has the key until then."""
-        return self.lock.owner is self
-
-    def hand_on(self, callbacks: list[Any]) -> None:
-        _hand_on(self, callbacks)
 
     @property
     def relation(self) -> str:
@@ -169,7 +183,7 @@ class Section(Task[Any]):
         return True
 
 
-class CriticalLink(Link[Any]):
+class CriticalLink(_Critical, Link[Any]):
     """A link whose step is a critical section: what `future.then(fn, lock=lock)` returns."""
 
     __slots__ = ("lock", "share", "ticket")
@@ -177,14 +191,6 @@ class CriticalLink(Link[Any]):
     lock: Combiner
     share: Any
     ticket: int
-
-    @property
-    def holds_lock(self) -> bool:  # type: ignore[override]
-        """As that of a `Section`."""
-        return self.lock.owner is self
-
-    def hand_on(self, callbacks: list[Any]) -> None:
-        _hand_on(self, callbacks)
 
     def sources(self) -> tuple[Any, ...]:
         sources = Link.sources(self)
@@ -206,15 +212,6 @@ class CriticalLink(Link[Any]):
             return False
         self.lock.forget(self)
         return True
-
-
-def _hand_on(section: Section | CriticalLink, callbacks: list[Any]) -> None:
-    # A clean-up, which is run whatever is cancelled or closed meanwhile.
-    link: Link[None] = Link()
-    link._pool = section._pool
-    then = partial(call_all, section, callbacks)
-    link._cell = [(copy_context(), None, section, LINK, None, None, then)]
-    section._pool.resume(link)
 
 
 class Visitor(Future[None]):
