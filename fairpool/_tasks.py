@@ -73,6 +73,12 @@ class _Nap(Timer):
         self[TARGET] = continuation
         continuation.task._pool.timers.start(self)
 
+    def cancel(self) -> None:
+        """Its coroutine does not sleep any more: the timer is not to keep it until the deadline."""
+        continuation = self[TARGET]
+        if continuation is not None:
+            continuation.task._pool.timers.cancel(self)
+
 
 @coroutine
 def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | None]:
@@ -86,7 +92,12 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
     deadline = monotonic() + delay
     del delay  # a million sleepers hold a million frames
     while True:
-        yield _Nap((deadline, None, None))
+        nap = _Nap((deadline, None, None))
+        try:
+            yield nap
+        except BaseException:
+            nap.cancel()
+            raise
         if monotonic() >= deadline:  # a wake-up is a hint
             return result
 
@@ -154,7 +165,14 @@ def gather(
             if not _is_awaitable(each):
                 _close_all(awaitables)
                 raise TypeError(f"gather() takes coroutines and futures, not {each!r}")
-        future.of_futures([_as_future(each, "gather()") for each in awaitables])
+        children: list[Any] = []
+        try:
+            for each in awaitables:
+                children.append(_as_future(each, "gather()"))
+        except BaseException:  # the pool takes no more
+            _close_all(awaitables[len(children) :])
+            raise
+        future.of_futures(children)
     return future
 
 

@@ -22,10 +22,11 @@ from fairpool._future import LOGGER
 from fairpool._runqueue import RunQueue
 from fairpool._sync import Lock, Thread, monotonic
 
-__all__ = ["TARGET", "Timer", "Timers"]
+__all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
-# When this many timers have been cancelled, and they are more than half, the heap is made anew.
-CANCELLED_MIN = 64
+# When this many timers have been cancelled, and they are more than half, they are thrown away, so
+# that no program's memory is its rate of time-outs times their length.
+CANCELLED_MIN = 1000
 
 DEADLINE, NUMBER, TARGET = range(3)
 
@@ -45,6 +46,7 @@ class Timers:
     __slots__ = (
         "_absent",
         "_cancelled",
+        "_held",
         "_idle_timeout",
         "_incoming",
         "_lock",
@@ -61,6 +63,7 @@ class Timers:
         self._numbers = count()
         self._incoming = RunQueue()
         self._cancelled = RunQueue()  # one item for each; only its length counts
+        self._held = 0  # how many were in the heap when its thread parked
         self._absent = [None]  # holds a token while there is no thread
         self._lock = Lock()
         self._wakes_at = -inf
@@ -86,6 +89,9 @@ class Timers:
         """Do not wake the target of `timer`, if it has not been done. From any thread."""
         timer[TARGET] = None
         self._cancelled.append(None)
+        count = len(self._cancelled)
+        if count > CANCELLED_MIN and count > (self._held + len(self._incoming)) >> 1:
+            self._unpark()
 
     def stop(self) -> None:
         """End the thread, and wait for it. No timer is needed any more."""
@@ -122,7 +128,10 @@ class Timers:
             self._wakes_at = -inf
             self._lock.acquire(False)  # take back a token that came meanwhile
             while (timer := self._incoming.take()) is not None:
-                heappush(heap, timer)
+                if timer[TARGET] is None:
+                    self._cancelled.take()
+                else:
+                    heappush(heap, timer)
             if len(self._cancelled) > max(CANCELLED_MIN, len(heap) >> 1):
                 self._cancelled.clear()
                 heap = [timer for timer in heap if timer[TARGET] is not None]
@@ -130,12 +139,15 @@ class Timers:
             now = monotonic()
             while heap and heap[0][DEADLINE] <= now:
                 target = heappop(heap)[TARGET]
-                if target is not None:
+                if target is None:
+                    self._cancelled.take()
+                else:
                     try:
                         target.wake()
                     except BaseException:  # the other timers are not to suffer from it
                         LOGGER.critical("a timer could not wake %r", target, exc_info=True)
             timer = target = None
+            self._held = len(heap)
             self._wakes_at = heap[0][DEADLINE] if heap else inf  # U1
             if self._incoming.holds_work():  # U2
                 continue

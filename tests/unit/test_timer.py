@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import fairpool
 from fairpool import CancelledError, FairPool
 from fairpool._scheduler import Scheduler
-from fairpool._timer import Timers
+from fairpool._timer import CANCELLED_MIN, Timers
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 LATER = 1000.0  # a deadline that does not come
@@ -134,10 +137,7 @@ def test_a_cancelled_timer_wakes_nobody(timers: Timers) -> None:
 
 
 def test_many_cancelled_timers_are_forgotten(timers: Timers) -> None:
-    import gc
-    import weakref
-
-    targets = [Target() for _ in range(1000)]
+    targets = [Target() for _ in range(CANCELLED_MIN * 2)]
     kept = Target()
     for target in targets:
         timers.cancel(timers.add(now() + LATER, target))
@@ -147,6 +147,44 @@ def test_many_cancelled_timers_are_forgotten(timers: Timers) -> None:
     assert kept.wait()
     gc.collect()
     assert sum(ref() is not None for ref in refs) <= 1
+
+
+def test_cancelled_timers_are_forgotten_where_no_deadline_comes_near(timers: Timers) -> None:
+    timers.add(now() + LATER, Target())
+    for _ in range(20_000):
+        timers.cancel(timers.add(now() + 2 * LATER, Target()))
+    deadline = now() + TIMEOUT
+    while len(timers._incoming) > CANCELLED_MIN * 2:
+        assert now() < deadline
+        time.sleep(0.001)
+
+
+def test_a_sleep_that_was_cancelled_keeps_nothing_until_its_deadline(pool: FairPool) -> None:
+    class Held:
+        pass
+
+    async def nap() -> None:
+        held = Held()
+        refs.append(weakref.ref(held))
+        started.release()
+        await fairpool.sleep(LATER)
+
+    refs: list[weakref.ref[Held]] = []
+    started = threading.Semaphore(0)
+    tasks = [pool.submit(nap) for _ in range(5)]
+    for _ in range(len(tasks)):
+        assert started.acquire(timeout=TIMEOUT)
+    for task in tasks:
+        assert task.cancel()
+    assert not concurrent.futures.wait(tasks, TIMEOUT).not_done
+    left = weakref.WeakSet(tasks)
+    del task, tasks
+    # What a worker has run last it drops when it parks.
+    deadline = now() + TIMEOUT
+    while left or any(ref() is not None for ref in refs):
+        assert now() < deadline
+        gc.collect()
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("idle_timeout", [0.0, 0.001])
