@@ -96,6 +96,7 @@ class Gather(Joint):
 
     # A worker's `item` has this. Which task it is, is not known before `make_task`.
     task = None
+    is_task = False
 
     def __init__(self, size: int, return_exceptions: bool) -> None:
         self._cell = [()]
@@ -224,9 +225,14 @@ class Gather(Joint):
         ended = 0
         following = None
         fork = Fork(worker.item, worker.fn, self)
-        worker.forks.append(fork)
+        now = monotonic_ns()
+        # Where nothing was started like this for as long as it may go on, whoever has run since has
+        # taken at least as much time as this will.
+        if not worker.forks and now > worker.fork_until + FORKED_TIME:
+            worker.forked = 0
         if not worker.forked:
-            worker.fork_until = monotonic_ns() + FORKED_TIME
+            worker.fork_until = now + FORKED_TIME
+        worker.forks.append(fork)
         try:
             while worker.forked < FORKED_MAX and not debts and type(self._cell) is list:
                 try:

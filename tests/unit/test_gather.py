@@ -206,6 +206,40 @@ def test_who_only_gathers_lets_others_go_first(outside: bool, make_pool: MakePoo
     assert 2 * rounds <= (CHILDREN_AT_ONCE if outside else FORKED_MAX) + 4
 
 
+def test_the_time_for_it_begins_anew_after_a_pause(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 10**9
+    monkeypatch.setattr("fairpool._gather.monotonic_ns", lambda: clock)
+
+    async def main() -> None:
+        nonlocal clock
+        for pause in (0, FORKED_TIME // 2, 3 * FORKED_TIME, 10 * FORKED_TIME):
+            clock += pause
+            assert sum(await eager(*[child() for _ in range(5)])) == 5
+        clock += FORKED_TIME + 1  # but not within the time: others are to go first
+        assert sum(await eager(*[child() for _ in range(5)])) == 1
+
+    async def child() -> int:
+        return bool(here.worker.forks)
+
+    make_pool(1).submit(main).result(PATIENCE)
+
+
+def test_a_gather_that_the_pool_does_not_take_closes_its_coroutines(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+
+    async def main() -> None:
+        pool.shutdown(wait=False)
+        with pytest.raises(RuntimeError):
+            fairpool.gather(fairpool.Future(), *[same(i) for i in range(3)])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pool.submit(main).result(PATIENCE)
+    assert not [each for each in caught if "never awaited" in str(each.message)]
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_child_that_blocks_for_its_ancestor_closes_a_cycle(
