@@ -38,13 +38,14 @@ from fairpool._sync import (
     acquire,
     here,
     monotonic_ns,
+    read_by_many,
     thread_name,
     yield_cpu,
 )
 from fairpool._task import LINK, Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
-__all__ = ["READY", "Combiner", "CriticalLink", "Guest", "Section", "who_calls"]
+__all__ = ["Combiner", "CriticalLink", "Guest", "Section", "who_calls"]
 
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
 # work has its turn.
@@ -59,10 +60,27 @@ STAY_BELOW = 5_000
 # The mean is looked at after this many sections.
 SECTIONS_BETWEEN_REVIEWS = 16
 
-# How often a task looks whether a tiny section has ended before it queues its request.
-LOOKS_BEFORE_QUEUEING = 20 if FREE_THREADED else 0
+# How often a task looks whether a tiny section has ended before it queues its request. At 0.1 µs
+# each they take as long as what a request costs its task, and those that come behind it: 10 µs.
+LOOKS_BEFORE_QUEUEING = 100 if FREE_THREADED else 0
 
-READY = Once()
+# Where the mean section is tiny, one in so many of those that are entered at once is timed: looking
+# at the clock twice, and adding up, would be a tenth of what entering and leaving cost. A divisor
+# of `SECTIONS_BETWEEN_REVIEWS`, less than that.
+SECTIONS_PER_SAMPLE = 8
+
+
+class _GiveWay:
+    """What a coroutine yields to let go first what was published on its worker."""
+
+    def _suspend(self, continuation: Any) -> None:
+        if continuation.disarm():
+            continuation.ticket = monotonic_ns()
+            continuation.drop_request()  # else it would be counted as the response to that
+            here.worker.publish(continuation)
+
+
+_GIVE_WAY = Once((_GiveWay(),))
 
 
 class Stay(Wish):
@@ -75,7 +93,8 @@ class Stay(Wish):
     __slots__ = ("errand", "helps", "lender", "lent", "owner", "parker", "serves")
 
     # helps:  whether its thread may be lent for a continuation; and …
-    # serves: … to serve the lock. Written by that thread, before it can be claimed.
+    # serves: … to serve the lock. Written by that thread, before it is queued (the queue's `append`
+    #         orders that before whoever finds it there); unset before it is put back there.
     # errand: the lock that it was lent to serve; None: it is to take what was published.
     # lent:   whether it was: then it has a seat, and is in `searching`. Written by who has claimed
     #         it, last of all but waking the thread.
@@ -266,6 +285,7 @@ class Counters:
     """What a lock counts (key)."""
 
     __slots__ = (
+        "__weakref__",
         "busy",
         "busy_reviewed",
         "combined",
@@ -307,18 +327,21 @@ class Combiner:
         "owner",
         "preferred",
         "queue",
+        "ready",
         "release_key",
         "rotate",
         "scheduler",
         "served",
         "stats",
         "take_key",
+        "timed",
     )
 
     # queue:     requests, oldest first: Request, Stay, Guest, Section, CriticalLink
     # key:       held while a section runs, and by who looks for the next one
     # owner:     (key) whose section runs: a task, a continuation, a visitor; None between sections
-    # began:     (key) when its section, or the pass that it is part of, began (ns)
+    # timed:     (key) whether the section that is to end next is timed, if it was entered at once
+    # began:     (key) when its section, or the pass that it is part of, began (ns), if it is timed
     # served:    (key) how many sections the pass has run, with this one; 0 if this was entered in
     #            another way
     # asked:     (key) when somebody was asked to serve the queue (ns)
@@ -328,11 +351,10 @@ class Combiner:
     def __init__(self, scheduler: Any, name: str) -> None:
         self.scheduler = scheduler
         self.name = name
-        self.queue = RunQueue()
+        self.keep_requests_in(RunQueue())
         self.key = Lock()
         # At hand for the quick way in and out.
         self.take_key, self.release_key = self.key.acquire, self.key.release
-        self.rotate = self.queue.rotate
         self.owner: Any = None
         self.began = 0
         self.served = 0
@@ -341,9 +363,18 @@ class Combiner:
         self.home: Any = None
         self.leave = Leave(self)
         self.leaving = Once((self.leave,))
+        self.ready = Once()
+        self.timed = True
         self.stats = Counters()
+        read_by_many(self.key, self.take_key, self.release_key, self.stats)
         if not locks:
             locks.append(None)
+
+    def keep_requests_in(self, queue: RunQueue) -> None:
+        """This is the queue, in its order. Before anybody else knows the lock."""
+        self.queue = queue
+        self.rotate = queue.rotate
+        read_by_many(queue, self.rotate)
 
     def _describe(self) -> str:
         return f"the lock {self.name}"
@@ -360,6 +391,8 @@ class Combiner:
     def task(self) -> None:
         """What a worker runs has a task. A pass is nobody's."""
 
+    is_task = False
+
     # --- a task enters and leaves ----------------------------------------------------------------
 
     def __aenter__(self) -> Any:
@@ -369,27 +402,38 @@ class Combiner:
             not self.queue
             and (home is worker or home is None)
             and worker is not None
+            and (owner := worker.item) is not None
             # Else a task that finds the lock free again and again would keep what has been
             # published here waiting, if nobody else is there to take it.
             and (not worker.published or (home is None and worker.may_go_first()))
             and self.take_key(False)
         ):
-            owner = worker.item
-            self.owner = owner if owner.task is not None else worker.task
-            self.began = monotonic_ns()
-            return READY
-        if worker is None or worker.scheduler is not self.scheduler or _get_running_loop():
+            self.owner = owner if owner.is_task else worker.task
+            if self.timed:
+                self.began = monotonic_ns()
+            return worker.ready
+        if (
+            worker is None
+            or worker.item is None  # its initializer calls `asyncio.run`
+            or worker.scheduler is not self.scheduler
+            or _get_running_loop()
+        ):
             return self._enter_as_guest(worker)
+        if home is None and not self.queue and worker.published and not worker.spree:
+            return self._enter_later()
         if home is None and (not worker.published or worker.spree):
             # A section shorter than its own migration: look whether it ends before going through
-            # the queue. Not past those that are in there.
+            # the queue. Not past those that are in there. With bound methods of this thread's own:
+            # each mention of what others use would keep the one who is inside from its work.
+            waiting, take_key = self.queue.__len__, self.key.acquire
             for _ in range(LOOKS_BEFORE_QUEUEING):
-                if self.queue:
+                if waiting():
                     break
-                if self.key.acquire(False):
+                if take_key(False):
                     self.owner = worker.task
-                    self.began = monotonic_ns()
-                    return READY
+                    if self.timed:
+                        self.began = monotonic_ns()
+                    return worker.ready
         if worker.item.task is None:
             worker.task  # noqa: B018 (makes one of a child of a `gather`, and changes `item`)
         request = worker.item.request
@@ -398,6 +442,14 @@ class Combiner:
         request.lock = self
         request.ticket = monotonic_ns()
         return request.door
+
+    async def _enter_later(self) -> None:
+        """Let what was published go first.
+
+        Without a request, which would make all that come meanwhile queue up behind it.
+        """
+        await _GIVE_WAY  # type: ignore[misc]  # it takes an iterator for too little
+        await self.__aenter__()
 
     def queue_up(self, request: Request, worker: Any) -> Combiner | None:
         """Queue the request of a coroutine that has been suspended by this worker.
@@ -427,18 +479,26 @@ class Combiner:
             if kind is not GeneratorExit:
                 return self.leaving
             self.leave_stack()
-            return READY
-        self._account(monotonic_ns())
+            return self.ready
+        if self.timed or self.served:
+            self._account(monotonic_ns())
+        else:  # `_count`, written out
+            self.owner = None
+            stats = self.stats
+            stats.inline = inline = stats.inline + 1
+            if (inline + 1) % SECTIONS_PER_SAMPLE == 0:
+                self.timed = True
         self.release_key()  # M1
         self.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
             self._serve_elsewhere()
-        return READY
+        return self.ready
 
     def left(self, continuation: Any, worker: Any) -> Any:
         """The coroutine has left what it had entered at once, and this worker serves now."""
-        continuation.ticket = self.began
-        self._account(monotonic_ns())
+        now = monotonic_ns()
+        continuation.ticket = self.began if self.timed or self.served else now
+        self._account(now)
         if worker.scheduler is not self.scheduler:
             self._serve_elsewhere()
             return continuation  # as if it had yielded
@@ -604,12 +664,28 @@ class Combiner:
         if self.served:
             self._account_pass(now, self.served)
             return
+        if self.timed:
+            stats = self.stats
+            time = now - self.began
+            if stats.reviewed and self._is_sampled():
+                time *= SECTIONS_PER_SAMPLE  # it stands for those that are not timed
+                self.timed = False
+            stats.busy += time
+        self._count()
+
+    def _count(self) -> None:
+        """A section has ended that was entered at once (key)."""
         self.owner = None  # before its task can be anywhere else
         stats = self.stats
-        stats.busy += now - self.began
         stats.inline = inline = stats.inline + 1
-        if not inline % SECTIONS_BETWEEN_REVIEWS:
+        if (inline + 1) % SECTIONS_PER_SAMPLE == 0:
+            self.timed = True
+        elif inline % SECTIONS_BETWEEN_REVIEWS == 0:
             self._review()
+
+    def _is_sampled(self) -> bool:
+        """Whether not all sections that are entered at once are timed (key)."""
+        return self.stats.mean < STAY_BELOW and self.ledger is None
 
     def _review(self) -> None:
         """Decide whether to go home (key)."""
@@ -618,6 +694,7 @@ class Combiner:
         before = stats.mean
         stats.mean = mean = (stats.busy - stats.busy_reviewed) // (sections - stats.reviewed)
         stats.reviewed, stats.busy_reviewed = sections, stats.busy
+        self.timed = not self._is_sampled()
         preferred = self.preferred
         if preferred is None or preferred.gone:
             worker = here.worker

@@ -94,6 +94,9 @@ class Task(Future[T]):
     # That of a `Continuation`, for what meets both: none before the first suspension.
     request = None
 
+    # Whether what a worker runs is, or has, a task: not so a child of a gather, or a pass.
+    is_task = True
+
     def run(self, worker: Any) -> Any:
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
 
@@ -570,6 +573,8 @@ class Continuation:
         "ticket",
     )
 
+    is_task = True
+
     # request: the one with which it asks for locks, once it has asked. For the task itself.
 
     # ticket: when its request for a lock arrived; written by the worker that runs its step, before
@@ -757,9 +762,7 @@ class Continuation:
             LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
         task._machine = coroutine.__qualname__  # no cycle is left behind
         self.coroutine = self.send = self.run_in = self.awaited = None  # type: ignore[assignment]
-        if self.request is not None:
-            self.request.door = None  # they refer to each other
-            self.request = None
+        self.drop_request()
         pool.suspended.discard(self)
         following = None
         if returned and cell and _may_hold_request(cell) and task._has_news():
@@ -774,6 +777,12 @@ class Continuation:
         if pool.refusals:
             pool.suspended_ended()
         return following
+
+    def drop_request(self) -> None:
+        """The next one is to be a new one."""
+        if self.request is not None:
+            self.request.door = None  # they refer to each other
+            self.request = None
 
     def disarm(self) -> bool:
         """Take the item out of `armed`: True to the one who is to resume the continuation."""

@@ -19,7 +19,7 @@ from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import Any
 
-from fairpool._combiner import READY, Combiner, CriticalLink
+from fairpool._combiner import Combiner, CriticalLink
 from fairpool._future import LOGGER
 from fairpool._request import Once, Request
 from fairpool._runqueue import RunQueue
@@ -371,11 +371,11 @@ class Charging(Combiner):
         if type(entered) is not Once:  # a guest, whose request says whose it is
             return entered
         principal = CURRENT.get()
-        if entered is not READY:
+        if entered:  # it holds a request
             entered[0].share = principal
             return entered
         if self.queue.begin(principal, self.began):
-            return READY
+            return entered
         self._give_way()
         worker = here.worker
         if worker.item.task is None:

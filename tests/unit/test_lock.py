@@ -38,7 +38,7 @@ from fairpool import (
 from fairpool import _combiner as combiner_module
 from fairpool._runqueue import RunQueue
 from fairpool._sync import here, yield_cpu
-from fairpool._worker import Worker
+from fairpool._worker import SPREE_MAX, Worker
 
 MakePool = Callable[..., FairPool]
 
@@ -1195,6 +1195,82 @@ def test_a_loop_that_finds_the_lock_free_does_not_keep_a_continuation_waiting(
     for future in ways:
         future.result(TIMEOUT)
     assert order == ["first", "loop"]
+    check_free(lock)
+
+
+def test_who_has_had_enough_turns_gives_way_without_a_request(make_pool: MakePool) -> None:
+    # As above, with two loops; a request would make the other one queue up behind it, and so on.
+    pool = make_pool(1)
+    lock = pool.lock()
+    gate = fairpool.Event()
+    running: list[str] = []
+
+    async def holder() -> None:
+        async with lock:
+            await gate.wait()
+
+    async def loop(name: str) -> None:
+        for _ in range(10 * SPREE_MAX):
+            async with lock:
+                running.append(name)
+
+    async def opens() -> None:
+        gate.set()
+
+    ways = [pool.submit(holder), pool.submit(loop, "a"), pool.submit(loop, "b"), pool.submit(opens)]
+    for future in ways:
+        future.result(TIMEOUT)
+    check_free(lock)
+    # What has gone through the queue is the first section of each loop.
+    assert lock.statistics().combined <= 3
+    changes = [(one, other) for one, other in itertools.pairwise(running) if one != other]
+    assert len(changes) >= 10
+
+
+def test_of_tiny_sections_some_stand_for_all(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    lock = pool.lock()
+    clock = looks = 0
+
+    def read_clock() -> int:
+        nonlocal looks
+        looks += 1
+        return clock
+
+    async def enters(turns: int, length: int) -> None:
+        nonlocal clock
+        for _ in range(turns):
+            async with lock:
+                clock += length
+
+    monkeypatch.setattr(combiner_module, "monotonic_ns", read_clock)
+    turns = 20 * combiner_module.SECTIONS_BETWEEN_REVIEWS
+    pool.submit(enters, turns, 1000).result(TIMEOUT)
+    assert lock.statistics().busy == pytest.approx(turns * 1e-6)
+    assert lock.statistics().mean_section == pytest.approx(1e-6)
+    assert looks < turns
+    # When they become longer, that is seen, and from then on each is timed.
+    looks = 0
+    pool.submit(enters, turns, 9000).result(TIMEOUT)
+    assert lock.statistics().busy == pytest.approx(turns * 1e-5)
+    assert lock.statistics().mean_section == pytest.approx(9e-6)
+    assert looks > 1.8 * turns
+
+
+@pytest.mark.parametrize("order", ["ticket", "usage"])
+def test_an_initializer_may_run_a_loop_that_uses_a_lock(order: str, make_pool: MakePool) -> None:
+    lock = make_pool(1).lock(order=order)
+
+    async def enters() -> None:
+        async with lock:
+            entered.append(lock.locked())
+
+    entered: list[bool] = []
+    pool = make_pool(1, initializer=lambda: asyncio.run(enters()))
+    assert pool.submit(int).result(TIMEOUT) == 0
+    assert entered == [True]
     check_free(lock)
 
 

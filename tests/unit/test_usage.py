@@ -14,7 +14,7 @@ import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
 
 import fairpool
-from fairpool import FairPool, Lock, _usage
+from fairpool import FairPool, Lock, _combiner, _usage
 from fairpool._request import Request
 from fairpool._share import Principal, jain_index
 from fairpool._usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
@@ -521,6 +521,28 @@ def test_what_a_combiner_does_after_a_section_is_not_charged_to_it(
         task.result(TIMEOUT)
     assert now[0] > 1_000_000_000_000 + 9000 * MILLISECOND
     assert lock.statistics().usage["a"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("order", ["ticket", "usage"])
+def test_each_tiny_section_is_charged(
+    order: str, make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody is charged, only one in eight is timed."""
+    now = 1_000_000_000_000
+    for module in (_usage, _combiner):
+        monkeypatch.setattr(module, "monotonic_ns", lambda: now)
+    pool = make_pool(1)
+    share = pool.share("a")
+    lock = pool.lock(order=order)
+
+    async def enters() -> None:
+        nonlocal now
+        for i in range(100):
+            async with lock:
+                now += i % 8
+
+    share.submit(enters).result(TIMEOUT)
+    assert lock.statistics().usage["a"] == pytest.approx(sum(i % 8 for i in range(100)) * 1e-9)
 
 
 def ahead(pool: FairPool, lock: Any, name: str, other: str) -> None:
