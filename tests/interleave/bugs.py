@@ -493,11 +493,15 @@ BUGS = [
         "a task gives the key back before it has written that nobody is inside",
         "_combiner",
         "Combiner.__aexit__",
-        """        self._account(monotonic_ns())
-        self.release_key()  # M1
+        """        if self.timed or self.served:
+            self._account(monotonic_ns())
+        else:  # `_count`, written out
 """,
         """        self.release_key()
-        self._account(monotonic_ns())
+        if self.timed or self.served:
+            self._account(monotonic_ns())
+            return self.ready
+        else:
 """,
         k.MEETS["task", "thread"],
         2000,
@@ -532,14 +536,14 @@ BUGS = [
         "a task that leaves is published before it is written that nobody is inside",
         "_combiner",
         "Combiner.left",
-        """        self._account(monotonic_ns())
+        """        self._account(now)
         if worker.scheduler is not self.scheduler:
             self._serve_elsewhere()
             return continuation  # as if it had yielded
         worker.publish(continuation)
 """,
         """        worker.publish(continuation)
-        self._account(monotonic_ns())
+        self._account(now)
 """,
         k.enter_again_and_again,
         10000,
@@ -1109,5 +1113,23 @@ BUGS = [
         "        if False:\n",
         s.nobody_serves_inside_a_section,
         200,
+    ),
+    Bug(
+        "who gives way is published although somebody else resumes it",
+        "_combiner",
+        "_GiveWay._suspend",
+        "        if continuation.disarm():\n",
+        "        if True:\n",
+        k.who_gives_way_is_cancelled,
+        2000,
+    ),
+    Bug(
+        "who gives way is published and stays armed",
+        "_combiner",
+        "_GiveWay._suspend",
+        "        if continuation.disarm():\n",
+        "        if continuation.armed:\n",
+        k.who_gives_way_is_cancelled,
+        2000,
     ),
 ]

@@ -569,6 +569,31 @@ def second_in_line_is_cancelled() -> None:
     assert sorted(inside.order) in ([0, 1, 2], [0, 2]), inside.order
 
 
+def who_gives_way_is_cancelled() -> None:
+    """Loops at a lock of tiny sections let others go first, and one of them is cancelled."""
+    with pool_of(2) as pool:
+        inside = Inside(pool.lock())
+
+        async def loop(who: str) -> None:
+            for turn in range(5):
+                async with inside.lock:
+                    inside.section((who, turn))
+                if (who, turn) == ("c", 2):
+                    tasks[0].cancel()
+
+        tasks: list[Any] = []
+        for who in "abc":
+            tasks.append(pool.submit(loop, who))
+        for each in tasks:
+            try:
+                each.result()
+            except CancelledError:
+                assert each is tasks[0]
+    turns = {who: [turn for other, turn in inside.order if other == who] for who in "abc"}
+    assert turns["b"] == turns["c"] == [*range(5)], turns
+    assert turns["a"] == [*range(len(turns["a"]))], turns
+
+
 def time_is_up_as_the_turn_comes() -> None:
     """The lock is released at the very moment at which a thread, and a task, have waited enough."""
     with pool_of(2) as pool:
