@@ -33,9 +33,12 @@ class Wish(list[Any]):
     ticket: int
     share: Any
 
-    # Compared by identity (A1), although it is a list.
+    # Compared by identity, although it is a list. All six, so that it is done in C (A1).
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __lt__, __le__ = object.__lt__, object.__le__  # type: ignore[operator]
+    __gt__, __ge__ = object.__gt__, object.__ge__  # type: ignore[operator]
 
     # For the search for cycles of waits: see `_waits`.
     has_sources = True

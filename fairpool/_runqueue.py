@@ -5,7 +5,8 @@ Each worker has one (its *run queue*), and each pool one more for submissions fr
 was queued before it.
 
 A deque does all of it: `append` and `popleft` are atomic (A1 in `_sync`). It is never iterated,
-indexed or copied, which would not be; `items` and `first` look at it in another way. `if queue:` is
+indexed or copied, which would not be; `items` and `first` look at it in another way. And the calls
+that compare are made again where another one has come in between. `if queue:` is
 a plain read that may miss what another thread has just appended; where that would lose a wake-up,
 `holds_work` is asked instead.
 """
@@ -44,18 +45,42 @@ class RunQueue(deque[Any]):
 
     def items(self) -> list[Any]:
         """All that is in here, at one moment, oldest first. Takes nothing out."""
-        look = _Look()
-        self.count(look)
-        return [*look]
+        while True:
+            look = _Look()
+            try:
+                deque.count(self, look)
+            except RuntimeError:  # it was cut in two (A1)
+                continue
+            return [*look]
 
     def first(self) -> Any:
         """The oldest one, or None. Takes nothing out."""
-        look = _Look()
-        try:
-            self.index(look, 0, 1)
-        except ValueError:
-            pass
-        return look[0] if look else None
+        while True:
+            look = _Look()
+            try:
+                deque.index(self, look, 0, 1)
+            except ValueError:
+                pass
+            except RuntimeError:  # as above
+                continue
+            return look[0] if look else None
+
+    def remove(self, item: Any) -> None:
+        """Take this one out; ValueError if it is not in here."""
+        while True:
+            try:
+                deque.remove(self, item)
+                return
+            except IndexError:  # as above
+                pass
+
+    def count(self, item: Any) -> int:
+        """How often this one is in here."""
+        while True:
+            try:
+                return deque.count(self, item)
+            except RuntimeError:  # as above
+                pass
 
     def holds_work(self) -> bool:
         """Whether there is a task, ordered against every `append`: see docs/protocols/parking.md.

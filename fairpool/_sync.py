@@ -12,6 +12,12 @@ This code assumes, of CPython (checked in the sources of 3.13, true with and wit
   object's own mutex (a "critical section" in CPython's words); with the GIL each is one
   uninterrupted C call. Elements are only compared by identity before a foreign `__eq__` could run,
   because what the package keeps in these containers are its own objects, which compare by identity.
+  With one exception: on a free-threaded build `remove`, `count` and `index` let go of the mutex
+  where a comparison, or the drop of the item it was made with, has to wait for another mutex. A
+  `deque` notices that it was changed meanwhile, and raises: `RunQueue` makes the call again. (A
+  `list` does not. What the package keeps in lists is compared in C, without waiting, and the
+  reference that is dropped there was taken a moment before: it is the last one of another thread's
+  only if that lets go at that very moment, too, and then has to wait for 20 µs. Not seen.)
 - A2. What a thread wrote before such a call is seen by a thread that makes a later such call *on
   the same object*: the mutex is released by the first and acquired by the second. This is the only
   ordering between threads that the package relies on, besides lock release → acquire. A plain

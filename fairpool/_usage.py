@@ -147,7 +147,7 @@ class UsageQueue(ChargingQueue):
             raise ValueError("it does not wait") from None
         if deque.__len__(self):
             try:
-                deque.remove(self, item)
+                RunQueue.remove(self, item)
                 return
             except ValueError:
                 pass

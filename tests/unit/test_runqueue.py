@@ -1,0 +1,65 @@
+"""`RunQueue`: the calls that compare, where another call comes in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fairpool._request import Request
+from fairpool._runqueue import RunQueue
+
+
+class Between:
+    """An item at which a call is cut in two, once or more often, by `change`."""
+
+    def __init__(self, change: Callable[[], object], times: int) -> None:
+        self._change = change
+        self._times = times
+
+    def __eq__(self, other: object) -> bool:
+        if self._times:
+            self._times -= 1
+            self._change()
+        return NotImplemented
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda queue, item: queue.remove(item), None),
+        (lambda queue, item: queue.count(item), 1),
+        (lambda queue, item: len(queue.items()) - len(queue), 0),
+        (lambda queue, item: queue.first() is queue[0], True),
+    ],
+    ids=["remove", "count", "items", "first"],
+)
+def test_a_call_that_was_cut_in_two_is_made_again(
+    call: Callable[[RunQueue, Any], Any], expected: Any, times: int
+) -> None:
+    queue = RunQueue()
+    item = object()
+    queue.append(Between(lambda: queue.append(object()), times))
+    queue.append(item)
+    assert call(queue, item) == expected
+    assert len(queue) == 2 + times - (expected is None)
+
+
+def test_what_is_not_there_cannot_be_removed() -> None:
+    queue = RunQueue([Request()])
+    with pytest.raises(ValueError, match="not in"):
+        queue.remove(Request())
+    assert queue.count(Request()) == 0
+
+
+def test_wishes_are_compared_by_identity_and_in_c() -> None:
+    one, other = Request(), Request()
+    assert one == one
+    assert one != other
+    # Else a comparison looks up a method, which may wait for a mutex of the interpreter.
+    methods = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
+    assert all(getattr(Request, name) is getattr(object, name) for name in methods)
