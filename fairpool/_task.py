@@ -680,9 +680,10 @@ class Continuation:
 
     def _ask_again(self, request: Request, worker: Any) -> Any:
         """The request was given up for a cancellation that was taken back. Returns as `run`."""
-        lock = request.lock
+        given_up = request
         request = Request()
-        request.lock = lock
+        request.lock = given_up.lock
+        request.share = getattr(given_up, "share", None)  # unset where the lock charges nobody
         request.ticket = monotonic_ns()
         return self._queue_up(request, worker)
 

@@ -17,6 +17,7 @@ import fairpool
 from fairpool import FairPool, Lock, _combiner, _usage
 from fairpool._request import Request
 from fairpool._share import Principal, jain_index
+from fairpool._sync import yield_cpu
 from fairpool._usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
 
 MILLISECOND = 1_000_000
@@ -527,7 +528,6 @@ def test_what_a_combiner_does_after_a_section_is_not_charged_to_it(
 def test_each_tiny_section_is_charged(
     order: str, make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody is charged, only one in eight is timed."""
     now = 1_000_000_000_000
     for module in (_usage, _combiner):
         monkeypatch.setattr(module, "monotonic_ns", lambda: now)
@@ -543,6 +543,36 @@ def test_each_tiny_section_is_charged(
 
     share.submit(enters).result(TIMEOUT)
     assert lock.statistics().usage["a"] == pytest.approx(sum(i % 8 for i in range(100)) * 1e-9)
+
+
+def test_a_request_that_is_made_again_is_charged_to_the_same_share(
+    make_pool: Callable[..., FairPool], gate: threading.Event
+) -> None:
+    """Its task was cancelled, and that was taken back before the task could see it."""
+    pool = make_pool(1)
+    share = pool.share("a")
+    lock = pool.lock(order="usage")
+
+    async def enters() -> None:
+        async with lock:
+            pass
+
+    with lock:
+        future = share.submit(enters)
+        while not lock.queue:
+            yield_cpu()
+        busy = pool.submit(gate.wait)
+        while not busy.running():
+            yield_cpu()
+        future.cancel()
+        future.uncancel()
+        gate.set()
+        busy.result(TIMEOUT)
+        while not lock.queue:
+            yield_cpu()
+    future.result(TIMEOUT)
+    while not lock.statistics().usage.get("a"):
+        yield_cpu()
 
 
 def ahead(pool: FairPool, lock: Any, name: str, other: str) -> None:
