@@ -98,8 +98,9 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
         except BaseException:
             nap.cancel()
             raise
-        if monotonic() >= deadline:  # a wake-up is a hint
+        if monotonic() >= deadline:
             return result
+        nap.cancel()  # a wake-up is a hint
 
 
 # --- several at once --------------------------------------------------------------------------

@@ -159,6 +159,31 @@ def test_cancelled_timers_are_forgotten_where_no_deadline_comes_near(timers: Tim
         time.sleep(0.001)
 
 
+def test_a_sleep_that_was_woken_early_keeps_one_timer() -> None:
+    async def nap() -> None:
+        started.release()
+        await fairpool.sleep(LATER)
+
+    started = threading.Semaphore(0)
+    with FairPool(1) as pool:
+        task = pool.submit(nap)
+        assert started.acquire(timeout=TIMEOUT)
+        for i in range(20):
+            gate = threading.Event()
+            busy = pool.submit(gate.wait)  # so that nobody sees the cancellation before it is over
+            while not busy.running():
+                time.sleep(0)
+            task.cancel()
+            task.uncancel()
+            gate.set()
+            deadline = now() + TIMEOUT
+            while len(pool._scheduler.timers._cancelled) <= i:
+                assert now() < deadline
+                time.sleep(0.001)
+        task.cancel()
+        assert not concurrent.futures.wait([task], TIMEOUT).not_done
+
+
 def test_a_sleep_that_was_cancelled_keeps_nothing_until_its_deadline(pool: FairPool) -> None:
     class Held:
         pass
