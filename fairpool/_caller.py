@@ -34,7 +34,7 @@ from fairpool._sync import (
     yield_cpu,
 )
 from fairpool._task import Task
-from fairpool._worker import LOOKS_WHILE_SEARCHING, STEPS_BETWEEN_LOOKS_AROUND, Worker
+from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker
 
 __all__ = ["Caller", "LastCaller", "Lender"]
 
@@ -189,9 +189,7 @@ class Caller(Worker):
         while True:
             self._known = []  # to be made anew: others may have come for those that have gone
             searching.add(self)
-            # Only an optimization: enough others are looking.
-            crowded = len(searching) * 2 > scheduler.seat_count + 1
-            for _ in range(1 if crowded else LOOKS_WHILE_SEARCHING):
+            for _ in range(self._looks()):
                 task = None if self.is_done() else self.look()
                 if task is not None or self.is_done():
                     searching.discard(self)

@@ -64,11 +64,6 @@ SECTIONS_BETWEEN_REVIEWS = 16
 # each they take as long as what a request costs its task, and those that come behind it: 10 µs.
 LOOKS_BEFORE_QUEUEING = 100 if FREE_THREADED else 0
 
-# Where the mean section is tiny, one in so many of those that are entered at once is timed: looking
-# at the clock twice, and adding up, would be a tenth of what entering and leaving cost. A divisor
-# of `SECTIONS_BETWEEN_REVIEWS`, less than that.
-SECTIONS_PER_SAMPLE = 8
-
 
 class _GiveWay:
     """What a coroutine yields to let go first what was published on its worker."""
@@ -334,14 +329,12 @@ class Combiner:
         "served",
         "stats",
         "take_key",
-        "timed",
     )
 
     # queue:     requests, oldest first: Request, Stay, Guest, Section, CriticalLink
     # key:       held while a section runs, and by who looks for the next one
     # owner:     (key) whose section runs: a task, a continuation, a visitor; None between sections
-    # timed:     (key) whether the section that is to end next is timed, if it was entered at once
-    # began:     (key) when its section, or the pass that it is part of, began (ns), if it is timed
+    # began:     (key) when its section, or the pass that it is part of, began (ns)
     # served:    (key) how many sections the pass has run, with this one; 0 if this was entered in
     #            another way
     # asked:     (key) when somebody was asked to serve the queue (ns)
@@ -364,7 +357,6 @@ class Combiner:
         self.leave = Leave(self)
         self.leaving = Once((self.leave,))
         self.ready = Once()
-        self.timed = True
         self.stats = Counters()
         read_by_many(self.key, self.take_key, self.release_key, self.stats)
         if not locks:
@@ -409,8 +401,7 @@ class Combiner:
             and self.take_key(False)
         ):
             self.owner = owner if owner.is_task else worker.task
-            if self.timed:
-                self.began = monotonic_ns()
+            self.began = monotonic_ns()
             return worker.ready
         if (
             worker is None
@@ -431,8 +422,7 @@ class Combiner:
                     break
                 if take_key(False):
                     self.owner = worker.task
-                    if self.timed:
-                        self.began = monotonic_ns()
+                    self.began = monotonic_ns()
                     return worker.ready
         if worker.item.task is None:
             worker.task  # noqa: B018 (makes one of a child of a `gather`, and changes `item`)
@@ -480,14 +470,7 @@ class Combiner:
                 return self.leaving
             self.leave_stack()
             return self.ready
-        if self.timed or self.served:
-            self._account(monotonic_ns())
-        else:  # `_count`, written out
-            self.owner = None
-            stats = self.stats
-            stats.inline = inline = stats.inline + 1
-            if (inline + 1) % SECTIONS_PER_SAMPLE == 0:
-                self.timed = True
+        self._account(monotonic_ns())
         self.release_key()  # M1
         self.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
@@ -496,9 +479,8 @@ class Combiner:
 
     def left(self, continuation: Any, worker: Any) -> Any:
         """The coroutine has left what it had entered at once, and this worker serves now."""
-        now = monotonic_ns()
-        continuation.ticket = self.began if self.timed or self.served else now
-        self._account(now)
+        continuation.ticket = self.began
+        self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
             self._serve_elsewhere()
             return continuation  # as if it had yielded
@@ -588,9 +570,11 @@ class Combiner:
                 self.owner = item
                 self.served = count + 1
                 following = item.run(worker)
+                if worker.item is not item:  # cancelled
+                    self.owner = None
+                    continue
                 if not is_final(item):
-                    # A coroutine, which holds the lock until its end. (Or somebody has claimed it
-                    # to cancel it, and is about to: it ends at once.)
+                    # A coroutine, which holds the lock until its end.
                     item._register(self._section_ended)
                     return following
                 self.owner = None
@@ -664,28 +648,12 @@ class Combiner:
         if self.served:
             self._account_pass(now, self.served)
             return
-        if self.timed:
-            stats = self.stats
-            time = now - self.began
-            if stats.reviewed and self._is_sampled():
-                time *= SECTIONS_PER_SAMPLE  # it stands for those that are not timed
-                self.timed = False
-            stats.busy += time
-        self._count()
-
-    def _count(self) -> None:
-        """A section has ended that was entered at once (key)."""
         self.owner = None  # before its task can be anywhere else
         stats = self.stats
+        stats.busy += now - self.began
         stats.inline = inline = stats.inline + 1
-        if (inline + 1) % SECTIONS_PER_SAMPLE == 0:
-            self.timed = True
-        elif inline % SECTIONS_BETWEEN_REVIEWS == 0:
+        if not inline % SECTIONS_BETWEEN_REVIEWS:
             self._review()
-
-    def _is_sampled(self) -> bool:
-        """Whether not all sections that are entered at once are timed (key)."""
-        return self.stats.mean < STAY_BELOW and self.ledger is None
 
     def _review(self) -> None:
         """Decide whether to go home (key)."""
@@ -694,7 +662,6 @@ class Combiner:
         before = stats.mean
         stats.mean = mean = (stats.busy - stats.busy_reviewed) // (sections - stats.reviewed)
         stats.reviewed, stats.busy_reviewed = sections, stats.busy
-        self.timed = not self._is_sampled()
         preferred = self.preferred
         if preferred is None or preferred.gone:
             worker = here.worker

@@ -225,14 +225,9 @@ class Gather(Joint):
         ended = 0
         following = None
         fork = Fork(worker.item, worker.fn, self)
-        now = monotonic_ns()
-        # Where nothing was started like this for as long as it may go on, whoever has run since has
-        # taken at least as much time as this will.
-        if not worker.forks and now > worker.fork_until + FORKED_TIME:
-            worker.forked = 0
-        if not worker.forked:
-            worker.fork_until = now + FORKED_TIME
         worker.forks.append(fork)
+        if not worker.forked:
+            worker.fork_until = monotonic_ns() + FORKED_TIME
         try:
             while worker.forked < FORKED_MAX and not debts and type(self._cell) is list:
                 try:

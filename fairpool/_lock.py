@@ -47,10 +47,7 @@ class LockStatistics:
     longest_pass: int
     """The most sections that one pass has served."""
     busy: float
-    """How long the lock was in use: its sections and, within a pass, what is between them.
-
-    Where they are shorter than `stay_below`, one in eight of the `inline` ones stands for all.
-    """
+    """How long the lock was in use: its sections and, within a pass, what is between them."""
     mean_section: float
     """The mean of the last sections (at least 16)."""
     waiting: int

@@ -187,6 +187,7 @@ class Worker:
         "_inline",
         "_known",
         "_left_at",
+        "_on_spree",
         "_sampled",
         "_seats",
         "_share_turn",
@@ -229,7 +230,8 @@ class Worker:
         self.published: list[Any] = []  # continuations, lowest ticket first
         self.services = RunQueue()  # locks whose home this is, and which are to be served
         self.gone = False
-        self.spree = 0  # how often a task has gone before what is published here
+        self.spree = 0  # how often the last one has gone before what is published here
+        self._on_spree: Any = None  # which one that is
         self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
@@ -388,11 +390,7 @@ class Worker:
                     break
                 continue
             parking.searching.add(self)
-            workers = len(self.scheduler.workers)
-            looks = min(LOOKS_WHILE_SEARCHING, QUEUES_WHILE_SEARCHING // (workers + 1) + 1)
-            if len(parking.searching) * 2 > self.scheduler.seat_count + 1:
-                looks = 1  # only an optimization: enough others are looking
-            for _ in range(looks):
+            for _ in range(self._looks()):
                 task: Task[Any] | None = self.look()
                 if task is not None:
                     parking.searching.discard(self)
@@ -403,6 +401,14 @@ class Worker:
             if not self._park():
                 break
         return None
+
+    def _looks(self) -> int:
+        """How often to look before parking. Only an optimization."""
+        scheduler = self.scheduler
+        if len(scheduler.searching) * 2 > scheduler.seat_count + 1:
+            return 1  # enough others are looking
+        queues = len(scheduler.workers) + 1
+        return min(LOOKS_WHILE_SEARCHING, QUEUES_WHILE_SEARCHING // queues + 1)
 
     def look(self) -> Any:
         """Take a task from the injector or a run queue; which of them comes first takes turns."""
@@ -525,6 +531,9 @@ class Worker:
 
     def may_go_first(self) -> bool:
         """Whether a task may enter a lock of tiny sections once more, before what is published."""
+        if self._on_spree is not self.item:
+            self._on_spree = self.item
+            self.spree = 0
         self.spree += 1
         if self.spree < SPREE_MAX:
             return True
@@ -566,6 +575,7 @@ class Worker:
         served where others are busy, too.
         """
         self._around = not self._around
+        self.forked = 0  # it is between two steps, and others may go first now
         first = self._take_service() if self._around and self.scheduler.locks else None
         task = first or self.look()
         if task is not None and self.queue:
@@ -612,7 +622,7 @@ class Worker:
         """
         scheduler = self.scheduler
         parking = scheduler.parking
-        self.item = None  # a parked worker keeps nothing alive
+        self.item = self._on_spree = None  # a parked worker keeps nothing alive
         self.fn = None
         parking.searching.discard(self)
         parking.parked.append(self)

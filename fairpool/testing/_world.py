@@ -380,7 +380,6 @@ SHRUNK: Values = {
     (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 1,
     (fairpool._combiner, "PASS_SECTIONS"): 2,
     (fairpool._combiner, "SECTIONS_BETWEEN_REVIEWS"): 2,
-    (fairpool._combiner, "SECTIONS_PER_SAMPLE"): 2,
     (fairpool._future, "LOOKS_BEFORE_PARKING"): 0,
     (fairpool._worker, "LOOKS_WHILE_SEARCHING"): 1,
     (fairpool._worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,

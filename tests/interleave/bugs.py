@@ -493,15 +493,11 @@ BUGS = [
         "a task gives the key back before it has written that nobody is inside",
         "_combiner",
         "Combiner.__aexit__",
-        """        if self.timed or self.served:
-            self._account(monotonic_ns())
-        else:  # `_count`, written out
+        """        self._account(monotonic_ns())
+        self.release_key()  # M1
 """,
         """        self.release_key()
-        if self.timed or self.served:
-            self._account(monotonic_ns())
-            return self.ready
-        else:
+        self._account(monotonic_ns())
 """,
         k.MEETS["task", "thread"],
         2000,
@@ -536,14 +532,14 @@ BUGS = [
         "a task that leaves is published before it is written that nobody is inside",
         "_combiner",
         "Combiner.left",
-        """        self._account(now)
+        """        self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
             self._serve_elsewhere()
             return continuation  # as if it had yielded
         worker.publish(continuation)
 """,
         """        worker.publish(continuation)
-        self._account(now)
+        self._account(monotonic_ns())
 """,
         k.enter_again_and_again,
         10000,

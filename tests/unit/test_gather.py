@@ -206,24 +206,31 @@ def test_who_only_gathers_lets_others_go_first(outside: bool, make_pool: MakePoo
     assert 2 * rounds <= (CHILDREN_AT_ONCE if outside else FORKED_MAX) + 4
 
 
-def test_the_time_for_it_begins_anew_after_a_pause(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("suspends", [True, False])
+def test_the_time_for_it_begins_anew_with_a_step(
+    suspends: bool, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 10**9
     monkeypatch.setattr("fairpool._gather.monotonic_ns", lambda: clock)
 
-    async def main() -> None:
+    async def main() -> list[int]:
         nonlocal clock
-        for pause in (0, FORKED_TIME // 2, 3 * FORKED_TIME, 10 * FORKED_TIME):
-            clock += pause
-            assert sum(await eager(*[child() for _ in range(5)])) == 5
-        clock += FORKED_TIME + 1  # but not within the time: others are to go first
-        assert sum(await eager(*[child() for _ in range(5)])) == 1
+        forked = []
+        for _ in range(4):
+            forked.append(sum(await eager(*[child() for _ in range(5)])))
+            clock += 3 * FORKED_TIME
+            if suspends:
+                await fairpool.sleep(0.001)
+        return forked
 
     async def child() -> int:
         return bool(here.worker.forks)
 
-    make_pool(1).submit(main).result(PATIENCE)
+    forked = make_pool(1).submit(main).result(PATIENCE)
+    if suspends:
+        assert forked == [5, 5, 5, 5]
+    else:  # others are to go first, so that it is suspended, too
+        assert forked[:2] == [5, 1]
 
 
 def test_a_gather_that_the_pool_does_not_take_closes_its_coroutines(make_pool: MakePool) -> None:

@@ -36,6 +36,7 @@ from fairpool import (
     yield_now,
 )
 from fairpool import _combiner as combiner_module
+from fairpool._future import CANCELLED, claim, conclude
 from fairpool._runqueue import RunQueue
 from fairpool._sync import here, yield_cpu
 from fairpool._worker import SPREE_MAX, Worker
@@ -1227,36 +1228,49 @@ def test_who_has_had_enough_turns_gives_way_without_a_request(make_pool: MakePoo
     assert len(changes) >= 10
 
 
-def test_of_tiny_sections_some_stand_for_all(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_gave_way_is_not_kept_waiting_by_one_that_seldom_does(make_pool: MakePool) -> None:
+    # The third one yields before its turns are used up: they are its own, and nobody else's.
     pool = make_pool(1)
     lock = pool.lock()
-    clock = looks = 0
+    gate = fairpool.Event()
+    turns: Counter[str] = Counter()
+    stop = 200 * SPREE_MAX
 
-    def read_clock() -> int:
-        nonlocal looks
-        looks += 1
-        return clock
+    async def holder() -> None:
+        async with lock:
+            await gate.wait()
 
-    async def enters(turns: int, length: int) -> None:
-        nonlocal clock
-        for _ in range(turns):
+    async def loop(name: str) -> None:
+        while turns.total() < stop:
             async with lock:
-                clock += length
+                turns[name] += 1
 
-    monkeypatch.setattr(combiner_module, "monotonic_ns", read_clock)
-    turns = 20 * combiner_module.SECTIONS_BETWEEN_REVIEWS
-    pool.submit(enters, turns, 1000).result(TIMEOUT)
-    assert lock.statistics().busy == pytest.approx(turns * 1e-6)
-    assert lock.statistics().mean_section == pytest.approx(1e-6)
-    assert looks < turns
-    # When they become longer, that is seen, and from then on each is timed.
-    looks = 0
-    pool.submit(enters, turns, 9000).result(TIMEOUT)
-    assert lock.statistics().busy == pytest.approx(turns * 1e-5)
-    assert lock.statistics().mean_section == pytest.approx(9e-6)
-    assert looks > 1.8 * turns
+    async def yields() -> None:
+        while turns.total() < stop:
+            for _ in range(SPREE_MAX - 1):
+                async with lock:
+                    turns["yields"] += 1
+            await yield_now()
+
+    async def opens() -> None:
+        gate.set()
+
+    ways: list[Any] = [(holder,), (loop, "a"), (loop, "b"), (yields,), (opens,)]
+    for future in [pool.submit(*way) for way in ways]:
+        future.result(TIMEOUT)
+    assert min(turns["a"], turns["b"]) > turns["yields"] / 4, turns
+    check_free(lock)
+
+
+def test_a_section_that_was_cancelled_as_its_turn_came_is_not_counted(desk: Desk) -> None:
+    lock = desk.lock
+    assert lock.key.acquire(False)
+    sections = [lock.submit(int) for _ in range(3)]
+    assert claim(sections[1]) is not None  # by somebody who cancels it
+    assert lock.run(desk.workers[0]) is None
+    assert lock.statistics().sections == 2
+    conclude(sections[1], CANCELLED, None)
+    check_free(lock)
 
 
 @pytest.mark.parametrize("order", ["ticket", "usage"])
