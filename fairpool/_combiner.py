@@ -61,8 +61,9 @@ STAY_BELOW = 5_000
 SECTIONS_BETWEEN_REVIEWS = 16
 
 # How often a task looks whether a tiny section has ended before it queues its request. At 0.1 µs
-# each they take as long as what a request costs its task, and those that come behind it: 10 µs.
-LOOKS_BEFORE_QUEUEING = 100 if FREE_THREADED else 0
+# each they take 20 µs, about what a request costs its task and those that queue up behind it, and
+# what a meeting of two threads at a mutex of CPython's own takes: see docs/architecture.md.
+LOOKS_BEFORE_QUEUEING = 200 if FREE_THREADED else 0
 
 
 class _GiveWay:

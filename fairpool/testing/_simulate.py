@@ -48,7 +48,7 @@ WORKERS_MAX = 10_000
 FREE_THREADED_VALUES: Values = {
     (fairpool._future, "LOOKS_BEFORE_PARKING"): 60,
     (fairpool._worker, "LOOKS_WHILE_SEARCHING"): 100,
-    (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 100,
+    (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 200,
 }
 
 
