@@ -58,8 +58,9 @@ __all__ = ["Worker", "blocking"]
 LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
 
 # At how many run queues it looks meanwhile, at most: a look goes through all of them, 0.12 µs each.
-# With a thousand workers 100 looks were 12 ms.
-QUEUES_WHILE_SEARCHING = 1600
+# With a thousand workers 100 looks were 12 ms. As many as are worth parking and being woken some ten
+# times (docs/scaling.md).
+QUEUES_WHILE_SEARCHING = 6400
 
 # How many tasks a steal takes at most, besides the one it is for: as many as tokio's local queue
 # gives away would be 128; fewer keep the order closer to first come, first served.

@@ -145,7 +145,7 @@ BUGS = [
             return not self._unlist()
             self.parker.park()""",
         s.worker_ends_as_work_comes,
-        50,
+        500,
     ),
     # --- futures ------------------------------------------------------------------------------
     Bug(
