@@ -57,9 +57,9 @@ __all__ = ["Worker", "blocking"]
 # and 0.45 with 50). With the GIL, one look: searching would only keep the others from running.
 LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
 
-# At how many run queues it looks meanwhile, at most: a look goes through all of them, 0.12 µs each,
-# so that with a thousand workers 100 looks were 12 ms. Fewer than this make fork-join slower on many
-# processors, by wake-ups; more make locks slower there (docs/scaling.md).
+# At how many run queues it looks meanwhile, at most: a look goes through all of them, 0.12 µs
+# each, so that with a thousand workers 100 looks were 12 ms. Fewer than this make fork-join slower
+# on many processors, by wake-ups; more make locks slower there (docs/scaling.md).
 QUEUES_WHILE_SEARCHING = 6400
 
 # How many tasks a steal takes at most, besides the one it is for: as many as tokio's local queue
