@@ -285,7 +285,7 @@ BUGS = [
         "        cell.append(request)  # X1\n        self._signal()\n",
         "        self._signal()\n        cell.append(request)\n",
         s.cancel_meets_first_step,
-        1000,
+        1500,
     ),
     Bug(
         "what is waited for ends while its waiter is being cancelled",
@@ -373,7 +373,7 @@ BUGS = [
         "            if self._incoming.holds_work():  # U2\n                continue\n",
         "",
         s.sleepers,
-        1000,
+        2000,
     ),
     Bug(
         "the timer thread ends without a last look (E2)",
@@ -401,7 +401,7 @@ BUGS = [
         "                self.give()  # it was given a permit, and is not going to use it\n",
         "                pass\n",
         s.permits_are_kept,
-        1000,
+        2500,
     ),
     Bug(
         "a permit for one that was cancelled meanwhile is lost",
@@ -419,7 +419,7 @@ BUGS = [
         "            gate.successor.setdefault(None, _Gate())  # A1: one for all\n",
         "            gate.successor[None] = _Gate()\n",
         s.event_is_cleared_by_two,
-        20000,
+        60000,
     ),
     # --- locks: in and out --------------------------------------------------------------------
     Bug(
@@ -500,7 +500,7 @@ BUGS = [
         self._account(monotonic_ns())
 """,
         k.MEETS["task", "thread"],
-        2000,
+        4000,
     ),
     Bug(
         "a pass gives the key back before it has written that nobody is inside",
@@ -526,7 +526,7 @@ BUGS = [
                 self.owner = None
 """,
         k.enter_again_at_once,
-        5000,
+        8000,
     ),
     Bug(
         "a task that leaves is published before it is written that nobody is inside",
@@ -560,7 +560,7 @@ BUGS = [
         "owner is None or owner is self or is_final(self)",
         "owner is None or is_final(self)",
         k.MEETS["section", "guest"],
-        3000,
+        4000,
     ),
     # --- locks: a pass ------------------------------------------------------------------------
     Bug(
@@ -723,7 +723,7 @@ BUGS = [
         "        self._check_wait(worker.item.task, request)\n",
         "",
         k.cycle_is_found,
-        50,
+        200,
     ),
     Bug(
         "a thread looks for a cycle before it has said that it waits",
