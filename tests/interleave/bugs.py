@@ -837,7 +837,7 @@ BUGS = [
         "(scheduler.refusals or self._closed) and section.drop()",
         "False",
         k.shutdown_meets_sections,
-        100,
+        600,
     ),
     Bug(
         "lock.submit has its section served before it looks whether the pool was closed",

@@ -649,7 +649,9 @@ def test_waiting_thread_is_lent_to_a_pool_with_workers(make_pool: Callable[..., 
     def inside() -> None:
         until(lambda: "first" in contest.went_on)
 
-    # There is one worker, and no other one has been needed yet.
+    # There is one worker, and there will be no other: what it does on its way to parking may be
+    # seen as a reason to start one.
+    pool._scheduler._cap = 1
     first = pool.submit(contest.client, "first")
     until(lambda: len(contest.lock.queue) == len(parked) == 1)
     second = pool.submit(contest.client, "second", inside)
