@@ -538,6 +538,7 @@ class Combiner:
                 self.key.release()  # M1
                 if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
                     return None
+                stats.passes += 1  # it has become the combiner again
                 count = 0
                 self.began = now
                 continue

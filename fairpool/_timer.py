@@ -63,7 +63,9 @@ class Timers:
         self._numbers = count()
         self._incoming = RunQueue()
         self._cancelled = RunQueue()  # one item for each; only its length counts
-        self._held = 0  # how many were in the heap when its thread parked
+        # How many were in the heap when its thread parked. Read without order: a stale one only
+        # wakes the thread too early or too late to throw away what was cancelled.
+        self._held = 0
         self._absent = [None]  # holds a token while there is no thread
         self._lock = Lock()
         self._wakes_at = -inf

@@ -487,8 +487,7 @@ def test_a_pass_ends_and_the_next_one_goes_on(
         ]
     for section in sections:
         assert section.result(TIMEOUT) == 0
-    # One that finds the queue empty, and then not, begins to count anew.
-    assert lock.statistics().passes >= 400 // 64
+    assert lock.statistics().passes > 400 // 64
     assert lock.statistics().longest_pass <= 64
     assert sum(lock.statistics().usage.values()) > 0
 
