@@ -30,6 +30,12 @@ class Watchdog:
     def watch(self, nodeid: str, seconds: float) -> None:
         self._watched = (nodeid, seconds, time.monotonic() + seconds)
 
+    def progress(self) -> None:
+        """What is watched has come further: it has all of its seconds again."""
+        watched = self._watched
+        if watched is not None:
+            self.watch(*watched[:2])
+
     def rest(self) -> None:
         self._watched = None
 

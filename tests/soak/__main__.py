@@ -13,8 +13,8 @@ Memory: after the warm-up, a tenth of the time, and again at the end, all thread
 ended and the collector has run. The objects of the package's classes are counted by class, and must
 be as many; the resident memory may have grown by `GROWTH_MAX`.
 
-Ends with 1 if something was wrong, and with 3, after a dump of all pools and stacks, if a round has
-not ended in `ROUND_SECONDS`.
+Ends with 1 if something was wrong, and with 3, after a dump of all pools and stacks, if no act of a
+round, nor its end, has come to an end for `STUCK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
@@ -42,7 +43,9 @@ from watchdog import Watchdog
 from fairpool import FairPool
 from fairpool._waits import waiting_tasks
 
-ROUND_SECONDS = 90  # a round takes about one; the machine may pause for half a minute
+# An act takes milliseconds. Not counted for the whole of a round: where other programs take the
+# processors, that may last minutes, without being stuck.
+STUCK_SECONDS = 90
 PARTIES_MAX = 6
 ACTS_OF_A_PARTY = 25
 GROWTH_MAX = 16 * MEBIBYTE
@@ -59,7 +62,7 @@ class Log(logging.Handler):
         self.said.append(f"{record.levelname}: {record.msg}")
 
 
-def party(world: World, seed: str) -> None:
+def party(world: World, seed: str, progress: Callable[[], None]) -> None:
     chance = random.Random(seed)
     for number in range(ACTS_OF_A_PARTY):
         act: Act = chance.choice(ACTS if world.has_workers else ON_CALLERS)
@@ -78,6 +81,7 @@ def party(world: World, seed: str) -> None:
                 return
             world.done.append(name)
             world.done.append("excused")
+        progress()
 
 
 def close(world: World, seed: str) -> None:
@@ -86,11 +90,13 @@ def close(world: World, seed: str) -> None:
     world.pool.shutdown(wait=False, cancel_futures=chance.randrange(2) == 0)
 
 
-def play(seed: str, tally: Counter[str]) -> None:
+def play(seed: str, tally: Counter[str], progress: Callable[[], None]) -> None:
     """One round."""
     world = World(seed)
     parties = [f"{seed}, party {i}" for i in range(1 + random.Random(seed).randrange(PARTIES_MAX))]
-    bodies: list[Any] = [threading.Thread(target=party, args=(world, name)) for name in parties]
+    bodies: list[Any] = [
+        threading.Thread(target=party, args=(world, name, progress)) for name in parties
+    ]
     if world.closes:
         bodies.append(threading.Thread(target=close, args=(world, f"{seed}, close")))
     with world.faults.in_place():
@@ -113,7 +119,7 @@ def play(seed: str, tally: Counter[str]) -> None:
 
 def quiet() -> Counter[str]:
     """Wait until no thread is left but this one and the watchdog; count what there is then."""
-    end = time.monotonic() + ROUND_SECONDS
+    end = time.monotonic() + STUCK_SECONDS
     while len(left := threading.enumerate()) > 2:
         assert time.monotonic() < end, f"threads are left: {left}"
         time.sleep(0.001)
@@ -152,9 +158,9 @@ def main() -> int:
         if number == options.rounds or (options.rounds is None and passed > options.seconds):
             break
         seed = str(first + number)
-        watchdog.watch(f"soak: round with seed {seed}", ROUND_SECONDS)
+        watchdog.watch(f"soak: round with seed {seed}", STUCK_SECONDS)
         try:
-            play(seed, tally)
+            play(seed, tally, watchdog.progress)
         except BaseException:
             traceback.print_exc()
             print(f"soak: FAILED with seed {seed}: --seed {seed} --rounds 1")
@@ -163,7 +169,7 @@ def main() -> int:
         watchdog.rest()
         number += 1
         highest = max(highest, resident())
-    watchdog.watch("soak: the end", ROUND_SECONDS)
+    watchdog.watch("soak: the end", STUCK_SECONDS)
     objects_left = quiet() - objects
     grown = resident() - memory
     tally.update(f"log: {said}" for said in log.said)
