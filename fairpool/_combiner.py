@@ -876,10 +876,10 @@ class Combiner:
         worker = here.worker
         task = owner.task
         stay = Stay(self, monotonic_ns(), owner)
-        outer: Any = None
+        # What the task waits for already: this may be a callback, or a `__del__`, in the midst of it.
+        outer = task.awaited if worker is None else waiting_tasks.get(task)
         try:
             if worker is None:
-                outer = task.awaited
                 if timeout is None:
                     task.awaited = stay
                     stay.helps = stay.serves = self._may_lend(task)
@@ -891,7 +891,7 @@ class Combiner:
             else:
                 if timeout is None:
                     stay.serves = self._may_serve(worker)
-                    outer = enter_wait(task, worker.doing, (stay,))
+                    enter_wait(task, worker.doing, (stay,))
                 self.enqueue(stay)
             if self.scheduler.unserved:
                 self.scheduler.notify_if_work()

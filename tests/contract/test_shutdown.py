@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
@@ -155,11 +156,11 @@ def test_what_runs_when_another_initializer_fails_still_ends(
 ) -> None:
     if workers == 1:
         pytest.skip("needs a second worker")
-    first = iter([True])
+    numbers = itertools.count()
     runs = threading.Event()
 
     def initialize() -> None:
-        if not next(first, False):
+        if next(numbers) > 0:
             # Not before: a second worker may be started as soon as the first task is queued.
             assert runs.wait(TIMEOUT)
             raise LookupError
