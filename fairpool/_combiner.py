@@ -876,7 +876,7 @@ class Combiner:
         worker = here.worker
         task = owner.task
         stay = Stay(self, monotonic_ns(), owner)
-        # What the task waits for already: this may be a callback, or a `__del__`, in the midst of it.
+        # What the task waits for already: this may be a `__del__` in the midst of that.
         outer = task.awaited if worker is None else waiting_tasks.get(task)
         try:
             if worker is None:

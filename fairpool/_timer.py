@@ -7,8 +7,13 @@ one is added. It is started with the first timer, and ends when there has been n
 Protocol: an adder does T1 append to `_incoming`, T2 look at `_wakes_at`, and unpark the thread if
 that is too late. The thread does U1 write `_wakes_at`, U2 look at `_incoming` (`holds_work`), U3
 park. T1 and U2 are calls on the same deque: either the thread sees the timer, or the adder sees
-`_wakes_at`. The thread ends in the same way: E1 put the token back into `_absent`, E2 look at
-`_incoming`; an adder that finds the token takes it and starts the thread, after T1.
+`_wakes_at`. The thread ends in the same way: E1 write `_runs`, and put the token back into
+`_absent`, E2 look at `_incoming`; an adder that after T1 does not see it run tries to take the
+token, and starts one.
+
+No adder counts on a thread that another is about to start, and perhaps cannot: each that does not
+see one run waits for `_starting`. If there is no token then, a thread has been started whose E2 is
+still to come.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from typing import Any
 
 from fairpool._future import LOGGER
 from fairpool._runqueue import RunQueue
-from fairpool._sync import Lock, Thread, monotonic
+from fairpool._sync import Lock, RLock, Thread, monotonic
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
@@ -52,6 +57,8 @@ class Timers:
         "_lock",
         "_name",
         "_numbers",
+        "_runs",
+        "_starting",
         "_stopped",
         "_thread",
         "_wakes_at",
@@ -67,6 +74,8 @@ class Timers:
         # wakes the thread too early or too late to throw away what was cancelled.
         self._held = 0
         self._absent = [None]  # holds a token while there is no thread
+        self._runs = False  # written by the thread: whether it can be counted on
+        self._starting = RLock()  # held while one is started; a `__del__` may come in the midst
         self._lock = Lock()
         self._wakes_at = -inf
         self._stopped = False
@@ -82,8 +91,12 @@ class Timers:
         """As `add`, for a timer that is there already, and is started once."""
         timer[NUMBER] = next(self._numbers)
         self._incoming.append(timer)  # T1
-        if self._absent:
-            self._start()
+        if not self._runs:
+            try:
+                self._start()
+            except BaseException:
+                self.cancel(timer)  # its owner is told
+                raise
         if timer[DEADLINE] < self._wakes_at:  # T2
             self._unpark()
 
@@ -104,19 +117,20 @@ class Timers:
             thread.join()
 
     def _start(self) -> None:
-        try:
-            self._absent.pop()
-        except IndexError:
-            return
-        before = self._thread
-        try:
-            thread = Thread(target=self._run, name=self._name, daemon=True)
-            self._thread = thread
-            thread.start()
-        except BaseException:
-            self._thread = before  # `stop` cannot join one that was not started
-            self._absent.append(None)
-            raise
+        with self._starting:
+            try:
+                self._absent.pop()
+            except IndexError:
+                return
+            before = self._thread
+            try:
+                thread = Thread(target=self._run, name=self._name, daemon=True)
+                self._thread = thread
+                thread.start()
+            except BaseException:
+                self._thread = before  # `stop` cannot join one that was not started
+                self._absent.append(None)
+                raise
 
     def _unpark(self) -> None:
         try:
@@ -126,6 +140,7 @@ class Timers:
 
     def _run(self) -> None:
         heap: list[Timer] = []
+        self._runs = True
         while True:
             self._wakes_at = -inf
             self._lock.acquire(False)  # take back a token that came meanwhile
@@ -155,15 +170,18 @@ class Timers:
                 continue
             if self._stopped:
                 self._stopped = False
+                self._runs = False
                 self._absent.append(None)
                 return
             timeout = max(0.0, heap[0][DEADLINE] - monotonic()) if heap else self._idle_timeout
             woken = self._lock.acquire(timeout=min(timeout, 31536000.0))  # U3; at most a year
             if not woken and not heap:
-                self._absent.append(None)  # E1
+                self._runs = False  # E1, both
+                self._absent.append(None)
                 if not self._incoming.holds_work():  # E2
                     return
                 try:
                     self._absent.pop()
                 except IndexError:  # an adder has started another thread
                     return
+                self._runs = True

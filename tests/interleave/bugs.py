@@ -352,18 +352,35 @@ BUGS = [
         "_timer",
         "Timers.start",
         """        self._incoming.append(timer)  # T1
-        if self._absent:
-            self._start()
+        if not self._runs:
+            try:
+                self._start()
+            except BaseException:
+                self.cancel(timer)  # its owner is told
+                raise
         if timer[DEADLINE] < self._wakes_at:  # T2
             self._unpark()
 """,
         """        if timer[DEADLINE] < self._wakes_at:
             self._unpark()
         self._incoming.append(timer)
-        if self._absent:
-            self._start()
+        if not self._runs:
+            try:
+                self._start()
+            except BaseException:
+                self.cancel(timer)  # its owner is told
+                raise
 """,
         s.sleepers,
+        100,
+    ),
+    Bug(
+        "a timer counts on a thread that another is about to start, and cannot",
+        "_timer",
+        "Timers.start",
+        "        if not self._runs:\n",
+        "        if self._absent:\n",
+        s.timer_thread_cannot_be_started,
         100,
     ),
     Bug(

@@ -21,6 +21,7 @@ from typing import Any
 import fairpool
 import fairpool._scheduler
 from fairpool import FairPool, Future, Task
+from fairpool import _timer as timer_module
 from fairpool._caller import Lender
 from fairpool._sync import here
 
@@ -573,6 +574,28 @@ def nap_after_the_timers_end() -> None:
         pool.submit(nap).result()
         time.sleep(3)
         pool.submit(nap).result()
+
+
+def timer_thread_cannot_be_started() -> None:
+    """The first attempt fails: that is told to the one who has made it, and hurts nobody else."""
+    thread_type: Any = timer_module.Thread
+    fails: list[None] = [None]
+
+    class NoThread(thread_type):  # type: ignore[misc]
+        def start(self) -> None:
+            if fails:
+                fails.pop()
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    with pool_of(2) as pool:
+        timer_module.Thread = NoThread  # type: ignore[misc]
+        try:
+            naps = [pool.submit(fairpool.sleep, 1) for _ in range(2)]
+            errors = [nap.exception() for nap in naps]
+        finally:
+            timer_module.Thread = thread_type  # type: ignore[misc]
+        assert [str(error) for error in errors if error] == ["can't start new thread"]
 
 
 def timeout_meets_completion() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,7 @@ class Faults:
             kind = "timer" if thread.name == self._prefix + "timer" else "worker"
             ours = thread.name.startswith(self._prefix) and kind == self.starting
             if ours and self._strikes(f"{kind} thread not started", 4):
+                time.sleep(self._chance.random() * 1e-3)  # meanwhile others may count on it
                 raise RuntimeError("can't start new thread")
             start(thread)
 

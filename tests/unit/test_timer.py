@@ -274,6 +274,46 @@ def test_at_whatever_moment_of_the_threads_life_a_timer_comes(
         assert target.count <= 1, moment
 
 
+@pytest.mark.parametrize("starts_then", [True, False])
+def test_nobody_counts_on_a_thread_that_another_could_not_start(
+    starts_then: bool, make_timers: Callable[..., Timers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers = make_timers()
+    first, second = Target(), Target()
+    errors: list[Exception] = []
+
+    def add() -> None:
+        try:
+            timers.add(now(), second)
+        except RuntimeError as error:
+            errors.append(error)
+
+    adder = threading.Thread(target=add)
+
+    class NoThread(threading.Thread):
+        def start(self) -> None:
+            if adder.ident is None:
+                adder.start()
+                while len(timers._incoming) < 2:
+                    time.sleep(0)
+            elif starts_then:
+                super().start()
+                return
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fairpool._timer, "Thread", NoThread)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            timers.add(now(), first)
+        adder.join()
+    assert second.wait() if starts_then else errors
+    third = Target()
+    timers.add(now(), third)
+    assert third.wait()
+    assert not first.count  # it was told
+    assert second.count == starts_then
+
+
 def test_stop_may_be_called_again_and_without_a_thread(make_timers: Callable[..., Timers]) -> None:
     timers = make_timers()
     timers.stop()
