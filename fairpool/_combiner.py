@@ -45,7 +45,7 @@ from fairpool._sync import (
 from fairpool._task import LINK, Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
-__all__ = ["Combiner", "CriticalLink", "Guest", "Section", "who_calls"]
+__all__ = ["Combiner", "CriticalLink", "Guest", "Section", "name_of_owner", "who_calls"]
 
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
 # work has its turn.
@@ -269,6 +269,13 @@ def who_calls() -> Any:
     if found is None:
         found = here.visitor = Visitor(f"the thread {thread_name()}")
     return found
+
+
+def name_of_owner(task: Any) -> str:
+    """Who is inside of a lock, for people to read. `dump` shows tasks with the same address."""
+    if type(task) is Guest:
+        return "a coroutine of an event loop"
+    return task._describe() or f"the task {id(task):#x}"  # a plain function has no name here
 
 
 # How many of the latest waits and responses a lock remembers, and of how many sections one is
@@ -719,7 +726,7 @@ class Combiner:
         """Raise RuntimeError where the caller is not inside."""
         owner = self.owner
         if owner is None or owner.task is not who_calls().task:
-            raise RuntimeError(f"{self!r} is not held by {who_calls().task._describe()}")
+            raise RuntimeError(f"{self!r} is not held by {name_of_owner(who_calls().task)}")
 
     def mean_section(self) -> int:
         """The mean of the last sections, in ns."""

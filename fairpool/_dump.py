@@ -14,9 +14,12 @@ from fairpool._worker import Worker
 
 __all__ = ["dump"]
 
+# How many suspended coroutines are listed: there may be a million.
+SUSPENDED_MAX = 20
+
 
 def dump(scheduler: Any, file: TextIO) -> None:
-    """Print a pool's workers, its backlog, its waits and the locks that are taken to `file`."""
+    """Print a pool's workers, its backlog, what waits or is suspended, and the locks in use."""
     parking = scheduler.parking
     workers = scheduler.workers.copy()
     lines = [str(scheduler)]
@@ -33,11 +36,27 @@ def dump(scheduler: Any, file: TextIO) -> None:
         for task, futures, fn in edges:
             awaited = ", ".join(_short(future) for future in futures)
             lines.append(f"    {describe(fn)} {_short(task)} waits for {awaited}")
+    lines.extend(_suspended(scheduler, workers))
     taken = [lock for lock in scheduler.all_locks() if lock.locked() or lock.queue]
     if taken:
         lines.append("  locks:")
         lines.extend(f"    {lock!r}" for lock in taken)
     print("\n".join(lines), file=file, flush=True)
+
+
+def _suspended(scheduler: Any, workers: list[Any]) -> list[str]:
+    """The coroutines that were suspended, and have not ended; without those that a worker runs."""
+    running = {id(worker.item) for worker in workers}
+    waiting = [each for each in scheduler.suspended.copy() if id(each) not in running]
+    lines = ["  suspended, or about to go on:"] if waiting else []
+    for continuation in waiting[:SUSPENDED_MAX]:
+        # Not the place in its code: frames must not be looked at while it may go on.
+        awaited = continuation.awaited
+        what = "" if awaited is None else f" waits for {_short(awaited)}"
+        lines.append(f"    {_short(continuation.task)}{what}")
+    if len(waiting) > SUSPENDED_MAX:
+        lines.append(f"    and {len(waiting) - SUSPENDED_MAX:,} more")
+    return lines
 
 
 def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:

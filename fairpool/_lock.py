@@ -10,7 +10,14 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
-from fairpool._combiner import GO_HOME_ABOVE, STAY_BELOW, Combiner, Guest, Section
+from fairpool._combiner import (
+    GO_HOME_ABOVE,
+    STAY_BELOW,
+    Combiner,
+    Guest,
+    Section,
+    name_of_owner,
+)
 from fairpool._future import Future
 from fairpool._map import map_calls
 from fairpool._sync import monotonic_ns
@@ -113,7 +120,7 @@ class Lock(Combiner, Executor):
 
     def __repr__(self) -> str:
         owner = self.owner
-        state = "unlocked" if owner is None else f"held by {owner.task._describe()}"
+        state = "unlocked" if owner is None else f"held by {name_of_owner(owner.task)}"
         waiting = len(self.queue)
         return f"<Lock {self.name} {state}{f', {waiting} waiting' if waiting else ''}>"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
 
+import fairpool
 from fairpool import FairPool, Future, blocking
 
 MakePool = Callable[..., FairPool]
@@ -172,6 +173,64 @@ def test_dump_shows_who_waits_for_a_lock(make_pool: MakePool) -> None:
         shown = until(pool, "waits:")
     entering.result(TIMEOUT)
     assert re.search(r"enters <.*> waits for the lock door\n", shown)
+
+
+def test_dump_shows_who_holds_a_lock(make_pool: MakePool, gate: threading.Event) -> None:
+    pool = make_pool(1)
+    lock = pool.lock("door")
+    started = threading.Event()
+
+    def plain() -> None:
+        with lock:
+            runs(started, gate)
+
+    async def coroutine() -> None:
+        async with lock:
+            runs(started, gate)
+
+    for fn, name in ((plain, r"the task 0x\w+"), (coroutine, ".*coroutine")):
+        holder = pool.submit(fn)
+        assert started.wait(TIMEOUT)
+        assert re.search(rf"<Lock door held by {name}>", dump(pool)), dump(pool)
+        gate.set()
+        holder.result(TIMEOUT)
+        gate.clear()
+        started.clear()
+
+
+def test_dump_shows_what_is_suspended(make_pool: MakePool, awaited: Future[int]) -> None:
+    pool = make_pool(1)
+
+    async def waits_for_it() -> int:
+        return await awaited
+
+    async def naps() -> None:
+        await fairpool.sleep(TIMEOUT)
+
+    task, nap = pool.submit(waits_for_it), pool.submit(naps)
+    in_time(lambda: [None for _ in iter(lambda: pool.statistics().suspended, 2)])
+    shown = until(pool, "parked")
+    assert "  suspended, or about to go on:\n" in shown
+    assert re.search(r"    <\S*waits_for_it 0x\w+ running> waits for <0x\w+ pending>\n", shown)
+    assert re.search(r"    <\S*naps 0x\w+ running>\n", shown)
+    nap.cancel()
+    awaited.set_result(1)
+    assert task.result(TIMEOUT) == 1
+    until(pool, "parked")
+    assert "suspended" not in dump(pool)
+
+
+def test_dump_lists_some_of_what_is_suspended(make_pool: MakePool, awaited: Future[int]) -> None:
+    pool = make_pool(2)
+
+    async def waits_for_it() -> int:
+        return await awaited
+
+    tasks = [pool.submit(waits_for_it) for _ in range(1030)]
+    shown = until(pool, "and 1,010 more\n")
+    assert shown.count("    <test_dump_lists") == 20
+    awaited.set_result(1)
+    assert {task.result(TIMEOUT) for task in tasks} == {1}
 
 
 def test_dump_shows_who_serves_a_lock(make_pool: MakePool, gate: threading.Event) -> None:
