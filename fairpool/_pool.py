@@ -316,7 +316,7 @@ class FairPool(ThreadPoolExecutor):
         )
 
     def dump(self, file: TextIO | None = None) -> None:
-        """Print what each worker does, the backlog, what waits or is suspended, and the locks in use.
+        """Print what each worker does, the backlog, what waits or is suspended, and locks in use.
 
         To `sys.stderr` by default. Takes no lock, so it works on a pool that hangs. Each line is
         true of a moment; together they may be of slightly different moments.
