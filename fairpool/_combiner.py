@@ -831,13 +831,7 @@ class Combiner:
             target.services.append(self)  # S1
             if target.gone:  # it has looked for the last time, perhaps before that
                 target.give_back()
-        reason = scheduler.notify_or_say_why()  # S3
-        if reason is not None:
-            try:
-                scheduler.injector.remove(self)
-            except ValueError:
-                return  # a worker has come after all
-            self.fail(reason)
+        scheduler.notify_or_abandon()  # S3
 
     def head_ticket(self) -> int:
         """The ticket of the oldest request. For who holds the key, or the lock in its place."""

@@ -309,17 +309,18 @@ class Scheduler:
         self._starts_again.append(None)  # before the attempt, which may fail again
         self.notify_if_work()
 
-    def notify_or_say_why(self) -> RuntimeError | None:
-        """As `notify_if_free`; why there is no worker at all, where none could be started."""
+    def notify_or_abandon(self) -> None:
+        """As `notify_if_free`; what is queued ends where there is no worker to be had."""
         if self.seats and not self.searching:
             try:
                 self.parking.notify()
             except Exception as error:
                 LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
-                if not self.workers.copy():
-                    return RuntimeError(f"no worker could be started: {error}")
-                self._start_again_later()
-        return None
+                if self.workers.copy():
+                    self._start_again_later()
+                else:
+                    # All of it: others may have counted on the worker that was being started.
+                    self._abandon_queued(error)
 
     def has_published(self) -> bool:
         """Whether any worker has continuations of critical sections that others may take."""

@@ -154,6 +154,33 @@ def test_a_failed_start_strands_nobody_elses_task(
     check_whole(pool)
 
 
+def test_a_failed_start_for_a_lock_strands_nobody_elses_task(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(2)
+    lock, other_lock = pool.lock(), pool.lock()
+    others: list[Any] = []
+
+    class Interrupted(NoThread):
+        def start(self) -> None:
+            if not others:
+                for submit in (pool.submit, other_lock.submit):
+                    thread = threading.Thread(target=lambda f=submit: others.append(f(int)))
+                    thread.start()
+                    thread.join(TIMEOUT)
+            super().start()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fairpool._worker, "Thread", Interrupted)
+        section = lock.submit(int)
+        for future in (section, *others):
+            with pytest.raises(RuntimeError, match="no worker could be started"):
+                future.result(TIMEOUT)
+    assert len(others) == 2
+    assert lock.submit(int).result(TIMEOUT) == other_lock.submit(int).result(TIMEOUT) == 0
+    check_whole(pool)
+
+
 def test_a_start_that_failed_is_tried_again_for_what_a_worker_waits_for(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,9 @@ from fairpool._sync import FREE_THREADED
 from fairpool.testing import Costs, Deadlock, Simulation, _simulate, explore, simulate, work
 from fairpool.testing._carriers import Greenlets, Threads
 
+# A simulation has the whole process to itself.
+pytestmark = pytest.mark.thread_unsafe
+
 MICROSECOND = 1e-6
 
 # Nothing takes time but `work`, and looking for it.
