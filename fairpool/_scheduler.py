@@ -418,7 +418,7 @@ class Scheduler:
             self.parking.searching.add(worker)
             worker.thread.start()
             seat.clear()
-        except BaseException:
+        except BaseException as error:
             # A KeyboardInterrupt may come when the thread has started: then it has the seat.
             if worker.be_born():
                 worker.ended.set()
@@ -428,6 +428,9 @@ class Scheduler:
                 except ValueError:  # not listed yet
                     pass
                 self.parking.searching.discard(worker)
+                if not isinstance(error, Exception):
+                    # Callers do not handle that, and others may have counted on this worker.
+                    self._start_again_later()
             else:
                 seat.clear()
             raise

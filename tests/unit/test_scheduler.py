@@ -154,6 +154,28 @@ def test_a_failed_start_strands_nobody_elses_task(
     check_whole(pool)
 
 
+def test_an_interrupted_start_strands_nobody_elses_task(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(2)
+    others: list[Any] = []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            thread = threading.Thread(target=lambda: others.append(pool.submit(int)))
+            thread.start()
+            thread.join(TIMEOUT)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fairpool._worker, "Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(int)
+    [other] = others
+    assert other.result(TIMEOUT) == 0
+    check_whole(pool)
+
+
 def test_a_failed_start_for_a_lock_strands_nobody_elses_task(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
