@@ -122,15 +122,21 @@ class Timers:
                 self._absent.pop()
             except IndexError:
                 return
-            before = self._thread
+            before, unborn = self._thread, [None]
             try:
-                thread = Thread(target=self._run, name=self._name, daemon=True)
+                thread = Thread(target=self._live, args=[unborn], name=self._name, daemon=True)
                 self._thread = thread
                 thread.start()
             except BaseException:
-                self._thread = before  # `stop` cannot join one that was not started
-                self._absent.append(None)
+                # A KeyboardInterrupt may come when the thread has started.
+                if _is_first(unborn):
+                    self._thread = before  # `stop` cannot join one that was not started
+                    self._absent.append(None)
                 raise
+
+    def _live(self, unborn: list[None]) -> None:
+        if _is_first(unborn):
+            self._run()
 
     def _unpark(self) -> None:
         try:
@@ -185,3 +191,12 @@ class Timers:
                 except IndexError:  # an adder has started another thread
                     return
                 self._runs = True
+
+
+def _is_first(token: list[None]) -> bool:
+    """True to the first that asks: the new thread, or the one that gave up starting it."""
+    try:
+        token.pop()
+    except IndexError:
+        return False
+    return True

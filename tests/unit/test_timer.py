@@ -274,6 +274,40 @@ def test_at_whatever_moment_of_the_threads_life_a_timer_comes(
         assert target.count <= 1, moment
 
 
+@pytest.mark.parametrize("born", [True, False])
+def test_an_interrupted_start_leaves_one_thread(
+    born: bool, make_timers: Callable[..., Timers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The interrupt comes when there is a thread, which has come as far as to run, or not.
+    timers = make_timers()
+    late: list[threading.Thread] = []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            if born:
+                super().start()
+                while not timers._runs:
+                    time.sleep(0)
+            else:
+                late.append(self)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fairpool._timer, "Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            timers.add(now(), Target())
+    second = Target()
+    timers.add(now(), second)
+    assert second.wait()
+    for thread in late:
+        threading.Thread.start(thread)
+        thread.join(TIMEOUT)  # it was given up, and ends at once
+    assert len(running()) == 1
+    third = Target()
+    timers.add(now(), third)
+    assert third.wait()
+
+
 @pytest.mark.parametrize("starts_then", [True, False])
 def test_nobody_counts_on_a_thread_that_another_could_not_start(
     starts_then: bool, make_timers: Callable[..., Timers], monkeypatch: pytest.MonkeyPatch
