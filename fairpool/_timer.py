@@ -8,12 +8,13 @@ Protocol: an adder does T1 append to `_incoming`, T2 look at `_wakes_at`, and un
 that is too late. The thread does U1 write `_wakes_at`, U2 look at `_incoming` (`holds_work`), U3
 park. T1 and U2 are calls on the same deque: either the thread sees the timer, or the adder sees
 `_wakes_at`. The thread ends in the same way: E1 write `_runs`, and put the token back into
-`_absent`, E2 look at `_incoming`; an adder that after T1 does not see it run tries to take the
-token, and starts one.
+`_absent`, E2 look at `_incoming`; an adder that after T1 neither sees one run nor that the token is
+taken starts a thread.
 
-No adder counts on a thread that another is about to start, and perhaps cannot: each that does not
-see one run waits for `_starting`. If there is no token then, a thread has been started whose E2 is
-still to come.
+Only threads take the token, each as its first act, and one that finds none ends at once. So there
+is never more than one that works; a start that fails, or is cut off by an interrupt, hurts only the
+adder whose it was; and who sees the token taken can count on a thread whose E2 is still to come.
+Several adders at once may each start a thread, of which one stays.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 from fairpool._future import LOGGER
 from fairpool._runqueue import RunQueue
-from fairpool._sync import Lock, RLock, Thread, monotonic
+from fairpool._sync import Lock, Thread, current_thread, monotonic
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
@@ -51,6 +52,7 @@ class Timers:
     __slots__ = (
         "_absent",
         "_cancelled",
+        "_heap",
         "_held",
         "_idle_timeout",
         "_incoming",
@@ -58,9 +60,8 @@ class Timers:
         "_name",
         "_numbers",
         "_runs",
-        "_starting",
         "_stopped",
-        "_thread",
+        "_threads",
         "_wakes_at",
     )
 
@@ -74,12 +75,12 @@ class Timers:
         # wakes the thread too early or too late to throw away what was cancelled.
         self._held = 0
         self._absent = [None]  # holds a token while there is no thread
-        self._runs = False  # written by the thread: whether it can be counted on
-        self._starting = RLock()  # held while one is started; a `__del__` may come in the midst
+        self._runs = False  # whether the one that has the token can be counted on
+        self._heap: list[Timer] = []  # for who has the token
         self._lock = Lock()
         self._wakes_at = -inf
         self._stopped = False
-        self._thread: Thread | None = None
+        self._threads: list[Thread] = []  # those that may be there, for `stop`
 
     def add(self, deadline: float, target: Any) -> Timer:
         """Have `target.wake()` called at `deadline`, on the timer thread. From any thread."""
@@ -111,32 +112,38 @@ class Timers:
     def stop(self) -> None:
         """End the thread, and wait for it. No timer is needed any more."""
         self._stopped = True
-        thread = self._thread
-        if thread is not None:
-            self._unpark()
-            thread.join()
+        self._unpark()
+        for thread in self._threads.copy():
+            if thread.ident is not None:  # else its start was interrupted
+                thread.join()
+        self._stopped = False
 
     def _start(self) -> None:
-        with self._starting:
-            try:
-                self._absent.pop()
-            except IndexError:
-                return
-            before, unborn = self._thread, [None]
-            try:
-                thread = Thread(target=self._live, args=[unborn], name=self._name, daemon=True)
-                self._thread = thread
-                thread.start()
-            except BaseException:
-                # A KeyboardInterrupt may come when the thread has started.
-                if _is_first(unborn):
-                    self._thread = before  # `stop` cannot join one that was not started
-                    self._absent.append(None)
-                raise
+        if not self._absent:
+            return
+        thread = Thread(target=self._live, name=self._name, daemon=True)
+        self._threads.append(thread)
+        try:
+            thread.start()
+        except Exception:
+            self._threads.remove(thread)
+            raise
 
-    def _live(self, unborn: list[None]) -> None:
-        if _is_first(unborn):
-            self._run()
+    def _live(self) -> None:
+        try:
+            self._absent.pop()
+        except IndexError:  # another one was quicker
+            pass
+        else:
+            self._runs = True
+            try:
+                self._run()
+            except BaseException:
+                self._runs = False
+                self._absent.append(None)  # the next timer starts another thread
+                raise
+        finally:
+            self._threads.remove(current_thread())
 
     def _unpark(self) -> None:
         try:
@@ -145,8 +152,7 @@ class Timers:
             pass
 
     def _run(self) -> None:
-        heap: list[Timer] = []
-        self._runs = True
+        heap = self._heap
         while True:
             self._wakes_at = -inf
             self._lock.acquire(False)  # take back a token that came meanwhile
@@ -157,7 +163,7 @@ class Timers:
                     heappush(heap, timer)
             if len(self._cancelled) > max(CANCELLED_MIN, len(heap) >> 1):
                 self._cancelled.clear()
-                heap = [timer for timer in heap if timer[TARGET] is not None]
+                heap[:] = [timer for timer in heap if timer[TARGET] is not None]
                 heapify(heap)
             now = monotonic()
             while heap and heap[0][DEADLINE] <= now:
@@ -174,29 +180,17 @@ class Timers:
             self._wakes_at = heap[0][DEADLINE] if heap else inf  # U1
             if self._incoming.holds_work():  # U2
                 continue
-            if self._stopped:
-                self._stopped = False
-                self._runs = False
-                self._absent.append(None)
+            if not self._stopped:
+                timeout = max(0.0, heap[0][DEADLINE] - monotonic()) if heap else self._idle_timeout
+                woken = self._lock.acquire(timeout=min(timeout, 31536000.0))  # U3; at most a year
+                if woken or heap:
+                    continue
+            self._runs = False  # E1, both
+            self._absent.append(None)
+            if not self._incoming.holds_work():  # E2
                 return
-            timeout = max(0.0, heap[0][DEADLINE] - monotonic()) if heap else self._idle_timeout
-            woken = self._lock.acquire(timeout=min(timeout, 31536000.0))  # U3; at most a year
-            if not woken and not heap:
-                self._runs = False  # E1, both
-                self._absent.append(None)
-                if not self._incoming.holds_work():  # E2
-                    return
-                try:
-                    self._absent.pop()
-                except IndexError:  # an adder has started another thread
-                    return
-                self._runs = True
-
-
-def _is_first(token: list[None]) -> bool:
-    """True to the first that asks: the new thread, or the one that gave up starting it."""
-    try:
-        token.pop()
-    except IndexError:
-        return False
-    return True
+            try:
+                self._absent.pop()
+            except IndexError:  # another thread has taken it
+                return
+            self._runs = True

@@ -377,11 +377,29 @@ BUGS = [
     Bug(
         "a timer counts on a thread that another is about to start, and cannot",
         "_timer",
-        "Timers.start",
-        "        if not self._runs:\n",
-        "        if self._absent:\n",
+        "Timers._start",
+        """        if not self._absent:
+            return
+        thread = Thread(target=self._live, name=self._name, daemon=True)
+        self._threads.append(thread)
+        try:
+            thread.start()
+        except Exception:
+            self._threads.remove(thread)
+            raise
+""",
+        """        try:
+            self._absent.pop()
+        except IndexError:
+            return
+        try:
+            Thread(target=self._run, name=self._name, daemon=True).start()
+        except Exception:
+            self._absent.append(None)
+            raise
+""",
         s.timer_thread_cannot_be_started,
-        100,
+        1000,
     ),
     Bug(
         "the timer thread parks without a last look (U2)",
@@ -396,10 +414,10 @@ BUGS = [
         "the timer thread ends without a last look (E2)",
         "_timer",
         "Timers._run",
-        "                if not self._incoming.holds_work():  # E2\n",
-        "                if True:\n",
+        "            if not self._incoming.holds_work():  # E2\n",
+        "            if True:\n",
         s.nap_after_the_timers_end,
-        1000,
+        3000,
     ),
     # --- primitives ---------------------------------------------------------------------------
     Bug(

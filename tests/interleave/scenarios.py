@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -576,26 +578,54 @@ def nap_after_the_timers_end() -> None:
         pool.submit(nap).result()
 
 
-def timer_thread_cannot_be_started() -> None:
-    """The first attempt fails: that is told to the one who has made it, and hurts nobody else."""
+@contextmanager
+def timer_thread_fails(start: int) -> Iterator[None]:
+    """The start of a timer thread fails, that of this number, from 0."""
     thread_type: Any = timer_module.Thread
-    fails: list[None] = [None]
+    numbers = count()
 
     class NoThread(thread_type):  # type: ignore[misc]
         def start(self) -> None:
-            if fails:
-                fails.pop()
+            if next(numbers) == start:
                 raise RuntimeError("can't start new thread")
             super().start()
 
-    with pool_of(2) as pool:
-        timer_module.Thread = NoThread  # type: ignore[misc]
-        try:
-            naps = [pool.submit(fairpool.sleep, 1) for _ in range(2)]
-            errors = [nap.exception() for nap in naps]
-        finally:
-            timer_module.Thread = thread_type  # type: ignore[misc]
+    timer_module.Thread = NoThread  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        timer_module.Thread = thread_type  # type: ignore[misc]
+
+
+def timer_thread_cannot_be_started() -> None:
+    """The first attempt fails: that is told to the one who has made it, and hurts nobody else."""
+    with pool_of(2) as pool, timer_thread_fails(0):
+        naps = [pool.submit(fairpool.sleep, 1) for _ in range(2)]
+        errors = [nap.exception() for nap in naps]
         assert [str(error) for error in errors if error] == ["can't start new thread"]
+
+
+def timer_thread_ends_as_another_cannot_be_started() -> None:
+    """The same just when the thread ends for want of timers: who adds one is woken, or told."""
+    timers = timer_module.Timers("timers", 1.0)
+    ended = [threading.Event() for _ in range(3)]
+
+    def add(event: threading.Event) -> None:
+        try:
+            timers.add(time.monotonic(), SimpleNamespace(wake=event.set))
+        except RuntimeError:
+            event.set()
+
+    def add_late(event: threading.Event) -> None:
+        time.sleep(1.0)
+        add(event)
+
+    with timer_thread_fails(1):
+        add(ended[0])
+        at_once(*(partial(add_late, event) for event in ended[1:]))
+        for event in ended:
+            event.wait()
+    timers.stop()
 
 
 def timeout_meets_completion() -> None:
@@ -1265,5 +1295,5 @@ ALL = [
     and getattr(thing, "__module__", "") == __name__
     and thing.__doc__
     and not isinstance(thing, type)
-    and thing not in (pool_of, callers_of, at_once)
+    and thing not in (pool_of, callers_of, at_once, timer_thread_fails)
 ]

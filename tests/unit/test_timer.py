@@ -328,8 +328,7 @@ def test_nobody_counts_on_a_thread_that_another_could_not_start(
         def start(self) -> None:
             if adder.ident is None:
                 adder.start()
-                while len(timers._incoming) < 2:
-                    time.sleep(0)
+                adder.join()
             elif starts_then:
                 super().start()
                 return
@@ -338,8 +337,7 @@ def test_nobody_counts_on_a_thread_that_another_could_not_start(
     with monkeypatch.context() as patch:
         patch.setattr(fairpool._timer, "Thread", NoThread)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            timers.add(now(), first)
-        adder.join()
+            timers.add(now() + LATER, first)
     assert second.wait() if starts_then else errors
     third = Target()
     timers.add(now(), third)
