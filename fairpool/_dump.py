@@ -6,6 +6,7 @@ worker could hold.
 
 from __future__ import annotations
 
+from concurrent.futures import Future as StdFuture
 from typing import Any, TextIO
 
 from fairpool._future import Future, describe, is_final
@@ -83,7 +84,9 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
 
 
 def _short(awaited: Any) -> str:
-    name: str = awaited._describe()
-    if not isinstance(awaited, Future):  # a lock, or the wish to enter one
-        return name
-    return f"<{name + ' ' if name else ''}{id(awaited):#x} {awaited._state.lower()}>"
+    if isinstance(awaited, Future):
+        name = awaited._describe()
+        return f"<{name + ' ' if name else ''}{id(awaited):#x} {awaited._state.lower()}>"
+    if isinstance(awaited, StdFuture):  # another executor's
+        return f"<a future of {describe(type(awaited))} at {id(awaited):#x}>"
+    return str(awaited._describe())  # a lock, or the wish to enter one

@@ -615,10 +615,13 @@ def describe(what: object) -> str:
     """A short name for a function; a text stands for itself."""
     if isinstance(what, str):
         return what
-    name = getattr(what, "__qualname__", None)
+    try:
+        name = getattr(what, "__qualname__", None)
+        module = getattr(what, "__module__", None)
+    except Exception:  # a proxy's `__getattr__`, say
+        name = module = None
     if not isinstance(name, str):
         return object.__repr__(what)  # not the user's `__repr__`, which may raise
-    module = getattr(what, "__module__", None)
     return f"{module}.{name}" if isinstance(module, str) else name
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from fairpool._future import LOGGER
 from fairpool._runqueue import RunQueue
-from fairpool._sync import Lock, Thread, current_thread, monotonic
+from fairpool._sync import Lock, Thread, monotonic
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
@@ -121,7 +121,7 @@ class Timers:
     def _start(self) -> None:
         if not self._absent:
             return
-        thread = Thread(target=self._live, name=self._name, daemon=True)
+        thread = Thread(target=lambda: self._live(thread), name=self._name, daemon=True)
         self._threads.append(thread)
         try:
             thread.start()
@@ -129,7 +129,7 @@ class Timers:
             self._threads.remove(thread)
             raise
 
-    def _live(self) -> None:
+    def _live(self, thread: Thread) -> None:
         try:
             self._absent.pop()
         except IndexError:  # another one was quicker
@@ -143,7 +143,7 @@ class Timers:
                 self._absent.append(None)  # the next timer starts another thread
                 raise
         finally:
-            self._threads.remove(current_thread())
+            self._threads.remove(thread)
 
     def _unpark(self) -> None:
         try:

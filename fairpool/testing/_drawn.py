@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
-from inspect import unwrap
+from inspect import isasyncgenfunction, isgeneratorfunction, unwrap
 from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import Any
 
@@ -21,7 +21,7 @@ from fairpool import FairPool
 from fairpool._task import is_coroutine
 from fairpool.testing._explore import Explorer, Plan, error_of, lines_of
 from fairpool.testing._points import Points, code_of, start_of, users_accesses
-from fairpool.testing._run import Abandoned, Run
+from fairpool.testing._run import Abandoned, Run, is_failure
 from fairpool.testing._strategies import Gaps
 from fairpool.testing._world import reached, running
 
@@ -98,15 +98,24 @@ def explore(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
-    if schedules < 1:
-        raise ValueError(f"schedules must be at least 1, not {schedules!r}")
+    lowest = {"schedules": (schedules, 1), "preemptions": (preemptions, 0), "workers": (workers, 0)}
+    for name, (value, least) in lowest.items():
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, not {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value!r}")
+    if not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, not {seed!r}; for a schedule, use replay=")
     if not callable(scenario):
         raise TypeError(f"explore() takes a callable, not {scenario!r}")
+    modules = _checked(modules)
     caller = sys._getframe(1)
     function: Any = scenario
     while isinstance(function, partial):
         function = function.func
     function = unwrap(getattr(function, "__func__", function))
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        raise TypeError(f"explore() takes a function that runs, not a generator's: {scenario!r}")
     own = sys.modules.get(getattr(function, "__module__", None) or "")
     codes = [code for code in (getattr(function, "__code__", None), caller.f_code) if code]
     points = _points([*([own] if own else _module_of(caller)), *modules], codes)
@@ -129,6 +138,16 @@ def explore(
     return explorer.schedules
 
 
+def _checked(modules: Iterable[ModuleType]) -> tuple[ModuleType, ...]:
+    if isinstance(modules, ModuleType):
+        raise TypeError(f"modules takes several modules, as in modules=[{modules.__name__}]")
+    modules = tuple(modules)
+    for each in modules:
+        if not isinstance(each, ModuleType):
+            raise TypeError(f"modules takes modules, not {each!r}")
+    return modules
+
+
 class Schedule:
     """A schedule that hypothesis has drawn: after how many points another thread goes on, and who.
 
@@ -149,7 +168,7 @@ class Schedule:
         and raises InterleavingError if something in it failed, or never ended.
         """
         caller = sys._getframe(1)
-        points = _points([*_module_of(caller), *modules], [caller.f_code])
+        points = _points([*_module_of(caller), *_checked(modules)], [caller.f_code])
         return _Block(self, workers, points)
 
 
@@ -184,12 +203,12 @@ class _Block:
                         run.join()
                     except Abandoned:
                         pass
-                elif isinstance(error, Exception):
+                elif not isinstance(error, Abandoned) and is_failure(error):
                     run.fail(error)
             finally:
                 run.close()
                 self._schedule.history = lines_of(run.history or [])
-        if run.errors and (error is None or isinstance(error, (Abandoned, Exception))):
+        if run.errors and (error is None or is_failure(error)):
             how = f"under {self._schedule}"
             plan = str(Plan(0, tuple(run.decisions)))
             raise error_of(run, how, plan, plan) from run.errors[0]

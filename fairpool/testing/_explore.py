@@ -19,7 +19,16 @@ from random import Random
 from types import FrameType
 
 from fairpool.testing._points import Points
-from fairpool.testing._run import Abandoned, Deadlock, Livelock, Moment, Run, Strategy
+from fairpool.testing._run import (
+    Abandoned,
+    Deadlock,
+    Livelock,
+    Moment,
+    Run,
+    Strategy,
+    Stuck,
+    is_failure,
+)
 from fairpool.testing._strategies import PCT, Decisions, RandomWalk, Replay, Systematic
 from fairpool.testing._world import running, world
 
@@ -99,7 +108,10 @@ def error_of(run: Run, how: str, seed: int | str, schedule: str) -> Interleaving
     """The error of a run that failed, and was recorded."""
     cause = run.errors[0]
     history = lines_of(run.history or [])
-    text = str(cause)
+    try:
+        text = str(cause)
+    except Exception:  # it is the user's
+        text = object.__repr__(cause)
     message = [f"{type(cause).__name__}{': ' if text else ''}{text}", how, *shown(history)]
     if isinstance(cause, (Deadlock, Livelock)):
         message += ["where the threads are:", run.states]
@@ -193,7 +205,9 @@ class Explorer:
                     run.join()
                 except Abandoned:
                     pass
-                except Exception as error:
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
                     run.fail(error)
             finally:
                 run.close()
@@ -260,6 +274,8 @@ class Explorer:
 
     def _failure(self, run: Run, luck: int, seed: int | str, shrink: bool = True) -> Failure:
         before = len(run.decisions)
+        # Who is stuck is waited for, each time.
+        shrink = shrink and not isinstance(run.errors[0], Stuck)
         decisions = self._shrink(run, luck) if shrink else run.decisions
         last = self.execute(Replay(decisions), luck, record=True)
         if not last.errors:

@@ -154,7 +154,9 @@ def _happens(call: _Call, state: Any) -> Any:
     after = deepcopy(state)
     try:
         result = getattr(after, call.name)(*call.args, **call.kwargs)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what the object may raise, its model may
         return after if call.optional or type(error) is call.error else None
     if call.optional or (call.error is None and result == call.result):
         return after

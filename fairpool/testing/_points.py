@@ -46,7 +46,7 @@ def code_of(modules: Iterable[ModuleType], codes: Iterable[CodeType] = ()) -> li
         for thing in things:
             if isinstance(thing, type) and thing.__module__ == module.__name__:
                 things += vars(thing).values()
-            for name in ("fget", "fset", "__func__", "__wrapped__"):
+            for name in ("fget", "fset", "fdel", "func", "__func__", "__wrapped__"):
                 if isinstance(inner := getattr(thing, name, None), FunctionType):
                     things.append(inner)
         pending += [thing.__code__ for thing in things if isinstance(thing, FunctionType)]
@@ -125,6 +125,7 @@ def shared_accesses(code: CodeType, mutable: frozenset[str]) -> dict[int, str]:
 SHARED_IN_USERS_CODE = frozenset(
     {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"}
     | {"DELETE_ATTR", "BINARY_SUBSCR", "STORE_SUBSCR", "DELETE_SUBSCR", "CONTAINS_OP"}
+    | {"BINARY_SLICE", "STORE_SLICE"}
     | {"STORE_GLOBAL", "LOAD_DEREF", "STORE_DEREF", "FOR_ITER"}
 )
 

@@ -36,6 +36,7 @@ __all__ = [
     "Run",
     "Strategy",
     "Stuck",
+    "is_failure",
     "take_baton",
 ]
 
@@ -80,6 +81,28 @@ class Stuck(Exception):
 
 class Abandoned(BaseException):
     """Unwinds the threads of a run that has failed."""
+
+
+WAYS_OUT = (
+    ("builtins", "KeyboardInterrupt"),
+    ("unittest.case", "SkipTest"),
+    ("_pytest.outcomes", "Skipped"),
+    ("_pytest.outcomes", "Exit"),
+    ("hypothesis.errors", "UnsatisfiedAssumption"),
+    ("hypothesis.errors", "StopTest"),
+)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a scenario that raises this has failed.
+
+    All but Ctrl-C, and the ways in which pytest and hypothesis leave a test that has not failed.
+    """
+    for module, name in WAYS_OUT:  # not imported here: who raises them has done so
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            return False
+    return True
 
 
 class Moment:

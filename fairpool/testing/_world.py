@@ -3,7 +3,8 @@
 Only the lowest floor is replaced: locks, RLocks, threads, the clock. What stands on it, `Event`,
 `Condition`, `Semaphore`, `Barrier`, the queues of `queue`, is the standard library's own code. Each
 name is replaced in every module of the package that has imported it, so the package pays nothing
-for being tested; and in `threading` and `time`, for the code under test. Threads that do not belong
+for being tested; and in `threading` and `time`, for the code under test. Of `threading.Thread` the
+methods are replaced, and not the class, which has subclasses by then. Threads that do not belong
 to the run get the real things, also from the replaced names.
 """
 
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, count
 from math import inf
 from types import ModuleType
@@ -46,6 +48,10 @@ _real_monotonic_ns = time.monotonic_ns
 _real_sleep = time.sleep
 _real_random = random_.random
 _real_yield_cpu = fairpool._sync.yield_cpu
+_real_init = threading.Thread.__init__
+_real_start = threading.Thread.start
+_real_join = threading.Thread.join
+_real_is_alive = threading.Thread.is_alive
 
 
 def _here() -> Run | Machine | None:
@@ -187,82 +193,89 @@ def new_rlock() -> Any:
     return _real_rlock() if _here() is None else RLock()
 
 
-class Thread(threading.Thread):
-    """A thread of a run, if it is started by one; else a thread."""
+# --- threads: methods of `threading.Thread`, and so of its subclasses, too ------------------------
 
-    _controlled: Any = None  # what its run knows of it
-    _run: Run | Machine | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        run = _here()
-        if run is None:
-            super().__init__(*args, **kwargs)
-            return
-        run.silent = True  # its own events are real ones
-        try:
-            super().__init__(*args, **kwargs)
-        finally:
-            run.silent = False
+def thread_init(self: Any, *args: Any, **kwargs: Any) -> None:
+    run = _here()
+    if run is None:
+        _real_init(self, *args, **kwargs)
+        return
+    run.silent = True  # its own events are real ones
+    try:
+        _real_init(self, *args, **kwargs)
+    finally:
+        run.silent = False
 
-    def start(self) -> None:
-        run = _here()
-        if run is None:
-            super().start()
-            return
-        run.point()
-        self._run = run
-        me: Any = run.new_thread(self.name, self.daemon)
-        self._controlled = me
-        # Not `super().start()`: the locks that it takes are dear where other programs run as well
-        # (see `Controlled`). And should the thread never unwind, the interpreter still ends.
-        run.launch(me, self.run, self._live)
-        run.started(me)
 
-    def _live(self, begun: Any) -> None:
-        me = self._controlled
-        assert me is not None
-        me.ident = self._ident = _thread.get_ident()
-        threading._active[self._ident] = self  # type: ignore[attr-defined]
-        self._started.set()  # type: ignore[attr-defined]
-        begun.put(None)
-        try:
-            self.run()
-        finally:
-            threading._active.pop(self._ident, None)  # type: ignore[attr-defined]
+def thread_start(self: Any) -> None:
+    run = _here()
+    if run is None:
+        _real_start(self)
+        return
+    run.point()
+    me: Any = run.new_thread(self.name, self.daemon)
+    self._explored = run, me  # a thread without it is a real one
+    # Not the real `start`: the locks that it takes are dear where other programs run as well (see
+    # `Controlled`). And should the thread never unwind, the interpreter still ends.
+    run.launch(me, partial(_run_thread, self), partial(_live, self))
+    run.started(me)
 
-    def run(self) -> None:
-        run, me = self._run, self._controlled
-        if run is None or me is None:
-            super().run()
-            return
-        if me.ident is None:  # it shares a thread of the system with others
-            self._ident = -me.number
-        try:
-            run.begin(me)
-            run.trace_thread()
-            super().run()
-        except BaseException as error:
-            run.thread_failed(error)
-        finally:
-            if me.ident is not None:  # else it shares a thread with all others
-                sys.settrace(None)
-            run.end(me)
 
-    def join(self, timeout: float | None = None) -> None:
-        run, me = _here(), self._controlled
-        if run is None or me is None:
-            super().join(timeout)
-            return
-        run.point()
-        deadline = inf if timeout is None else run.now + max(timeout, 0.0)
-        while not me.ended and run.now < deadline:
-            run.wait(me, deadline)
+def _live(self: Any, begun: Any) -> None:
+    _, me = self._explored
+    me.ident = self._ident = _thread.get_ident()
+    threading._active[self._ident] = self  # type: ignore[attr-defined]
+    self._started.set()
+    begun.put(None)
+    try:
+        _run_thread(self)
+    finally:
+        threading._active.pop(self._ident, None)  # type: ignore[attr-defined]
 
-    def is_alive(self) -> bool:
-        run, me = _here(), self._controlled
-        if run is None or me is None:
-            return super().is_alive()
-        return not me.ended
+
+def _run_thread(self: Any) -> None:
+    run, me = self._explored
+    if me.ident is None:  # it shares a thread of the system with others
+        self._ident = -me.number
+    try:
+        run.begin(me)
+        run.trace_thread()
+        self.run()
+    except SystemExit:  # as in `threading`
+        pass
+    except BaseException as error:
+        run.thread_failed(error)
+    finally:
+        if me.ident is not None:  # else it shares a thread with all others
+            sys.settrace(None)
+        run.end(me)
+
+
+def thread_join(self: Any, timeout: float | None = None) -> None:
+    run, (_, me) = _here(), getattr(self, "_explored", (None, None))
+    if run is None or me is None:
+        _real_join(self, timeout)
+        return
+    run.point()
+    deadline = inf if timeout is None else run.now + max(timeout, 0.0)
+    while not me.ended and run.now < deadline:
+        run.wait(me, deadline)
+
+
+def thread_is_alive(self: Any) -> bool:
+    run, (_, me) = _here(), getattr(self, "_explored", (None, None))
+    if run is None or me is None:
+        return _real_is_alive(self)
+    return not me.ended
+
+
+THREAD = {
+    "__init__": thread_init,
+    "start": thread_start,
+    "join": thread_join,
+    "is_alive": thread_is_alive,
+}
 
 
 def monotonic() -> float:
@@ -390,13 +403,12 @@ SHRUNK: Values = {
 }
 
 
-def _replacements(more: Lowest, values: Values) -> Iterator[tuple[ModuleType, str, Any]]:
+def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]]:
     sync = fairpool._sync
     # By what they are, under whatever name a module has them.
     lowest = [
         (sync.Lock, new_lock),
         (sync.RLock, new_rlock),
-        (sync.Thread, Thread),
         (sync.monotonic, monotonic),
         (sync.monotonic_ns, monotonic_ns),
         (sync.yield_cpu, yield_cpu),
@@ -417,7 +429,8 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[ModuleType, st
     yield threading, "Lock", new_lock
     yield threading, "_allocate_lock", new_lock
     yield threading, "RLock", new_rlock
-    yield threading, "Thread", Thread
+    for method, ours in THREAD.items():
+        yield threading.Thread, method, ours
     yield threading, "_time", monotonic
     yield time, "monotonic", monotonic
     yield time, "monotonic_ns", monotonic_ns

@@ -380,7 +380,7 @@ BUGS = [
         "Timers._start",
         """        if not self._absent:
             return
-        thread = Thread(target=self._live, name=self._name, daemon=True)
+        thread = Thread(target=lambda: self._live(thread), name=self._name, daemon=True)
         self._threads.append(thread)
         try:
             thread.start()
