@@ -13,8 +13,9 @@ Memory: after the warm-up, a tenth of the time, and again at the end, all thread
 ended and the collector has run. The objects of the package's classes are counted by class, and must
 be as many; the resident memory may have grown by `GROWTH_MAX`.
 
-Ends with 1 if something was wrong, and with 3, after a dump of all pools and stacks, if no act of a
-round, nor its end, has come to an end for `STUCK_SECONDS`.
+Ends with 1 if something was wrong, and be it a critical message of the package's that no fault
+explains; with 3, after a dump of all pools and stacks, if for `STUCK_SECONDS` no act of a round,
+nor its end, has come to an end.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ STUCK_SECONDS = 90
 PARTIES_MAX = 6
 ACTS_OF_A_PARTY = 25
 GROWTH_MAX = 16 * MEBIBYTE
+# The only critical message that a fault explains: no memory for a continuation.
+EXPLAINED = "CRITICAL: %s cannot be suspended"
 
 
 class Log(logging.Handler):
@@ -180,6 +183,10 @@ def main() -> int:
         f"memory {grown / MEBIBYTE:+.1f} MiB since the warm-up, at most {highest / MEBIBYTE:.1f}; "
         f"objects left: {dict(objects_left)}"
     )
+    critical = {name for name in log.said if name.startswith("CRITICAL")} - {EXPLAINED}
+    if critical:
+        print(f"soak: FAILED: the package has said {critical}")
+        return 1
     if objects_left or grown > GROWTH_MAX:
         print("soak: FAILED: memory is not back to where it began")
         return 1

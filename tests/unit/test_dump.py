@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import re
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
@@ -218,6 +220,36 @@ def test_dump_shows_what_is_suspended(make_pool: MakePool, awaited: Future[int])
     assert task.result(TIMEOUT) == 1
     until(pool, "parked")
     assert "suspended" not in dump(pool)
+
+
+def test_dump_shows_a_future_of_another_executor(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    foreign: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+    async def waits_for_it() -> int:
+        return await foreign  # type: ignore[misc]
+
+    task = pool.submit(waits_for_it)
+    in_time(lambda: [None for _ in iter(lambda: pool.statistics().suspended, 1)])
+    shown = until(pool, "parked")
+    assert " waits for <a future of concurrent.futures._base.Future at 0x" in shown, shown
+    foreign.set_result(7)
+    assert task.result(TIMEOUT) == 7
+
+
+def test_dump_of_a_callable_that_has_no_name(make_pool: MakePool, gate: threading.Event) -> None:
+    class Proxy:
+        def __call__(self) -> None:
+            gate.wait(TIMEOUT)
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("working outside of context")
+
+    pool = make_pool(1)
+    running = pool.submit(Proxy())
+    until(pool, "Proxy object at")
+    gate.set()
+    running.result(TIMEOUT)
 
 
 def test_dump_lists_some_of_what_is_suspended(make_pool: MakePool, awaited: Future[int]) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -55,6 +56,11 @@ class Counter:
         value = self.value
         await fairpool.yield_now()
         self.value = value + 1
+
+
+class BadText(Exception):
+    def __str__(self) -> str:
+        raise ValueError
 
 
 def lost_update(pool: FairPool) -> None:
@@ -179,6 +185,123 @@ def test_a_wait_that_the_explorer_does_not_see(monkeypatch: pytest.MonkeyPatch) 
         outside.release()
     assert isinstance(error.__cause__, Stuck)
     assert "outside" not in error.schedule
+
+
+@pytest.mark.parametrize("error", [pytest.fail.Exception("no good"), SystemExit(1), BadText()])
+def test_all_that_is_raised_is_a_failure(error: BaseException) -> None:
+    def scenario(pool: FairPool) -> None:
+        raise error
+
+    found = failure(scenario, schedules=3)
+    assert found.__cause__ is error
+    assert type(error).__name__ in str(found)
+    assert found.schedule == "0/"
+
+
+def test_ways_out_are_no_failure() -> None:
+    def skips(pool: FairPool) -> None:
+        pytest.skip("not here")
+
+    with pytest.raises(pytest.skip.Exception):
+        explore(skips)
+    lost = failure(lost_update)
+    assert lost.schedule != "0/"  # all is as before
+
+
+class Adder(threading.Thread):
+    """A class that was there before any run."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def run(self) -> None:
+        self._run()
+
+    def _run(self) -> None:
+        self.counter.add()
+
+
+def test_threads_of_ones_own_class() -> None:
+    def scenario(pool: FairPool) -> None:
+        counter = Counter()
+        adders = [Adder(counter) for _ in range(2)]
+        for adder in adders:
+            adder.start()
+        for adder in adders:
+            adder.join()
+            assert not adder.is_alive()
+        assert counter.value == 2
+
+    assert isinstance(failure(scenario).__cause__, AssertionError)
+    adder = Adder(Counter())  # a real one
+    adder.start()
+    adder.join()
+    assert adder.counter.value == 1
+
+
+def test_a_timer_of_threading_and_a_thread_that_exits() -> None:
+    def scenario(pool: FairPool) -> None:
+        woken = threading.Event()
+        timer = threading.Timer(3600, woken.set)
+        leaving = threading.Thread(target=sys.exit)
+        for thread in (timer, leaving):
+            thread.start()
+        woken.wait()
+        for thread in (timer, leaving):
+            thread.join()
+
+    assert explore(scenario, schedules=50) == 50
+
+
+class Lazy:
+    def __init__(self) -> None:
+        self.made = 0
+
+    @cached_property
+    def value(self) -> int:
+        made = self.made
+        self.made = made + 1
+        return made
+
+
+def test_a_cached_property_has_points() -> None:
+    def scenario(pool: FairPool) -> None:
+        lazy = Lazy()
+        for task in [pool.submit(lambda: lazy.value) for _ in range(2)]:
+            task.result()
+        assert lazy.made == 1
+
+    if sys.version_info >= (3, 12):  # before, it has a lock
+        assert isinstance(failure(scenario).__cause__, AssertionError)
+
+
+def extend(items: list[int], more: int) -> None:
+    items[:] = [*items[:], more]
+
+
+def test_slices_are_points() -> None:
+    def scenario(pool: FairPool) -> None:
+        items: list[int] = []
+        for task in [pool.submit(extend, items, i) for i in range(2)]:
+            task.result()
+        assert len(items) == 2
+
+    assert isinstance(failure(scenario).__cause__, AssertionError)
+
+
+def generates(pool: FairPool) -> Any:
+    yield
+
+
+async def generates_later(pool: FairPool) -> Any:
+    yield
+
+
+@pytest.mark.parametrize("scenario", [generates, generates_later])
+def test_a_generator_is_no_scenario(scenario: Any) -> None:
+    with pytest.raises(TypeError, match="not a generator's"):
+        explore(scenario)
 
 
 def test_a_scenario_that_is_not_the_same_each_time() -> None:
@@ -355,6 +478,12 @@ def test_one_at_a_time() -> None:
     ("options", "error"),
     [
         ({"schedules": 0}, ValueError),
+        ({"schedules": "3"}, TypeError),
+        ({"seed": "a"}, TypeError),
+        ({"preemptions": -1}, ValueError),
+        ({"workers": -1}, ValueError),
+        ({"modules": threading}, TypeError),
+        ({"modules": "json"}, TypeError),
         ({"strategy": "best"}, ValueError),
         ({"replay": "x"}, ValueError),
         ({"workers": 0}, InterleavingError),
