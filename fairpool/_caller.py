@@ -48,8 +48,8 @@ class Caller(Worker):
 
     # own:         the task that it is here for; None for the last caller
     # awaited:     what it works for at the moment: `own`, or what a step on its stack waits for
-    # leaving:     whether that is final. Only an optimization, for the pass that is to be cut off:
-    #              the loop itself looks at `awaited`.
+    # leaving:     whether that may be final. Only an optimization, for the pass that is to be cut
+    #              off: the loop itself looks at `awaited`, and if that is not final, takes it back.
     # interrupted: whether Ctrl-C has been pressed
 
     def __init__(self, scheduler: Any, own: Task[Any] | None) -> None:
@@ -149,6 +149,7 @@ class Caller(Worker):
             if task is None:
                 if self.is_done():
                     return
+                self.leaving = False  # it was said of what is awaited further out on this stack
                 if debts and scheduler.parking.pay_debt():
                     self._park_until_done(seated=False)
                     task = self._search()

@@ -346,6 +346,16 @@ BUGS = [
         s.group_meets_failure,
         200,
     ),
+    # --- callers ------------------------------------------------------------------------------
+    Bug(
+        "a caller takes the end of an outer wait for that of its own",
+        "_caller",
+        "Caller._work",
+        "                self.leaving = False",
+        "                pass",
+        s.wait_further_out_is_over,
+        200,
+    ),
     # --- timers -------------------------------------------------------------------------------
     Bug(
         "a timer is put in after the look at when the thread wakes (T1 after T2)",

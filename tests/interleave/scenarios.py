@@ -940,6 +940,23 @@ def caller_waits_in_a_task() -> None:
         at_once(call, call)
 
 
+def wait_further_out_is_over() -> None:
+    """A caller waits for a section in the midst of another wait, which is over before that."""
+    with callers_of(1) as pool:
+        lock = pool.lock()
+        by_hand: Future[None] = Future()
+
+        def outer() -> int:
+            inner = pool.submit(lambda: lock.submit(int, "5").result())
+            by_hand.result()
+            return inner.result()
+
+        def call() -> None:
+            assert pool.run(outer) == 5
+
+        at_once(call, lambda: by_hand.set_result(None))
+
+
 def caller_beside_workers() -> None:
     """A caller of a pool with a worker: its task and another one run, whoever runs them."""
     with pool_of(1) as pool:
