@@ -228,10 +228,7 @@ def _live(self: Any, begun: Any) -> None:
     threading._active[self._ident] = self  # type: ignore[attr-defined]
     self._started.set()
     begun.put(None)
-    try:
-        _run_thread(self)
-    finally:
-        threading._active.pop(self._ident, None)  # type: ignore[attr-defined]
+    _run_thread(self)
 
 
 def _run_thread(self: Any) -> None:
@@ -249,6 +246,8 @@ def _run_thread(self: Any) -> None:
     finally:
         if me.ident is not None:  # else it shares a thread with all others
             sys.settrace(None)
+            # Before the others go on, who may count the threads.
+            threading._active.pop(me.ident, None)  # type: ignore[attr-defined]
         run.end(me)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import signal
 import threading
@@ -423,6 +424,22 @@ def test_what_the_program_raises_is_raised(program: Any, carriers: Any) -> None:
         _simulate.run(program, 3, 0, Costs(), carriers())
     assert threading.active_count() == before
     check_that_all_is_as_before()
+
+
+class EndLate(Threads):
+    """A thread of the system still runs for a while when another one has gone on."""
+
+    def leave(self, to: Any) -> None:
+        super().leave(to)
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("program", [raises, raises_in_a_task])
+def test_no_thread_is_counted_that_has_ended(program: Any) -> None:
+    before = threading.enumerate()
+    with contextlib.suppress(LookupError):
+        _simulate.run(program, 3, 0, Costs(), EndLate())
+    assert threading.enumerate() == before
 
 
 def test_a_program_that_waits_for_ever_is_a_deadlock() -> None:
