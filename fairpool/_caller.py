@@ -9,8 +9,9 @@ Guarantees:
   else's plain function is on its stack at that moment: then it leaves when that has returned.
 - What lies with a caller when it leaves is given back, and whoever may be needed for it is woken.
 - A thread that waits for a lock may be a caller for one step: a `Lender`.
-- Ctrl-C never ends what the caller runs for others (only a second one does): it ends the caller's
-  own task, and is raised to the caller when that is final.
+- What a signal handler raises (Ctrl-C's, say) never ends what the caller runs for others, and cuts
+  off no step of the package's (only a second Ctrl-C does): it is raised in the code of the own
+  task, or ends that, and is raised to the caller when it is final.
 
 This code assumes, beside what `_worker` does, that signal handlers are called on the main thread.
 """
@@ -18,15 +19,20 @@ This code assumes, beside what `_worker` does, that signal handlers are called o
 from __future__ import annotations
 
 from asyncio import _get_running_loop
+from logging import Logger
 from pathlib import Path
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 from fairpool._combiner import Combiner
 from fairpool._future import Future, is_final, look_out
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     LONGEST_BLIND_WAIT,
+    Condition,
+    Thread,
+    acquire,
     handle_interrupts,
     here,
     monotonic,
@@ -44,13 +50,22 @@ _PACKAGE = str(Path(__file__).parent)
 class Caller(Worker):
     """The calling thread, for as long as it works for a pool. All methods are for that thread."""
 
-    __slots__ = ("_deadline", "_holds_own", "_outer", "awaited", "interrupted", "leaving", "own")
+    __slots__ = (
+        "_deadline",
+        "_holds_own",
+        "_outer",
+        "_own_waits",
+        "awaited",
+        "interrupt",
+        "leaving",
+        "own",
+    )
 
     # own:         the task that it is here for; None for the last caller
     # awaited:     what it works for at the moment: `own`, or what a step on its stack waits for
     # leaving:     whether that may be final. Only an optimization, for the pass that is to be cut
     #              off: the loop itself looks at `awaited`, and if that is not final, takes it back.
-    # interrupted: whether Ctrl-C has been pressed
+    # interrupt:   what a signal handler has raised, and this caller is still to raise
 
     def __init__(self, scheduler: Any, own: Task[Any] | None) -> None:
         super().__init__(scheduler, None)
@@ -58,30 +73,34 @@ class Caller(Worker):
         self.own = own
         self.awaited: Future[Any] | None = own
         self.leaving = False
-        self.interrupted = False
+        self.interrupt: BaseException | None = None
         self._deadline: float | None = None  # of what is awaited
         self._holds_own = False  # whether it is a step of the own task's that waits
+        self._own_waits = False  # whether one does, further out on this stack perhaps
         self._outer: Any = None
 
     def work(self) -> None:
         """Work for the pool until the own task is final. Raises if it is not accepted any more."""
+        handle_interrupts(_ask, self._come_and_go)
+        self._raise_interrupt()
+
+    def _come_and_go(self) -> None:
         scheduler = self.scheduler
         hooks = get_asyncgen_hooks()
-        self._outer = here.worker
-        with handle_interrupts(_interrupt):
-            here.worker = self
-            try:
-                scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
-                scheduler.workers.append(self)  # J1
-                self._sit()  # J2
-                set_asyncgen_hooks(finalizer=scheduler.close_generator)
-                self._do_what_it_came_for()
-            finally:
-                if here.worker is self:  # not so in the child of a fork, which has no pool
-                    self._leave()
-                set_asyncgen_hooks(*hooks)
-        if self.interrupted:
-            raise KeyboardInterrupt
+        caller, self._outer = here.caller, here.worker
+        here.caller = here.worker = self
+        try:
+            scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
+            scheduler.workers.append(self)  # J1
+            self._sit()  # J2
+            set_asyncgen_hooks(finalizer=scheduler.close_generator)
+            self._do_what_it_came_for()
+        finally:
+            if here.worker is self:  # not so in the child of a fork, which has no pool
+                self._leave()
+            set_asyncgen_hooks(*hooks)
+            if here.caller is self:  # likewise
+                here.caller = caller
 
     def _do_what_it_came_for(self) -> None:
         scheduler, own, first = self.scheduler, self.own, None
@@ -136,7 +155,7 @@ class Caller(Worker):
         """Whether there is no reason to go on."""
         return (
             is_final(self.awaited)  # type: ignore[arg-type]
-            or (self.interrupted and self._holds_own)
+            or (self._holds_own and self.interrupt is not None)
             or (self._deadline is not None and monotonic() >= self._deadline)
         )
 
@@ -247,8 +266,9 @@ class Caller(Worker):
         if look_out(future):
             return True
         item, fn = self.item, self.fn
-        outer = self.awaited, self._deadline, self._holds_own
+        outer = self.awaited, self._deadline, self._holds_own, self._own_waits
         self._holds_own = self.own is not None and self.task is self.own
+        self._own_waits = self._own_waits or self._holds_own
         self._deadline = None if timeout is None else monotonic() + timeout
         self.awaited = future
         self.leaving = False
@@ -256,13 +276,13 @@ class Caller(Worker):
         future._register(self)
         try:
             self._work(None)
-            if self.interrupted and self._holds_own:
-                raise KeyboardInterrupt
+            if self._holds_own:
+                self._raise_interrupt()
         finally:
             future._unregister(self)
             self._inline -= 1
             self.turn_to(item, fn)
-            self.awaited, self._deadline, self._holds_own = outer
+            self.awaited, self._deadline, self._holds_own, self._own_waits = outer
             self.leaving = self.is_done()
         return is_final(future)
 
@@ -273,43 +293,83 @@ class Caller(Worker):
         self._park_on(adopted.announce(), timeout)
         return bool(adopted.event.is_set())
 
-    # --- Ctrl-C ----------------------------------------------------------------------------------
+    # --- what signal handlers raise --------------------------------------------------------------
 
-    def interrupt(self, frame: Any) -> None:
-        """Ctrl-C was pressed while this thread, the main thread, was in `frame`."""
-        if self.interrupted or self._runs_own(frame):
-            raise KeyboardInterrupt
-        self.interrupted = True
-        if self.own is not None:
-            self.own.cancel()
-        self._wake()
+    def take(self, frame: Any, error: BaseException | None) -> bool:
+        """A signal handler has raised `error` while this thread, the main thread, was in `frame`.
 
-    def _runs_own(self, frame: Any) -> bool:
-        """Whether `frame` is code of the own task's that may raise just there.
-
-        A coroutine may not where it has called the package, which may be half-way into a lock. A
-        plain function may, as on a thread that is no worker.
+        Raises it where that is code of the own task's, or a wait that such code has called. In what
+        else such code has called it may be half-way into a lock, say: False, ask again (with None).
+        Anything else is not to be cut off: True, the own task is to end, and it is raised then.
         """
-        item, own = self.item, self.own
-        if own is None or (item is not own and getattr(item, "task", None) is not own):
-            return False
-        steps_back = 0
-        while frame is not None and frame.f_code is not _LOOP:
-            if not frame.f_code.co_filename.startswith(_PACKAGE):
-                return steps_back == 0 or not hasattr(own, "_machine")
-            steps_back += 1
-            frame = frame.f_back
-        return False
+        before = self.interrupt
+        if error is None:
+            if before is None:  # it was raised meanwhile
+                return True
+            error = before
+        elif before is not None:
+            if isinstance(error, KeyboardInterrupt):
+                raise error
+            if error is not before and error.__context__ is None:
+                error.__context__ = before  # as if it was raised while that one was handled
+        self.interrupt = error
+        own, item = self.own, self.item
+        if own is not None and (item is own or getattr(item, "task", None) is own):
+            where = _place_in_own_code(frame)
+            if where is not None:
+                if where:
+                    self._raise_interrupt()
+                return False
+        if own is not None and not self._own_waits:  # else it is raised there
+            own.cancel()
+        self._wake()
+        return True
+
+    def _raise_interrupt(self) -> None:
+        error, self.interrupt = self.interrupt, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: no cycle
 
 
 _LOOP = Caller._work.__code__
+_BLOCKS = (acquire.__code__, Condition.wait.__code__)
+_START = Thread.start.__code__
+_THREADING = _START.co_filename
+_HELPERS = (_THREADING, Logger.log.__code__.co_filename)
+_WEAK = (WeakSet.add.__code__.co_filename, WeakValueDictionary.get.__code__.co_filename)
 
 
-def _interrupt(frame: Any) -> None:
-    worker = here.worker
-    if not isinstance(worker, Caller):
-        raise KeyboardInterrupt
-    worker.interrupt(frame)
+def _place_in_own_code(frame: Any) -> bool | None:
+    """Whether `frame` may be cut off, of a caller's own task; None where that runs no code of its.
+
+    It may be in code of the user's, and in a wait that this has called; not inside of something
+    else of the package's, nor where a weak reference dies, which would swallow what is raised.
+    """
+    blocks, may_be_cut_off, helps = frame.f_code in _BLOCKS, True, True
+    while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
+        code = frame.f_code
+        may_be_cut_off = may_be_cut_off and code is not _START and code.co_filename not in _WEAK
+        helps = code.co_filename in _HELPERS  # if it is the package that has called it
+        frame = frame.f_back
+    if helps:
+        may_be_cut_off = may_be_cut_off and blocks
+        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            if frame.f_code is _LOOP:
+                return None
+            frame = frame.f_back
+    return may_be_cut_off
+
+
+def _ask(frame: Any, error: BaseException | None) -> bool:
+    caller = here.caller
+    if caller is not None:
+        return bool(caller.take(frame, error))
+    if error is not None:
+        raise error
+    return True
 
 
 class LastCaller(Caller):
@@ -323,7 +383,7 @@ class LastCaller(Caller):
     def is_done(self) -> bool:
         if self.awaited is not None:  # in a wait of what it runs
             return super().is_done()
-        return self.interrupted or self.scheduler.is_over()
+        return self.interrupt is not None or self.scheduler.is_over()
 
 
 class _NeverEmpty(list[Any]):
@@ -376,7 +436,7 @@ class Lender(Caller):
 
     def is_done(self) -> bool:
         """Whether there is no reason to go on, in a wait of what it runs."""
-        return self.interrupted if self.awaited is None else super().is_done()
+        return self.interrupt is not None if self.awaited is None else super().is_done()
 
     def _sit(self) -> None:
         """It has a seat."""

@@ -705,6 +705,7 @@ def _close_all_at_exit() -> None:
 
 
 def _after_fork() -> None:
+    here.caller = None
     if here.worker is not None:
         here.worker.queue.clear()
         here.worker = None

@@ -45,15 +45,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 import time
+from _signal import NSIG, getsignal  # type: ignore[import-not-found]
+from _signal import signal as set_signal
 from _thread import allocate_lock as Lock
-from _thread import get_ident
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from _thread import get_ident, interrupt_main, start_new_thread
+from collections.abc import Callable
 from functools import partial
+from math import inf
 from threading import Condition, Event, RLock, Thread, current_thread
 from typing import Any
 from weakref import ref
@@ -99,16 +100,18 @@ yield_cpu: Callable[[], None] = getattr(os, "sched_yield", partial(time.sleep, 0
 # up at least this often, in seconds, from a wait without end.
 LONGEST_BLIND_WAIT = 0.5
 
+YEAR = 31536000
+
 
 def acquire(lock: Any, timeout: float | None) -> bool:
     """`lock.acquire`, from which the main thread looks up now and then. None: without end."""
-    if timeout is not None:
-        # A lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
-        return bool(lock.acquire(timeout=min(max(timeout, 0.0), 31536000.0)))
     if get_ident() != threading.main_thread().ident:
-        return bool(lock.acquire())
-    while not lock.acquire(timeout=LONGEST_BLIND_WAIT):
-        pass
+        # A lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
+        return bool(lock.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), YEAR)))
+    end = inf if timeout is None else monotonic() + timeout
+    while not lock.acquire(timeout=min(max(end - monotonic(), 0), LONGEST_BLIND_WAIT)):
+        if monotonic() >= end:
+            return False
     return True
 
 
@@ -128,6 +131,8 @@ class _Here(threading.local):
     """What this thread is to the package: `worker` is None on a thread that no pool owns."""
 
     worker: Any = None
+    # The pool's caller that it is, if it is one: it is asked before a signal handler raises here.
+    caller: Any = None
     # In how many `Parking.notify` it is: more than none for a signal handler that interrupts one.
     notifying = 0
     # Who it is to a lock, once it has entered one.
@@ -174,28 +179,99 @@ def thread_name() -> str:
     return threading.current_thread().name
 
 
-@contextmanager
-def handle_interrupts(handle: Callable[[Any], None]) -> Iterator[None]:
-    """Have `handle(frame)` called for Ctrl-C, where that would raise KeyboardInterrupt here.
+# How long it takes until a signal is sent again that came at a wrong time, in seconds.
+RESEND_AFTER = 0.0005
 
-    That is on the main thread, unless the program handles SIGINT itself.
+
+class _Handler:
+    """A signal handler that asks before it raises. Called on the main thread."""
+
+    __slots__ = ("_ask", "_is_again", "_resends", "handler")
+
+    def __init__(self, handler: Callable[..., object], ask: Callable[..., bool]) -> None:
+        self.handler = handler
+        self._ask = ask
+        self._is_again = False  # whether the next call is no new signal
+        self._resends: Any = None  # a lock, once there is need for it: held while a thread does so
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        is_again, self._is_again = self._is_again, False
+        error = None
+        try:
+            if not is_again:
+                try:
+                    self.handler(signum, frame)
+                except BaseException as raised:
+                    error = raised
+            if (is_again or error is not None) and not self._ask(frame, error):
+                self._send_again(signum, is_again)
+        finally:
+            del error  # its traceback holds this frame: no cycle
+
+    def _send_again(self, signum: int, is_again: bool) -> None:
+        if self._resends is None:
+            self._resends = Lock()
+        # The thread that has sent this one is about to release it.
+        if self._resends.acquire(is_again):
+            try:
+                # Not from here: it would come here again at once.
+                start_new_thread(self._resend, (signum,))
+            except RuntimeError:  # no more threads: nobody asks again
+                self._resends.release()
+
+    def _resend(self, signum: int) -> None:
+        time.sleep(RESEND_AFTER)
+        self._is_again = True
+        interrupt_main(signum)  # type: ignore[arg-type]
+        self._resends.release()
+
+    def settle(self) -> None:
+        """No signal is sent again from here on."""
+        if self._resends is not None:
+            # With a time-out, because in the child of a fork there is nobody who does.
+            self._resends.acquire(timeout=LONGEST_BLIND_WAIT)
+
+
+def handle_interrupts(
+    ask: Callable[[Any, BaseException | None], bool], body: Callable[[], None]
+) -> None:
+    """Call `body`; on the main thread, `ask(frame, error)` where a signal handler raises meanwhile.
+
+    Ctrl-C's handler, which raises KeyboardInterrupt, and those of the program. `ask` raises the
+    error, in `frame`; or it returns True: it has taken it; or False, to be asked again a moment
+    later, with None for the error. Handlers of real-time signals are left alone, and inside of
+    another `handle_interrupts` it is that one that asks.
     """
-    if (
-        get_ident() != threading.main_thread().ident
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
+    if get_ident() != threading.main_thread().ident:
+        body()
         return
-
-    def handler(signum: int, frame: Any) -> None:
-        handle(frame)
-
-    signal.signal(signal.SIGINT, handler)
+    replaced: list[tuple[int, Any]] = []
     try:
-        yield
+        for signum in _SIGNALS:
+            handler = getsignal(signum)
+            if callable(handler) and type(handler) is not _Handler:
+                asking = _Handler(handler, ask)
+                replaced.append((signum, asking))
+                set_signal(signum, asking)
+        body()
     finally:
-        if signal.getsignal(signal.SIGINT) is handler:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            _put_back(replaced)
+        finally:  # one that raises has cut it off, perhaps
+            _put_back(replaced)
+
+
+def _put_back(replaced: list[tuple[int, Any]]) -> None:
+    while replaced:
+        signum, asking = replaced[-1]
+        asking.settle()
+        if getsignal(signum) is asking:
+            set_signal(signum, asking.handler)
+        replaced.pop()
+
+
+# Without the real-time ones, which hardly any program handles.
+_SIGNALS = range(1, min(NSIG, 32))
 
 
 def at_exit(function: Callable[[], None]) -> None:

@@ -613,6 +613,15 @@ def run(
         ended = machine.clock
         pool.shutdown()
 
+    def interrupted(frame: Any, error: BaseException | None) -> bool:
+        assert error is not None
+        machine.fail(error)
+        return True
+
+    def in_place() -> None:
+        with running(machine), world(lowest, values):
+            machine.run(main)
+
     lowest = [(fairpool._sync.here, machine.here)]
     values = {
         **VALUES,
@@ -622,14 +631,9 @@ def run(
     was_on = gc.isenabled()
     gc.disable()
     try:
-        with (
-            running(machine),
-            world(lowest, values),
-            handle_interrupts(lambda frame: machine.fail(KeyboardInterrupt())),
-        ):
-            _tally = tally = _Tally(machine, costs)
-            start = machine.clock
-            machine.run(main)
+        _tally = tally = _Tally(machine, costs)
+        start = machine.clock
+        handle_interrupts(interrupted, in_place)
     finally:
         _tally = None
         if was_on:

@@ -1091,7 +1091,7 @@ BUGS = [
         "an interrupt of a lender is forgotten",
         "_caller",
         "Caller.work",
-        "        if self.interrupted:\n            raise KeyboardInterrupt\n",
+        "        self._raise_interrupt()\n",
         "",
         s.lender_is_interrupted,
         50,

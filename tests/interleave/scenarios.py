@@ -1172,7 +1172,7 @@ def lender_is_interrupted() -> None:
             # As the handler does, which is called on the main thread between two instructions.
             if type(here.worker) is Lender and not pressed:
                 pressed.append(here.worker)
-                here.worker.interrupt(sys._getframe())
+                assert here.worker.take(sys._getframe(), KeyboardInterrupt())
 
         def stay() -> None:
             try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fairpool import FairPool, Lock
+from fairpool._sync import cpu_count
 
 # All of them together; see tox.ini for the long form.
 SECONDS = float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or 20)
@@ -56,7 +57,8 @@ def run_all(*bodies: Callable[[], object]) -> None:
 def check_whole(pool: FairPool) -> None:
     pool.shutdown()
     parking = pool._scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == pool._scheduler.max_workers
+    workers = pool._scheduler.max_workers or cpu_count()
+    assert len(parking.seats) - len(parking.debts) == workers
     assert not parking.searching
     assert not pool._scheduler.workers
     assert not [

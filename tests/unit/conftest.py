@@ -12,6 +12,7 @@ import pytest
 
 from fairpool import FairPool
 from fairpool._scheduler import Scheduler
+from fairpool._sync import cpu_count
 
 T = TypeVar("T")
 
@@ -110,3 +111,21 @@ def occupy(pool: FairPool, gate: threading.Event, count: int = 1) -> list[Any]:
 def _hold(started: threading.Event, gate: threading.Event) -> bool:
     started.set()
     return gate.wait(TIMEOUT)
+
+
+def threads_of(pool: FairPool) -> list[threading.Thread]:
+    prefix = pool._scheduler._prefix + "_"
+    return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
+
+
+def check_whole(pool: FairPool) -> None:
+    """Shut down, and see that nothing and nobody is left behind."""
+    in_time(pool.shutdown)
+    scheduler = pool._scheduler
+    parking = scheduler.parking
+    assert len(parking.seats) - len(parking.debts) == (scheduler.max_workers or cpu_count())
+    assert not parking.searching
+    assert not parking.parked
+    assert not scheduler.workers
+    assert not scheduler.has_work()
+    assert not threads_of(pool)

@@ -40,6 +40,10 @@ LOOKS_FOR_SIGNALS = ("CALL", "JUMP_BACKWARD")
 SHARES = ("CALL", "LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "TO_BOOL", "POP_JUMP", "BINARY_SUBSCR")
 
 
+# What an action returns that is to be called again at the next place.
+AGAIN = object()
+
+
 class Moment:
     """One place among the instructions that a call executes inside the package."""
 
@@ -86,6 +90,7 @@ class Moment:
             self.reached = True
             self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno} before {name}"
             self.result = self._action()
+            self.reached = self.result is not AGAIN
 
     def __repr__(self) -> str:
         return f"<moment {self.number}: {self.where}>"
@@ -233,6 +238,7 @@ else:
     def _code_of_the_package() -> list[CodeType]:
         modules = [m for name, m in sys.modules.items() if name.startswith("fairpool._")]
         things = [thing for module in modules for thing in vars(module).values()]
+        things = [getattr(thing, "__wrapped__", thing) for thing in things]
         classes = {thing for thing in things if isinstance(thing, type)}
         things += [member for kind in classes for member in vars(kind).values()]
         functions = [getattr(thing, "fget", thing) for thing in things]

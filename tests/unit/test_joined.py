@@ -6,6 +6,7 @@ The meetings of two or three threads are in `tests/interleave/scenarios.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,16 +14,19 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, as_completed, wait
+from functools import partial
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time, occupy
+from unit.conftest import LONG, TIMEOUT, check_whole, in_time, occupy
+from unit.instructions import AGAIN, PACKAGE, moments
 
 import fairpool
 import fairpool._combiner
 import fairpool._scheduler
+import fairpool._sync
 from fairpool import FairPool
 from fairpool._combiner import Stay
 from fairpool._sync import here, yield_cpu
@@ -390,7 +394,7 @@ def test_fork_in_a_caller(make_pool: Callable[..., FairPool]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-# --- Ctrl-C ---------------------------------------------------------------------------------------
+# --- what signal handlers raise -------------------------------------------------------------------
 
 
 def interrupted_program(body: str) -> str:
@@ -528,16 +532,254 @@ def test_a_second_ctrl_c_is_raised_where_it_comes() -> None:
     assert interrupted_program(body) == "interrupted KeyboardInterrupt\n"
 
 
-def test_a_handler_of_the_program_stays(make_pool: Callable[..., FairPool]) -> None:
+@pytest.fixture
+def handle() -> Iterator[Callable[[int, Any], None]]:
+    """Have a signal handler return, or raise, what a function says; as before at the end."""
+    before: list[tuple[int, Any]] = []
+
+    def handle(signum: int, function: Callable[[], object]) -> None:
+        before.append((signum, signal.signal(signum, lambda *_: function())))
+
+    yield handle
+    for signum, handler in reversed(before):
+        signal.signal(signum, handler)
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+class Alarm(Exception):
+    pass
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_handlers_of_the_program_are_called_and_are_back_in_the_end(
+    make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    pool, calls = make_pool(0), []
+    handle(signal.SIGINT, lambda: calls.append("int"))
+    handle(signal.SIGTERM, lambda: calls.append("term"))
+    before = [signal.getsignal(signum) for signum in range(1, 32)]
+
+    async def own() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await fairpool.yield_now()
+        signal.raise_signal(signal.SIGINT)
+
+    pool.run(own)
+    assert calls == ["term", "int"]
+    assert [signal.getsignal(signum) for signum in range(1, 32)] == before
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_a_handler_that_is_set_meanwhile_stays(
+    make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    handle(signal.SIGTERM, lambda: None)
+    make_pool(0).run(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_what_a_handler_raises_in_the_own_code_may_be_caught_there(
+    make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+
+    def function() -> str:
+        with pytest.raises(Alarm):
+            signal.raise_signal(signal.SIGTERM)
+        return "caught"
+
+    async def coroutine() -> str:
+        caught = function()
+        await fairpool.yield_now()
+        return caught
+
     pool = make_pool(0)
+    assert pool.run(function) == pool.run(coroutine) == "caught"
 
-    def handler(*_: object) -> None: ...
 
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        assert pool.run(lambda: signal.getsignal(signal.SIGINT)) is handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+@WORKERS
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_what_a_handler_raises_in_a_wait_of_the_own_function_may_be_caught_there(
+    workers: int, make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    pool, main = make_pool(workers), threading.get_ident()
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+    opened = fairpool.Event()
+
+    def own() -> str:
+        assert threading.get_ident() == main
+        waiting = pool.submit(opened.wait)
+        threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
+        with pytest.raises(Alarm):
+            waiting.result()
+        opened.set()
+        waiting.result()
+        return "caught"
+
+    assert pool.run(own) == "caught"
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_what_handlers_raise_while_it_works_for_others(
+    make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    """It cuts nothing off. The last one counts, unless Ctrl-C comes second."""
+    pool = make_pool(0)
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+    handle(signal.SIGINT, lambda: fail(LookupError()))
+
+    def others() -> str:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        return "not cut off"
+
+    future = pool.submit(others)
+    with pytest.raises(LookupError) as caught:
+        pool.run(int)
+    assert isinstance(caught.value.__context__, Alarm)
+    assert future.result() == "not cut off"
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+@pytest.mark.parametrize("blocks", [False, True])
+def test_what_a_handler_raises_comes_through_in_the_own_function(
+    blocks: bool, make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    """Also where that is inside of the package nearly all the time."""
+    pool, main, future = make_pool(0), threading.get_ident(), fairpool.Future[int]()
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+
+    def own(begun: threading.Event) -> None:
+        begun.set()
+        while True:
+            if blocks:
+                with contextlib.suppress(TimeoutError):
+                    future.result(0.0001)
+            else:
+                repr(pool)
+
+    for number in range(20):
+        begun = threading.Event()
+
+        def send(begun: threading.Event = begun, delay: float = number * 1e-4) -> None:
+            assert begun.wait(TIMEOUT)
+            time.sleep(delay)
+            signal.pthread_kill(main, signal.SIGTERM)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        with pytest.raises(Alarm):
+            pool.run(own, begun)
+        sender.join(TIMEOUT)
+
+
+class Pressed:
+    """As a signal that comes while the main thread is where it has called this; see `moments`."""
+
+    def __init__(self, signum: int, starts_threads: bool) -> None:
+        self.signum = signum
+        self.starts_threads = starts_threads
+        self.resend: Any = None
+
+    def __call__(self) -> object:
+        resend, self.resend = self.resend, None
+        frame: Any = sys._getframe()
+        while not frame.f_code.co_filename.startswith(PACKAGE):
+            frame = frame.f_back
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fairpool._sync, "RESEND_AFTER", 0)
+            patch.setattr(fairpool._sync, "interrupt_main", lambda signum: None)
+            patch.setattr(fairpool._sync, "start_new_thread", self.start_new_thread)
+            if resend is not None:
+                resend()
+            signal.getsignal(self.signum)(self.signum, frame)  # type: ignore[operator, misc]
+        return None if self.resend is None else AGAIN
+
+    def start_new_thread(self, resend: Callable[..., None], args: tuple[Any, ...]) -> None:
+        if not self.starts_threads:
+            raise RuntimeError("can't start new thread")
+        self.resend = partial(resend, *args)
+
+
+async def enters_a_lock(pool: FairPool, lock: fairpool.Lock) -> None:
+    async with lock:
+        pass
+    async with lock:
+        await fairpool.yield_now()
+
+
+async def awaits(pool: FairPool, lock: fairpool.Lock) -> None:
+    await pool.submit(int)
+
+
+def enters_a_lock_with(pool: FairPool, lock: fairpool.Lock) -> None:
+    with lock:
+        pass
+    with fairpool.blocking():
+        pass
+
+
+def waits_for_one(pool: FairPool, lock: fairpool.Lock) -> None:
+    pool.submit(int).result()
+
+
+def waits_for_several(pool: FairPool, lock: fairpool.Lock) -> None:
+    wait([pool.submit(int)])
+
+
+def does_nothing(pool: FairPool, lock: fairpool.Lock) -> None:
+    pass
+
+
+async def enters_twice(lock: fairpool.Lock) -> None:
+    for _ in range(2):
+        async with lock:
+            pass
+
+
+@pytest.mark.thread_unsafe(reason="watches all instructions")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("own", "pressed"),
+    [
+        (enters_a_lock, Pressed(signal.SIGTERM, True)),
+        (awaits, Pressed(signal.SIGTERM, True)),
+        (enters_a_lock_with, Pressed(signal.SIGTERM, True)),
+        (enters_a_lock_with, Pressed(signal.SIGTERM, False)),
+        (waits_for_one, Pressed(signal.SIGTERM, True)),
+        (waits_for_several, Pressed(signal.SIGTERM, True)),
+        (does_nothing, Pressed(signal.SIGTERM, True)),
+        (does_nothing, Pressed(signal.SIGINT, True)),
+    ],
+)
+def test_a_signal_handler_that_raises_anywhere_in_run_harms_nobody(
+    own: Callable[..., object], pressed: Pressed, workers: int, handle: Callable[..., None]
+) -> None:
+    signum = pressed.signum
+    error: type[BaseException] = KeyboardInterrupt
+    if signum != signal.SIGINT:
+        error = Alarm
+        handle(signum, lambda: fail(Alarm()))
+    before = signal.getsignal(signum)
+    for moment in moments(interrupts=True):
+        pool = FairPool(workers, idle_timeout=LONG)
+        lock = pool.lock()
+        others: list[Any] = [pool.submit(int)]
+        if own is does_nothing:
+            others += [pool.submit(enters_twice, lock), lock.submit(int)]
+        with contextlib.suppress(error), moment.do(pressed):
+            pool.run(own, pool, lock)
+            assert not moment.reached, moment
+        assert here.worker is here.caller is None, moment
+        assert signal.getsignal(signum) is before, moment
+        pool.run(int)
+        check_whole(pool)
+        assert [future.exception(TIMEOUT) for future in others] == [None] * len(others), moment
+        assert not lock.locked(), moment
 
 
 # --- threads that wait are lent -------------------------------------------------------------------

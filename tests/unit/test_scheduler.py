@@ -20,7 +20,7 @@ from concurrent.futures import CancelledError, wait
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, PATIENCE, TIMEOUT, in_time, occupy
+from unit.conftest import LONG, PATIENCE, TIMEOUT, check_whole, in_time, occupy, threads_of
 from unit.instructions import moments
 
 import fairpool._worker
@@ -29,26 +29,8 @@ from fairpool import BrokenFairPool, FairPool, Future, blocking
 MakePool = Callable[..., FairPool]
 
 
-def threads_of(pool: FairPool) -> list[threading.Thread]:
-    prefix = pool._scheduler._prefix + "_"
-    return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
-
-
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-def check_whole(pool: FairPool) -> None:
-    """Shut down, and see that nothing and nobody is left behind."""
-    in_time(pool.shutdown)
-    scheduler = pool._scheduler
-    parking = scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == scheduler.max_workers
-    assert not parking.searching
-    assert not parking.parked
-    assert not scheduler.workers
-    assert not scheduler.has_work()
-    assert not threads_of(pool)
 
 
 # --- starting threads -------------------------------------------------------------------------
