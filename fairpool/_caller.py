@@ -19,9 +19,12 @@ This code assumes, beside what `_worker` does, that signal handlers are called o
 from __future__ import annotations
 
 from asyncio import _get_running_loop
+from concurrent.futures import wait as wait_for_any
+from linecache import getline
 from logging import Logger
 from pathlib import Path
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
+from traceback import format_exception
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -58,6 +61,7 @@ class Caller(Worker):
         "awaited",
         "interrupt",
         "leaving",
+        "outer_caller",
         "own",
     )
 
@@ -66,6 +70,7 @@ class Caller(Worker):
     # leaving:     whether that may be final. Only an optimization, for the pass that is to be cut
     #              off: the loop itself looks at `awaited`, and if that is not final, takes it back.
     # interrupt:   what a signal handler has raised, and this caller is still to raise
+    # outer_caller: the one that runs what has called this one, in another pool
 
     def __init__(self, scheduler: Any, own: Task[Any] | None) -> None:
         super().__init__(scheduler, None)
@@ -77,17 +82,18 @@ class Caller(Worker):
         self._deadline: float | None = None  # of what is awaited
         self._holds_own = False  # whether it is a step of the own task's that waits
         self._own_waits = False  # whether one does, further out on this stack perhaps
+        self.outer_caller: Caller | None = None
         self._outer: Any = None
 
     def work(self) -> None:
         """Work for the pool until the own task is final. Raises if it is not accepted any more."""
         handle_interrupts(_ask, self._come_and_go)
-        self._raise_interrupt()
+        self.raise_interrupt()
 
     def _come_and_go(self) -> None:
         scheduler = self.scheduler
         hooks = get_asyncgen_hooks()
-        caller, self._outer = here.caller, here.worker
+        self.outer_caller, self._outer = here.caller, here.worker
         here.caller = here.worker = self
         try:
             scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
@@ -100,7 +106,7 @@ class Caller(Worker):
                 self._leave()
             set_asyncgen_hooks(*hooks)
             if here.caller is self:  # likewise
-                here.caller = caller
+                here.caller = self.outer_caller
 
     def _do_what_it_came_for(self) -> None:
         scheduler, own, first = self.scheduler, self.own, None
@@ -277,7 +283,7 @@ class Caller(Worker):
         try:
             self._work(None)
             if self._holds_own:
-                self._raise_interrupt()
+                self.raise_interrupt()
         finally:
             future._unregister(self)
             self._inline -= 1
@@ -295,37 +301,21 @@ class Caller(Worker):
 
     # --- what signal handlers raise --------------------------------------------------------------
 
-    def take(self, frame: Any, error: BaseException | None) -> bool:
-        """A signal handler has raised `error` while this thread, the main thread, was in `frame`.
-
-        Raises it where that is code of the own task's, or a wait that such code has called. In what
-        else such code has called it may be half-way into a lock, say: False, ask again (with None).
-        Anything else is not to be cut off: True, the own task is to end, and it is raised then.
-        """
-        before = self.interrupt
-        if error is None:
-            if before is None:  # it was raised meanwhile
-                return True
-            error = before
-        elif before is not None:
-            if isinstance(error, KeyboardInterrupt):
-                raise error
-            if error is not before and error.__context__ is None:
-                error.__context__ = before  # as if it was raised while that one was handled
-        self.interrupt = error
+    def runs_own(self) -> bool:
+        """Whether it is a step of the own task's, or of what that is in, that runs here."""
         own, item = self.own, self.item
-        if own is not None and (item is own or getattr(item, "task", None) is own):
-            where = _place_in_own_code(frame)
-            if where is not None:
-                if where:
-                    self._raise_interrupt()
-                return False
-        if own is not None and not self._own_waits:  # else it is raised there
-            own.cancel()
-        self._wake()
-        return True
+        return own is not None and (item is own or getattr(item, "task", None) is own)
 
-    def _raise_interrupt(self) -> None:
+    def end_own(self, error: BaseException) -> None:
+        """The own task is to end, and `error` is raised then."""
+        before, self.interrupt = self.interrupt, error
+        if before is not None and before is not error and error.__context__ is None:
+            error.__context__ = before  # as if it was raised while that one was handled
+        if self.own is not None and not self._own_waits:  # else it is raised there
+            self.own.cancel()
+        self._wake()
+
+    def raise_interrupt(self) -> None:
         error, self.interrupt = self.interrupt, None
         if error is not None:
             try:
@@ -337,26 +327,37 @@ class Caller(Worker):
 _LOOP = Caller._work.__code__
 _BLOCKS = (acquire.__code__, Condition.wait.__code__)
 _START = Thread.start.__code__
-_THREADING = _START.co_filename
-_HELPERS = (_THREADING, Logger.log.__code__.co_filename)
-_WEAK = (WeakSet.add.__code__.co_filename, WeakValueDictionary.get.__code__.co_filename)
+# Of the standard library: what is not to be cut off, whoever calls it, unless it blocks: the one
+# holds futures locked, the others swallow what is raised.
+_SHELTERED = tuple(
+    fn.__code__.co_filename for fn in (wait_for_any, WeakSet.add, WeakValueDictionary.get)
+)
+# And what is not if the package calls it.
+_HELPERS = tuple(
+    fn.__code__.co_filename for fn in (Thread.start, Logger.log, format_exception, getline)
+)
+
+
+def _is_packages(frame: Any) -> bool:
+    return bool(frame.f_code.co_filename.startswith(_PACKAGE))
 
 
 def _place_in_own_code(frame: Any) -> bool | None:
     """Whether `frame` may be cut off, of a caller's own task; None where that runs no code of its.
 
-    It may be in code of the user's, and in a wait that this has called; not inside of something
-    else of the package's, nor where a weak reference dies, which would swallow what is raised.
+    It may be in code of the user's, and in a wait that this has called, but not inside of something
+    else of the package's.
     """
-    blocks, may_be_cut_off, helps = frame.f_code in _BLOCKS, True, True
-    while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
-        code = frame.f_code
-        may_be_cut_off = may_be_cut_off and code is not _START and code.co_filename not in _WEAK
-        helps = code.co_filename in _HELPERS  # if it is the package that has called it
+    blocks, may_be_cut_off = frame.f_code in _BLOCKS, True
+    while frame is not None and (file := frame.f_code.co_filename) in _HELPERS + _SHELTERED:
+        if frame.f_code is _START:
+            blocks = may_be_cut_off = False
+        elif file in _SHELTERED:
+            may_be_cut_off = blocks
         frame = frame.f_back
-    if helps:
-        may_be_cut_off = may_be_cut_off and blocks
-        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    if frame is not None and _is_packages(frame):
+        may_be_cut_off = blocks
+        while frame is not None and _is_packages(frame):
             if frame.f_code is _LOOP:
                 return None
             frame = frame.f_back
@@ -364,12 +365,44 @@ def _place_in_own_code(frame: Any) -> bool | None:
 
 
 def _ask(frame: Any, error: BaseException | None) -> bool:
+    """A signal handler has raised `error` while this thread, the main thread, was in `frame`.
+
+    Raises it where that is code of the own task's, or a wait that such code has called. In what
+    else such code has called it may be half-way into a lock, say: False, ask again (with None).
+    What is others' is not to be cut off: True, the own task is to end, and it is raised then.
+    """
+    callers: list[Caller] = []  # a task may have joined another pool
     caller = here.caller
-    if caller is not None:
-        return bool(caller.take(frame, error))
-    if error is not None:
-        raise error
-    return True
+    while caller is not None:
+        callers.append(caller)
+        caller = caller.outer_caller
+    try:
+        if error is None:
+            for caller in callers:
+                if caller.interrupt is not None:
+                    error, caller.interrupt = caller.interrupt, None
+                    break
+            else:
+                return True  # it was raised meanwhile
+        elif not callers or (
+            isinstance(error, KeyboardInterrupt)
+            and any(caller.interrupt is not None for caller in callers)
+        ):
+            raise error
+        for caller in reversed(callers):
+            if not caller.runs_own():
+                caller.end_own(error)
+                return True
+        place = _place_in_own_code(frame)
+        if place is None:
+            callers[0].end_own(error)
+            return True
+        if place:
+            raise error
+        callers[0].interrupt = error
+        return False
+    finally:
+        del error, caller  # its traceback holds this frame: no cycle
 
 
 class LastCaller(Caller):

@@ -184,15 +184,21 @@ RESEND_AFTER = 0.0005
 
 
 class _Handler:
-    """A signal handler that asks before it raises. Called on the main thread."""
+    """A signal handler that asks before it raises. Called on the main thread.
 
-    __slots__ = ("_ask", "_is_again", "_resends", "handler")
+    Where it may not raise yet it has the signal sent again, by a thread: sent from here it would be
+    back at once. A call that finds `_is_again` is of that one; a signal that comes in between is
+    then taken for it, and it for the signal. (The two at once are one, as signals are.)
+    """
+
+    __slots__ = ("_ask", "_begin", "_ended", "_is_again", "_is_over", "handler")
 
     def __init__(self, handler: Callable[..., object], ask: Callable[..., bool]) -> None:
         self.handler = handler
         self._ask = ask
-        self._is_again = False  # whether the next call is no new signal
-        self._resends: Any = None  # a lock, once there is need for it: held while a thread does so
+        self._is_again = False
+        self._is_over = False
+        self._begin: Any = None  # a lock that the thread waits for; None while there is none
 
     def __call__(self, signum: int, frame: Any) -> None:
         is_again, self._is_again = self._is_again, False
@@ -203,33 +209,47 @@ class _Handler:
                     self.handler(signum, frame)
                 except BaseException as raised:
                     error = raised
-            if (is_again or error is not None) and not self._ask(frame, error):
-                self._send_again(signum, is_again)
+                else:
+                    return
+            if not self._ask(frame, error):
+                self._send_again(signum)
         finally:
             del error  # its traceback holds this frame: no cycle
 
-    def _send_again(self, signum: int, is_again: bool) -> None:
-        if self._resends is None:
-            self._resends = Lock()
-        # The thread that has sent this one is about to release it.
-        if self._resends.acquire(is_again):
+    def _send_again(self, signum: int) -> None:
+        if self._begin is None:
+            begin, self._ended = Lock(), Lock()
+            begin.acquire()
+            self._ended.acquire()
+            self._begin = begin
             try:
-                # Not from here: it would come here again at once.
-                start_new_thread(self._resend, (signum,))
+                start_new_thread(self._resend, (signum, begin))
             except RuntimeError:  # no more threads: nobody asks again
-                self._resends.release()
+                self._begin = None
+                return
+        _release_if_held(self._begin)
 
-    def _resend(self, signum: int) -> None:
-        time.sleep(RESEND_AFTER)
-        self._is_again = True
-        interrupt_main(signum)  # type: ignore[arg-type]
-        self._resends.release()
+    def _resend(self, signum: int, begin: Any) -> None:
+        while begin.acquire() and not self._is_over:
+            time.sleep(RESEND_AFTER)
+            self._is_again = True
+            interrupt_main(signum)  # type: ignore[arg-type]
+        self._ended.release()
 
     def settle(self) -> None:
         """No signal is sent again from here on."""
-        if self._resends is not None:
-            # With a time-out, because in the child of a fork there is nobody who does.
-            self._resends.acquire(timeout=LONGEST_BLIND_WAIT)
+        self._is_over = True
+        if self._begin is not None:
+            _release_if_held(self._begin)
+            # With a time-out, because in the child of a fork nobody releases it.
+            self._ended.acquire(timeout=LONGEST_BLIND_WAIT)
+
+
+def _release_if_held(lock: Any) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass
 
 
 def handle_interrupts(

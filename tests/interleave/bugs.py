@@ -1091,7 +1091,7 @@ BUGS = [
         "an interrupt of a lender is forgotten",
         "_caller",
         "Caller.work",
-        "        self._raise_interrupt()\n",
+        "        self.raise_interrupt()\n",
         "",
         s.lender_is_interrupted,
         50,

@@ -7,7 +7,6 @@ scenario has a time-out, and none ends a pool before it has waited for what it s
 from __future__ import annotations
 
 import concurrent.futures
-import sys
 import threading
 import time
 from asyncio import CancelledError as TaskCancelled
@@ -1172,7 +1171,7 @@ def lender_is_interrupted() -> None:
             # As the handler does, which is called on the main thread between two instructions.
             if type(here.worker) is Lender and not pressed:
                 pressed.append(here.worker)
-                assert here.worker.take(sys._getframe(), KeyboardInterrupt())
+                here.worker.end_own(KeyboardInterrupt())
 
         def stay() -> None:
             try:

@@ -26,6 +26,7 @@ import logging
 import os
 import pathlib
 import random
+import signal
 import sys
 import threading
 import time
@@ -37,7 +38,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from memory import MEBIBYTE, of_the_package, resident
-from soak.acts import ACTS, ON_CALLERS, Act, perform
+from soak.acts import ACTS, ON_CALLERS, Act, Alarm, perform, visit, visit_in_steps
 from soak.world import World, outcome
 from watchdog import Watchdog
 
@@ -50,6 +51,7 @@ STUCK_SECONDS = 90
 PARTIES_MAX = 6
 ACTS_OF_A_PARTY = 25
 GROWTH_MAX = 16 * MEBIBYTE
+LATEST_ALARM = 0.003  # seconds after the beginning of a `run`
 # The only critical message that a fault explains: no memory for a continuation.
 EXPLAINED = "CRITICAL: %s cannot be suspended"
 
@@ -93,6 +95,35 @@ def close(world: World, seed: str) -> None:
     world.pool.shutdown(wait=False, cancel_futures=chance.randrange(2) == 0)
 
 
+def with_alarms(world: World, seed: str, bodies: list[threading.Thread]) -> None:
+    """Call `pool.run` on this thread, the main one, with an alarm in it, as long as these run."""
+
+    def raise_alarm(*_: object) -> None:
+        raise Alarm
+
+    chance = random.Random(seed)
+    number = 0
+    before = signal.signal(signal.SIGALRM, raise_alarm)
+    while any(body.is_alive() for body in bodies):
+        number += 1
+        own = chance.choice((visit, visit_in_steps))
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * LATEST_ALARM)
+                world.pool.run(own, world, f"{seed}, visit {number}")
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Alarm:
+            world.faults.counts.append("alarm while it is a caller")
+        except BaseException as error:
+            if not world.excuses(error):
+                world.errors.append(error)
+                break
+            if world.closes:
+                break
+    signal.signal(signal.SIGALRM, before)
+
+
 def play(seed: str, tally: Counter[str], progress: Callable[[], None]) -> None:
     """One round."""
     world = World(seed)
@@ -105,6 +136,8 @@ def play(seed: str, tally: Counter[str], progress: Callable[[], None]) -> None:
     with world.faults.in_place():
         for body in bodies:
             body.start()
+        if world.faults.alarms:
+            with_alarms(world, f"{seed}, alarms", bodies)
         for body in bodies:
             body.join()
     if world.errors:

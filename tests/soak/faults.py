@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ class NoMemory(MemoryError):
 
 
 class Faults:
-    """Threads that cannot be started, and memory that is not there, each in some of the rounds.
+    """Threads that cannot be started, memory that is not there, alarms: each in some of the rounds.
+
+    An alarm is a signal whose handler raises. It comes while the main thread is a caller.
 
     Memory fails where the package makes what a task needs: its context, at `submit`, which raises
     to the submitter; and the continuation of a coroutine at its first suspension, which ends the
@@ -29,6 +32,7 @@ class Faults:
         # Of the workers or the timer thread, not of both: the one starts what the other lacks.
         self.starting = chance.choice(["", "", "worker", "timer"])
         self.memory = chance.randrange(3) == 0
+        self.alarms = hasattr(signal, "setitimer") and chance.randrange(3) == 0
         self._chance = random.Random(chance.random())
         self.counts: list[str] = []
         self.over = False  # in the child of a fork

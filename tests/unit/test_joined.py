@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, as_completed, wait
-from functools import partial
 from typing import Any
 
 import pytest
@@ -680,29 +679,26 @@ def test_what_a_handler_raises_comes_through_in_the_own_function(
 class Pressed:
     """As a signal that comes while the main thread is where it has called this; see `moments`."""
 
-    def __init__(self, signum: int, starts_threads: bool) -> None:
+    def __init__(self, signum: int, is_sent_again: bool) -> None:
         self.signum = signum
-        self.starts_threads = starts_threads
-        self.resend: Any = None
+        self.is_sent_again = is_sent_again
+        self.is_again = False
 
     def __call__(self) -> object:
-        resend, self.resend = self.resend, None
         frame: Any = sys._getframe()
         while not frame.f_code.co_filename.startswith(PACKAGE):
             frame = frame.f_back
+        handler: Any = signal.getsignal(self.signum)
+        if self.is_again:
+            self.is_again = False
+            handler._is_again = True
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fairpool._sync, "RESEND_AFTER", 0)
-            patch.setattr(fairpool._sync, "interrupt_main", lambda signum: None)
-            patch.setattr(fairpool._sync, "start_new_thread", self.start_new_thread)
-            if resend is not None:
-                resend()
-            signal.getsignal(self.signum)(self.signum, frame)  # type: ignore[operator, misc]
-        return None if self.resend is None else AGAIN
+            patch.setattr(fairpool._sync._Handler, "_send_again", self.send_again)
+            handler(self.signum, frame)
+        return AGAIN if self.is_again else None
 
-    def start_new_thread(self, resend: Callable[..., None], args: tuple[Any, ...]) -> None:
-        if not self.starts_threads:
-            raise RuntimeError("can't start new thread")
-        self.resend = partial(resend, *args)
+    def send_again(self, signum: int) -> None:
+        self.is_again = self.is_sent_again
 
 
 async def enters_a_lock(pool: FairPool, lock: fairpool.Lock) -> None:
