@@ -5,7 +5,6 @@ All of it: `tox -e interleave` (`__main__.py`).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from math import ceil
 
@@ -14,12 +13,7 @@ from interleave.bugs import BUGS
 from interleave.harness import Bug, explorer, search
 from interleave.jobs import SCENARIOS, strategies_of
 
-from fairpool._sync import FREE_THREADED
-
-# What is explored is the same on each build. It is slow where a scenario's threads are the system's
-# (greenlets need the GIL), and where points come from `sys.settrace` (before 3.12).
-IS_QUICK = not FREE_THREADED and sys.version_info >= (3, 12)
-SCHEDULES = 60 if IS_QUICK else 20
+SCHEDULES = 20
 
 # The dearer ones are for `tox -e interleave`.
 QUICK = [bug for bug in BUGS if bug.schedules <= 100]
