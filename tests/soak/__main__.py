@@ -101,9 +101,14 @@ def with_alarms(world: World, seed: str, bodies: list[threading.Thread]) -> None
     def raise_alarm(*_: object) -> None:
         raise Alarm
 
+    def say(unraisable: Any) -> None:
+        if unraisable.exc_type is not Alarm:  # it has come as a weak reference died, and is lost
+            sys.__unraisablehook__(unraisable)
+
     chance = random.Random(seed)
     number = 0
     before = signal.signal(signal.SIGALRM, raise_alarm)
+    sys.unraisablehook = say
     while any(body.is_alive() for body in bodies):
         number += 1
         own = chance.choice((visit, visit_in_steps))
@@ -121,6 +126,7 @@ def with_alarms(world: World, seed: str, bodies: list[threading.Thread]) -> None
                 break
             if world.closes:
                 break
+    sys.unraisablehook = sys.__unraisablehook__
     signal.signal(signal.SIGALRM, before)
 
 

@@ -84,6 +84,7 @@ class Party:
             pass
         with fairpool.blocking():
             pass
+        wait([self.pool.submit(int) for _ in range(3)])
         return self.client_of(self.waits).result()
 
     def own_function_that_goes_on(self) -> int:

@@ -644,6 +644,27 @@ def test_what_handlers_raise_while_it_works_for_others(
 
 
 @pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_what_a_handler_raises_in_a_pool_in_a_pool(
+    make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    """What runs for others is not cut off by way of what it runs in another pool."""
+    pool, inner = make_pool(0), make_pool(0)
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+
+    def both() -> str:
+        inner.run(signal.raise_signal, signal.SIGTERM)
+        return "not cut off"
+
+    others = pool.submit(both)
+    with pytest.raises(Alarm):
+        pool.run(int)
+    assert others.result() == "not cut off"
+    with pytest.raises(Alarm):
+        pool.run(both)
+    assert here.caller is None
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
 @pytest.mark.parametrize("blocks", [False, True])
 def test_what_a_handler_raises_comes_through_in_the_own_function(
     blocks: bool, make_pool: Callable[..., FairPool], handle: Callable[..., None]
