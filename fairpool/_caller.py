@@ -107,6 +107,7 @@ class Caller(Worker):
             set_asyncgen_hooks(*hooks)
             if here.caller is self:  # likewise
                 here.caller = self.outer_caller
+            self.own = self.awaited = None  # no cycle: see below
 
     def _do_what_it_came_for(self) -> None:
         scheduler, own, first = self.scheduler, self.own, None
@@ -120,7 +121,11 @@ class Caller(Worker):
                 scheduler.notify_if_free()  # S3
             else:
                 first = own
-        self._work(first)
+        try:
+            self._work(first)
+        finally:
+            # What the task has raised leads to this frame, and to `self`: no cycle.
+            del own, first
 
     def _sit(self) -> None:
         self.scheduler.seat_caller()
@@ -249,6 +254,7 @@ class Caller(Worker):
                 else:
                     self.parker.park()  # taken out of the list, so about to be unparked
             self.item, self.fn = item, fn
+            del item, fn  # an interrupt leads to this frame: no cycle
             if self.needs_seat:
                 self.needs_seat = False
                 parking.return_to_seat()
@@ -290,6 +296,7 @@ class Caller(Worker):
             self.turn_to(item, fn)
             self.awaited, self._deadline, self._holds_own, self._own_waits = outer
             self.leaving = self.is_done()
+            del item, fn, outer  # what was raised leads to this frame: no cycle
         return is_final(future)
 
     def wait_for_event(self, adopted: Any, timeout: float | None) -> bool:
@@ -402,7 +409,7 @@ def _ask(frame: Any, error: BaseException | None) -> bool:
         callers[0].interrupt = error
         return False
     finally:
-        del error, caller  # its traceback holds this frame: no cycle
+        del error, caller, callers  # its traceback holds this frame: no cycle
 
 
 class LastCaller(Caller):

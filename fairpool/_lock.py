@@ -227,11 +227,12 @@ class Lock(Combiner, Executor):
     def statistics(self) -> LockStatistics:
         """What has happened here so far."""
         stats, home, ledger = self.stats, self.home, self.ledger
+        inline, combined = stats.inline, stats.combined
         return LockStatistics(
             name=self.name,
-            sections=stats.inline + stats.combined,
-            inline=stats.inline,
-            combined=stats.combined,
+            sections=inline + combined,
+            inline=inline,
+            combined=combined,
             passes=stats.passes,
             hand_offs=stats.hand_offs,
             longest_pass=stats.longest_pass,

@@ -43,13 +43,12 @@ This code assumes, of CPython (checked in the sources of 3.13, true with and wit
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import atexit
 import os
 import sys
 import threading
 import time
-from _signal import NSIG, getsignal  # type: ignore[import-not-found]
-from _signal import signal as set_signal
 from _thread import allocate_lock as Lock
 from _thread import get_ident, interrupt_main, start_new_thread
 from collections.abc import Callable
@@ -183,6 +182,14 @@ def thread_name() -> str:
 RESEND_AFTER = 0.0005
 
 
+def send_signal(signum: int) -> None:
+    """Send one to the main thread, also where that waits in a call of the system's."""
+    if hasattr(_signal, "pthread_kill"):
+        _signal.pthread_kill(threading.main_thread().ident, signum)
+    else:
+        interrupt_main(signum)  # type: ignore[arg-type]
+
+
 class _Handler:
     """A signal handler that asks before it raises. Called on the main thread.
 
@@ -233,7 +240,7 @@ class _Handler:
         while begin.acquire() and not self._is_over:
             time.sleep(RESEND_AFTER)
             self._is_again = True
-            interrupt_main(signum)  # type: ignore[arg-type]
+            send_signal(signum)
         self._ended.release()
 
     def settle(self) -> None:
@@ -243,6 +250,7 @@ class _Handler:
             _release_if_held(self._begin)
             # With a time-out, because in the child of a fork nobody releases it.
             self._ended.acquire(timeout=LONGEST_BLIND_WAIT)
+            yield_cpu()  # a call of the system's, at the end of which it has delivered its signals
 
 
 def _release_if_held(lock: Any) -> None:
@@ -268,11 +276,11 @@ def handle_interrupts(
     replaced: list[tuple[int, Any]] = []
     try:
         for signum in _SIGNALS:
-            handler = getsignal(signum)
+            handler = _signal.getsignal(signum)
             if callable(handler) and type(handler) is not _Handler:
                 asking = _Handler(handler, ask)
                 replaced.append((signum, asking))
-                set_signal(signum, asking)
+                _signal.signal(signum, asking)
         body()
     finally:
         try:
@@ -285,13 +293,13 @@ def _put_back(replaced: list[tuple[int, Any]]) -> None:
     while replaced:
         signum, asking = replaced[-1]
         asking.settle()
-        if getsignal(signum) is asking:
-            set_signal(signum, asking.handler)
+        if _signal.getsignal(signum) is asking:
+            _signal.signal(signum, asking.handler)
         replaced.pop()
 
 
 # Without the real-time ones, which hardly any program handles.
-_SIGNALS = range(1, min(NSIG, 32))
+_SIGNALS = range(1, min(_signal.NSIG, 32))
 
 
 def at_exit(function: Callable[[], None]) -> None:

@@ -823,6 +823,7 @@ class Worker:
             return self.run_inline(future) or self._park_on(future, None)
         finally:
             leave_wait(task, outer)
+            del task  # an interrupt leads to this frame: no cycle
 
     def wait_for_all(self, futures: tuple[Future[Any], ...], adopted: _AdoptedEvent) -> bool:
         """Wait for the event that is set when all of `futures` are final."""
@@ -835,6 +836,7 @@ class Worker:
             return self.wait_for_event(adopted, None)
         finally:
             leave_wait(task, outer)
+            del task  # likewise
 
     def wait_for_event(self, adopted: _AdoptedEvent, timeout: float | None) -> bool:
         """Wait for an event of a `concurrent.futures` waiter; return whether it is set."""

@@ -6,7 +6,9 @@ The meetings of two or three threads are in `tests/interleave/scenarios.py`.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -14,8 +16,10 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, as_completed, wait
+from functools import partial
 from typing import Any
 
 import pytest
@@ -367,6 +371,10 @@ def test_the_rest_is_run_at_exit(end: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
+def ends_with_7(child: int) -> None:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_fork_in_a_caller(make_pool: Callable[..., FairPool]) -> None:
@@ -390,7 +398,32 @@ def test_fork_in_a_caller(make_pool: Callable[..., FairPool]) -> None:
     finally:
         if os.getpid() != parent:
             os._exit(8)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    ends_with_7(child)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_a_signal_in_a_child_that_others_have_forked(make_pool: Callable[..., FairPool]) -> None:
+    """It is raised where it comes: nobody is there to raise it later."""
+    pool = make_pool(0)
+    parent = os.getpid()
+
+    def fork() -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                os._exit(7)
+            finally:
+                os._exit(8)
+        return child
+
+    forked = pool.submit(fork)
+    pool.run(int)
+    assert os.getpid() == parent
+    ends_with_7(forked.result())
 
 
 # --- what signal handlers raise -------------------------------------------------------------------
@@ -609,7 +642,7 @@ def test_what_a_handler_raises_in_a_wait_of_the_own_function_may_be_caught_there
     handle(signal.SIGTERM, lambda: fail(Alarm()))
     opened = fairpool.Event()
 
-    def own() -> str:
+    def function() -> str:
         assert threading.get_ident() == main
         waiting = pool.submit(opened.wait)
         threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
@@ -619,7 +652,15 @@ def test_what_a_handler_raises_in_a_wait_of_the_own_function_may_be_caught_there
         waiting.result()
         return "caught"
 
-    assert pool.run(own) == "caught"
+    async def coroutine() -> str:
+        opened.clear()
+        caught = function()
+        await fairpool.yield_now()
+        return caught
+
+    assert pool.run(function) == "caught"
+    if not workers:  # else another one may run the coroutine
+        assert pool.run(coroutine) == "caught"
 
 
 @pytest.mark.thread_unsafe(reason="signals are the main thread's")
@@ -661,6 +702,11 @@ def test_what_a_handler_raises_in_a_pool_in_a_pool(
     assert others.result() == "not cut off"
     with pytest.raises(Alarm):
         pool.run(both)
+    others = pool.submit(both)
+    inner.submit(signal.raise_signal, signal.SIGTERM)  # others' in the inner one, too
+    with pytest.raises(Alarm):
+        pool.run(int)
+    assert others.result() == "not cut off"
     assert here.caller is None
 
 
@@ -695,6 +741,101 @@ def test_what_a_handler_raises_comes_through_in_the_own_function(
         with pytest.raises(Alarm):
             pool.run(own, begun)
         sender.join(TIMEOUT)
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_what_a_handler_raises_does_not_cut_off_what_holds_futures_locked(
+    make_pool: Callable[..., FairPool],
+    handle: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That of the standard library would leave them locked for ever."""
+    pool, exits = make_pool(0), []
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+
+    class Acquired:
+        __enter__ = staticmethod(partial(signal.raise_signal, signal.SIGTERM))
+
+        def __init__(self, futures: object) -> None: ...
+
+        def __exit__(self, error: object, *_: object) -> None:
+            exits.append(error)
+
+    def own() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(concurrent.futures._base, "_AcquireFutures", Acquired)
+            wait([fairpool.Future[int]()])
+
+    with pytest.raises(Alarm):
+        pool.run(own)
+    assert exits == [None]
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_what_a_handler_raises_does_not_cut_off_the_start_of_a_worker(
+    handle: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, main = FairPool(1, idle_timeout=LONG), threading.get_ident()
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+    run_thread = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
+
+    def run_late(thread: threading.Thread) -> None:
+        signal.pthread_kill(main, signal.SIGTERM)
+        time.sleep(0.05)  # whoever has started it waits meanwhile until it is there
+        run_thread(thread)
+
+    def own() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "_bootstrap_inner", run_late)
+            pool.submit(int)
+            time.sleep(TIMEOUT)
+
+    with pytest.raises(Alarm) as caught:
+        pool.run(own)
+    assert "submit" not in [entry.name for entry in caught.traceback]
+    check_whole(pool)
+
+
+@pytest.mark.thread_unsafe(reason="counts what the collector would find")
+@pytest.mark.parametrize("where", ["no handler", "own code", "a wait", "others"])
+def test_what_was_raised_is_kept_by_nobody(
+    where: str, make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    pool = make_pool(0)
+    raised: list[Any] = []
+    args = threading.get_ident(), signal.SIGTERM
+    sender = threading.Timer(0.01, signal.pthread_kill, args)
+
+    def raise_one() -> None:
+        error = Alarm()
+        raised.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    def own() -> None:
+        if where == "no handler":
+            raise_one()
+        elif where == "own code":
+            signal.raise_signal(signal.SIGTERM)
+        elif where == "a wait":
+            sender.start()
+            fairpool.Future[int]().result()
+
+    handle(signal.SIGTERM, raise_one)
+    gc.collect()
+    gc.disable()
+    try:
+        if where == "others":
+            pool.submit(signal.raise_signal, signal.SIGTERM)
+        try:
+            pool.run(own)
+        except Alarm:
+            pass
+        assert [ref() for ref in raised] == [None]
+    finally:
+        gc.enable()
 
 
 class Pressed:

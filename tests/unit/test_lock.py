@@ -591,6 +591,21 @@ def test_nobody_overtakes_one_that_is_about_to_be_found(second: str, desk: Desk)
     assert inside.order == [first.name, other.name]
 
 
+@pytest.mark.thread_unsafe(reason="watches all instructions")
+def test_sections_end_while_they_are_counted(shelf: FairPool) -> None:
+    """As many as there are inline and combined, whatever ends meanwhile."""
+    lock = shelf.lock()
+
+    def enter() -> None:
+        with lock:
+            pass
+
+    for moment in moments():
+        with moment.do(enter):
+            statistics = lock.statistics()
+        assert statistics.sections == statistics.inline + statistics.combined, moment
+
+
 @pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 200])
 def test_the_sections_are_counted(count: int, desk: Desk) -> None:
     inside = Inside()
