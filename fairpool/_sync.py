@@ -1,4 +1,4 @@
-"""The only door to `threading`, `_thread` and the clock, and what the package takes for atomic.
+"""The only door to threads, signals and the clock, and what the package takes for atomic.
 
 Every other module gets its locks, threads, thread-locals and time from here, so that one place can
 be read to know what the package asks of the interpreter, and one seam can be replaced under test.
