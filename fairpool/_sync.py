@@ -198,14 +198,15 @@ class _Handler:
     then taken for it, and it for the signal. (The two at once are one, as signals are.)
     """
 
-    __slots__ = ("_ask", "_begin", "_ended", "_is_again", "_is_over", "handler")
+    __slots__ = ("_absent", "_ask", "_begin", "_ended", "_is_again", "_is_over", "handler")
 
     def __init__(self, handler: Callable[..., object], ask: Callable[..., bool]) -> None:
         self.handler = handler
         self._ask = ask
         self._is_again = False
         self._is_over = False
-        self._begin: Any = None  # a lock that the thread waits for; None while there is none
+        self._absent = [None]  # empty as soon as there is the thread
+        self._begin: Any = None  # a lock that the thread waits for
 
     def __call__(self, signum: int, frame: Any) -> None:
         is_again, self._is_again = self._is_again, False
@@ -224,7 +225,11 @@ class _Handler:
             del error  # its traceback holds this frame: no cycle
 
     def _send_again(self, signum: int) -> None:
-        if self._begin is None:
+        try:
+            self._absent.pop()
+        except IndexError:  # it is there, or this has interrupted the start of it
+            pass
+        else:
             begin, self._ended = Lock(), Lock()
             begin.acquire()
             self._ended.acquire()
@@ -233,8 +238,9 @@ class _Handler:
                 start_new_thread(self._resend, (signum, begin))
             except RuntimeError:  # no more threads: nobody asks again
                 self._begin = None
-                return
-        _release_if_held(self._begin)
+                self._absent.append(None)
+        if self._begin is not None:  # else whoever is interrupted releases it
+            _release_if_held(self._begin)
 
     def _resend(self, signum: int, begin: Any) -> None:
         while begin.acquire() and not self._is_over:
