@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from concurrent.futures import wait as wait_for_any
+from dis import opmap
 from linecache import getline
 from logging import Logger
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from fairpool._combiner import Combiner
-from fairpool._future import Future, is_final, look_out
+from fairpool._future import Future, call, is_final, look_out
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     LONGEST_BLIND_WAIT,
@@ -47,7 +48,7 @@ from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker
 
 __all__ = ["Caller", "LastCaller", "Lender"]
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent / "_")[:-1]  # with the separator
 
 
 class Caller(Worker):
@@ -57,6 +58,7 @@ class Caller(Worker):
         "_deadline",
         "_holds_own",
         "_outer",
+        "_own_is_told",
         "_own_waits",
         "awaited",
         "interrupt",
@@ -82,18 +84,24 @@ class Caller(Worker):
         self._deadline: float | None = None  # of what is awaited
         self._holds_own = False  # whether it is a step of the own task's that waits
         self._own_waits = False  # whether one does, further out on this stack perhaps
+        self._own_is_told = False  # whether it was asked to end, because of an interrupt
         self.outer_caller: Caller | None = None
         self._outer: Any = None
 
     def work(self) -> None:
         """Work for the pool until the own task is final. Raises if it is not accepted any more."""
-        handle_interrupts(_ask, self._come_and_go)
+        self.outer_caller = here.caller
+        try:
+            handle_interrupts(_ask, self._come_and_go)
+        finally:
+            if here.caller is self:  # not so in the child of a fork, which has no pool
+                here.caller = self.outer_caller
         self.raise_interrupt()
 
     def _come_and_go(self) -> None:
         scheduler = self.scheduler
         hooks = get_asyncgen_hooks()
-        self.outer_caller, self._outer = here.caller, here.worker
+        self._outer = here.worker
         here.caller = here.worker = self
         try:
             scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
@@ -102,11 +110,9 @@ class Caller(Worker):
             set_asyncgen_hooks(finalizer=scheduler.close_generator)
             self._do_what_it_came_for()
         finally:
-            if here.worker is self:  # not so in the child of a fork, which has no pool
+            if here.worker is self:  # likewise
                 self._leave()
             set_asyncgen_hooks(*hooks)
-            if here.caller is self:  # likewise
-                here.caller = self.outer_caller
             self.own = self.awaited = None  # no cycle: see below
 
     def _do_what_it_came_for(self) -> None:
@@ -313,18 +319,27 @@ class Caller(Worker):
         own, item = self.own, self.item
         return own is not None and (item is own or getattr(item, "task", None) is own)
 
-    def end_own(self, error: BaseException) -> None:
-        """The own task is to end, and `error` is raised then."""
+    def end_own(self, error: BaseException) -> bool:
+        """The own task is to end, and `error` is raised then.
+
+        False where that is a plain function that has begun, and cannot be told: ask again, until
+        it is its code that runs here, or a wait of its own.
+        """
         before, self.interrupt = self.interrupt, error
         if before is not None and before is not error and error.__context__ is None:
             error.__context__ = before  # as if it was raised while that one was handled
-        if self.own is not None and not self._own_waits:  # else it is raised there
-            self.own.cancel()
+        own = self.own
+        if own is not None and not self._own_waits and not self._own_is_told:
+            self._own_is_told = True  # once: it may clean up
+            own.cancel()
         self._wake()
+        return own is None or self._own_waits or is_final(own) or hasattr(own, "_machine")
 
     def raise_interrupt(self) -> None:
+        """Raise what is still to be raised, in a wait of the own task's or after its end."""
         error, self.interrupt = self.interrupt, None
         if error is not None:
+            self._own_is_told = False
             try:
                 raise error
             finally:
@@ -334,6 +349,7 @@ class Caller(Worker):
 _LOOP = Caller._work.__code__
 _BLOCKS = (acquire.__code__, Condition.wait.__code__)
 _START = Thread.start.__code__
+_CALLS_BACK = call.__code__
 # Of the standard library: what is not to be cut off, whoever calls it, unless it blocks: the one
 # holds futures locked, the others swallow what is raised.
 _SHELTERED = tuple(
@@ -355,20 +371,36 @@ def _place_in_own_code(frame: Any) -> bool | None:
     It may be in code of the user's, and in a wait that this has called, but not inside of something
     else of the package's.
     """
-    blocks, may_be_cut_off = frame.f_code in _BLOCKS, True
+    blocks, may_be_cut_off = frame.f_code in _BLOCKS, not _is_about_to_await(frame)
     while frame is not None and (file := frame.f_code.co_filename) in _HELPERS + _SHELTERED:
         if frame.f_code is _START:
             blocks = may_be_cut_off = False
         elif file in _SHELTERED:
             may_be_cut_off = blocks
         frame = frame.f_back
-    if frame is not None and _is_packages(frame):
-        may_be_cut_off = blocks
-        while frame is not None and _is_packages(frame):
-            if frame.f_code is _LOOP:
-                return None
-            frame = frame.f_back
-    return may_be_cut_off
+    is_users = False
+    while frame is not None and not _is_packages(frame):
+        is_users = True
+        frame = frame.f_back
+    while frame is not None and _is_packages(frame) and frame.f_code is not _LOOP:
+        if is_users and frame.f_code is _CALLS_BACK:  # which logs what a callback raises
+            return False
+        frame = frame.f_back
+    if is_users:
+        return may_be_cut_off
+    return None if frame is None or frame.f_code is _LOOP else blocks
+
+
+def _is_about_to_await(frame: Any) -> bool:
+    """Whether it has just called what gives it something to await, as `__aexit__` does."""
+    code = frame.f_code.co_code
+    at = frame.f_lasti + 2
+    while at < len(code) and code[at] == _CACHE:
+        at += 2
+    return bool(at < len(code) and code[at] == _GET_AWAITABLE)
+
+
+_CACHE, _GET_AWAITABLE = opmap["CACHE"], opmap["GET_AWAITABLE"]
 
 
 def _ask(frame: Any, error: BaseException | None) -> bool:
@@ -376,7 +408,8 @@ def _ask(frame: Any, error: BaseException | None) -> bool:
 
     Raises it where that is code of the own task's, or a wait that such code has called. In what
     else such code has called it may be half-way into a lock, say: False, ask again (with None).
-    What is others' is not to be cut off: True, the own task is to end, and it is raised then.
+    What is others' is not to be cut off: the own task is to end, and it is raised then; True if
+    that has been told.
     """
     callers: list[Caller] = []  # a task may have joined another pool
     caller = here.caller
@@ -398,12 +431,10 @@ def _ask(frame: Any, error: BaseException | None) -> bool:
             raise error
         for caller in reversed(callers):
             if not caller.runs_own():
-                caller.end_own(error)
-                return True
+                return caller.end_own(error)
         place = _place_in_own_code(frame)
         if place is None:
-            callers[0].end_own(error)
-            return True
+            return callers[0].end_own(error)
         if place:
             raise error
         callers[0].interrupt = error

@@ -178,8 +178,10 @@ def thread_name() -> str:
     return threading.current_thread().name
 
 
-# How long it takes until a signal is sent again that came at a wrong time, in seconds.
+# How long it takes until a signal is sent again that came at a wrong time, and how long if it has
+# been for several times, in seconds.
 RESEND_AFTER = 0.0005
+RESEND_AFTER_AT_LAST = 0.05
 
 
 def send_signal(signum: int) -> None:
@@ -198,7 +200,18 @@ class _Handler:
     then taken for it, and it for the signal. (The two at once are one, as signals are.)
     """
 
-    __slots__ = ("_absent", "_ask", "_begin", "_ended", "_is_again", "_is_over", "handler")
+    __slots__ = (
+        "_absent",
+        "_ask",
+        "_begin",
+        "_delay",
+        "_ended",
+        "_is_again",
+        "_is_over",
+        "_over",
+        "_process",
+        "handler",
+    )
 
     def __init__(self, handler: Callable[..., object], ask: Callable[..., bool]) -> None:
         self.handler = handler
@@ -207,12 +220,15 @@ class _Handler:
         self._is_over = False
         self._absent = [None]  # empty as soon as there is the thread
         self._begin: Any = None  # a lock that the thread waits for
+        self._delay = RESEND_AFTER
+        self._process = os.getpid()
 
     def __call__(self, signum: int, frame: Any) -> None:
         is_again, self._is_again = self._is_again, False
         error = None
         try:
             if not is_again:
+                self._delay = RESEND_AFTER
                 try:
                     self.handler(signum, frame)
                 except BaseException as raised:
@@ -220,6 +236,8 @@ class _Handler:
                 else:
                     return
             if not self._ask(frame, error):
+                if self._is_over and error is not None:
+                    raise error
                 self._send_again(signum)
         finally:
             del error  # its traceback holds this frame: no cycle
@@ -230,9 +248,10 @@ class _Handler:
         except IndexError:  # it is there, or this has interrupted the start of it
             pass
         else:
-            begin, self._ended = Lock(), Lock()
+            begin, self._over, self._ended = Lock(), Lock(), Lock()
             begin.acquire()
             self._ended.acquire()
+            self._over.acquire()
             self._begin = begin
             try:
                 start_new_thread(self._resend, (signum, begin))
@@ -243,19 +262,27 @@ class _Handler:
             _release_if_held(self._begin)
 
     def _resend(self, signum: int, begin: Any) -> None:
-        while begin.acquire() and not self._is_over:
-            time.sleep(RESEND_AFTER)
-            self._is_again = True
-            send_signal(signum)
+        # Who settles this releases both.
+        while begin.acquire() and not self._over.acquire(timeout=self._delay):
+            self._delay = min(self._delay * 1.5, RESEND_AFTER_AT_LAST)
+            if _signal.getsignal(signum) is self:
+                self._is_again = True
+                send_signal(signum)
         self._ended.release()
+
+    def is_left_over(self) -> bool:
+        """Whether it was to be put back, or is that of the process that has forked this one."""
+        return self._is_over or self._process != os.getpid()
 
     def settle(self) -> None:
         """No signal is sent again from here on."""
         self._is_over = True
         if self._begin is not None:
+            _release_if_held(self._over)
             _release_if_held(self._begin)
             # With a time-out, because in the child of a fork nobody releases it.
             self._ended.acquire(timeout=LONGEST_BLIND_WAIT)
+            _release_if_held(self._ended)  # for who does this again
             yield_cpu()  # a call of the system's, at the end of which it has delivered its signals
 
 
@@ -272,9 +299,9 @@ def handle_interrupts(
     """Call `body`; on the main thread, `ask(frame, error)` where a signal handler raises meanwhile.
 
     Ctrl-C's handler, which raises KeyboardInterrupt, and those of the program. `ask` raises the
-    error, in `frame`; or it returns True: it has taken it; or False, to be asked again a moment
-    later, with None for the error. Handlers of real-time signals are left alone, and inside of
-    another `handle_interrupts` it is that one that asks.
+    error, in `frame`; or it returns True: it has taken it; or, as long as the body runs, False, to
+    be asked again a moment later, with None for the error. Handlers of real-time signals are left
+    alone, and inside of another `handle_interrupts` it is that one that asks.
     """
     if get_ident() != threading.main_thread().ident:
         body()
@@ -283,29 +310,35 @@ def handle_interrupts(
     try:
         for signum in _SIGNALS:
             handler = _signal.getsignal(signum)
+            while type(handler) is _Handler and handler.is_left_over():
+                handler = handler.handler
             if callable(handler) and type(handler) is not _Handler:
                 asking = _Handler(handler, ask)
                 replaced.append((signum, asking))
                 _signal.signal(signum, asking)
         body()
     finally:
-        try:
-            _put_back(replaced)
-        finally:  # one that raises has cut it off, perhaps
-            _put_back(replaced)
+        while replaced:
+            try:
+                _put_back(replaced)
+            except BaseException as error:  # of one that is back already
+                ask(None, error)
 
 
 def _put_back(replaced: list[tuple[int, Any]]) -> None:
+    for _, asking in replaced:
+        asking.settle()
     while replaced:
         signum, asking = replaced[-1]
-        asking.settle()
         if _signal.getsignal(signum) is asking:
             _signal.signal(signum, asking.handler)
         replaced.pop()
 
 
-# Without the real-time ones, which hardly any program handles.
-_SIGNALS = range(1, min(_signal.NSIG, 32))
+# Without the real-time ones, which hardly any program handles. Those that come again and again,
+# from a timer, are the first that are replaced and the last that are put back.
+_TIMERS = [getattr(_signal, name, 0) for name in ("SIGALRM", "SIGVTALRM", "SIGPROF")]
+_SIGNALS = sorted(range(1, min(_signal.NSIG, 32)), key=lambda signum: signum not in _TIMERS)
 
 
 def at_exit(function: Callable[[], None]) -> None:

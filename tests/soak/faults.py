@@ -32,7 +32,8 @@ class Faults:
         # Of the workers or the timer thread, not of both: the one starts what the other lacks.
         self.starting = chance.choice(["", "", "worker", "timer"])
         self.memory = chance.randrange(3) == 0
-        self.alarms = hasattr(signal, "setitimer") and chance.randrange(3) == 0
+        # Not with the others: what injects them is the user's code, where an alarm is raised.
+        self.alarms = not self.starting and not self.memory and hasattr(signal, "setitimer")
         self._chance = random.Random(chance.random())
         self.counts: list[str] = []
         self.over = False  # in the child of a fork

@@ -79,6 +79,14 @@ class Party:
                 pass
         return await self.client_of(self.waits)
 
+    async def own_sections(self) -> int:
+        # Others wait each time that it leaves, so that there is something to be awaited then.
+        for _ in range(100):
+            async with self.lock:
+                child = self.pool.submit(self.client)
+                await fairpool.yield_now()
+        return await child
+
     def own_function(self) -> int:
         with self.lock:
             pass
@@ -123,7 +131,12 @@ def test_alarms_in_run(rounds: Iterator[int]) -> None:
         feeder.start()
         for _ in range(20):
             own = rng.choice(
-                [party.own_coroutine, party.own_function, party.own_function_that_goes_on]
+                [
+                    party.own_coroutine,
+                    party.own_sections,
+                    party.own_function,
+                    party.own_function_that_goes_on,
+                ]
             )
             try:
                 try:

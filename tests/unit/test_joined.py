@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, TIMEOUT, check_whole, in_time, occupy
+from unit.conftest import LONG, PATIENCE, TIMEOUT, check_whole, in_time, occupy
 from unit.instructions import AGAIN, PACKAGE, moments
 
 import fairpool
@@ -836,6 +836,72 @@ def test_what_was_raised_is_kept_by_nobody(
         assert [ref() for ref in raised] == [None]
     finally:
         gc.enable()
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_handler_raises_comes_through_while_what_is_waited_for_runs_inline(
+    workers: int, make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    """What is awaited runs on the same stack: it is not cut off, the wait is."""
+    pool, raised = make_pool(workers), []
+    handle(signal.SIGTERM, lambda: raised.append(1) or fail(Alarm()))
+    main = threading.get_ident()
+
+    def child() -> None:
+        if threading.get_ident() == main and not raised:
+            signal.raise_signal(signal.SIGTERM)
+
+    def own() -> None:
+        end = time.monotonic() + TIMEOUT
+        while time.monotonic() < end:
+            pool.submit(child).result()
+
+    began = time.monotonic()
+    with pytest.raises(Alarm):
+        pool.run(own)
+    assert time.monotonic() - began < PATIENCE
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_what_a_handler_raises_in_a_callback_is_not_logged_and_lost(
+    make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+
+    def own() -> None:
+        future = fairpool.Future[int]()
+        future.add_done_callback(lambda _: signal.raise_signal(signal.SIGTERM))
+        future.set_result(1)
+        time.sleep(TIMEOUT)
+
+    began = time.monotonic()
+    with pytest.raises(Alarm):
+        make_pool(0).run(own)
+    assert time.monotonic() - began < PATIENCE
+
+
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
+def test_alarms_that_repeat_leave_time_to_clean_up(
+    make_pool: Callable[..., FairPool], handle: Callable[..., None]
+) -> None:
+    """What has been asked to end is not asked each time."""
+    pool, steps = make_pool(0), []
+    handle(signal.SIGTERM, lambda: fail(Alarm()))
+
+    async def own() -> None:
+        try:
+            pool.submit(signal.raise_signal, signal.SIGTERM)
+            await fairpool.Event().wait()
+        finally:
+            for _ in range(3):
+                pool.submit(signal.raise_signal, signal.SIGTERM)
+                await fairpool.sleep(0.001)
+                steps.append(1)
+
+    with pytest.raises(Alarm):
+        pool.run(own)
+    assert steps == [1] * 3
 
 
 class Pressed:

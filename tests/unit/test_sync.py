@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import signal
 import threading
 import time
@@ -169,6 +170,70 @@ def test_inside_of_another_one_that_one_is_asked(calls: list[int]) -> None:
 def test_what_is_set_meanwhile_stays(stays: Any, calls: list[int]) -> None:
     handle_interrupts(never, lambda: signal.signal(signal.SIGTERM, stays) and None)
     assert signal.getsignal(signal.SIGTERM) is stays
+
+
+def test_one_that_repeats_does_not_keep_the_handlers_from_being_put_back(calls: list[int]) -> None:
+    kept: list[BaseException | None] = []
+    runs: list[None] = []
+
+    def raise_inside(signum: int, frame: Any) -> None:
+        while frame is not None:
+            if frame.f_code is handle_interrupts.__code__:
+                raise Alarm
+            frame = frame.f_back
+
+    def keep(frame: Any, error: BaseException | None) -> bool:
+        kept.append(error)
+        return not runs
+
+    def body() -> None:
+        runs.append(None)
+        time.sleep(3e-4)
+        runs.clear()
+
+    signums = (signal.SIGALRM, signal.SIGTERM)
+    before = signal.signal(signal.SIGALRM, raise_inside)
+    handlers = [signal.getsignal(signum) for signum in signums]
+    signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(Alarm):  # before the first, or after the last is replaced
+                handle_interrupts(keep, body)
+            runs.clear()
+            assert [signal.getsignal(signum) for signum in signums] == handlers
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert kept
+
+
+def test_one_that_was_put_back_late_is_no_other_one(calls: list[int]) -> None:
+    """Somebody has kept ours and puts it back after the end."""
+    program, kept, asked = signal.getsignal(signal.SIGTERM), [], []
+    handle_interrupts(never, lambda: kept.append(signal.getsignal(signal.SIGTERM)))
+    signal.signal(signal.SIGTERM, kept[0])
+    with pytest.raises(Alarm):
+        raise_signal()
+
+    def ask(frame: Any, error: BaseException | None) -> bool:
+        asked.append(error)
+        return True
+
+    handle_interrupts(ask, raise_signal)
+    assert len(asked) == 1
+    assert signal.getsignal(signal.SIGTERM) is program
+
+
+def test_another_handler_is_not_called_again(calls: list[int]) -> None:
+    others: list[int] = []
+
+    def body() -> None:
+        raise_signal()
+        signal.signal(signal.SIGTERM, lambda signum, frame: others.append(signum))
+        time.sleep(10 * _sync.RESEND_AFTER)
+
+    handle_interrupts(never, body)
+    assert (len(calls), others) == (1, [])
 
 
 def test_on_another_thread_there_is_nothing_to_ask(calls: list[int]) -> None:
