@@ -9,9 +9,9 @@ Guarantees:
   else's plain function is on its stack at that moment: then it leaves when that has returned.
 - What lies with a caller when it leaves is given back, and whoever may be needed for it is woken.
 - A thread that waits for a lock may be a caller for one step: a `Lender`.
-- What a signal handler raises (Ctrl-C's, say) never ends what the caller runs for others, and cuts
-  off no step of the package's (only a second Ctrl-C does): it is raised in the code of the own
-  task, or ends that, and is raised to the caller when it is final.
+- What a signal handler raises (Ctrl-C's, say; one that was set before) never ends what the caller
+  runs for others, and cuts off no step of the package's (only a second Ctrl-C does): it is raised
+  in the code of the own task, or ends that, and is raised to the caller when it is final.
 
 This code assumes, beside what `_worker` does, that signal handlers are called on the main thread.
 """
