@@ -307,22 +307,36 @@ def handle_interrupts(
         body()
         return
     replaced: list[tuple[int, Any]] = []
+    late = None
     try:
-        for signum in _SIGNALS:
-            handler = _signal.getsignal(signum)
-            while type(handler) is _Handler and handler.is_left_over():
-                handler = handler.handler
-            if callable(handler) and type(handler) is not _Handler:
-                asking = _Handler(handler, ask)
-                replaced.append((signum, asking))
-                _signal.signal(signum, asking)
+        # Without a loop in here: CPython does not cover its backward jumps, where it looks for
+        # signals, by the `finally`.
+        _replace_all(replaced, ask)
         body()
     finally:
         while replaced:
             try:
                 _put_back(replaced)
             except BaseException as error:  # of one that is back already
-                ask(None, error)
+                late = error
+        try:
+            if late is not None:
+                ask(None, late)
+        finally:
+            del late  # its traceback holds this frame: no cycle
+
+
+def _replace_all(
+    replaced: list[tuple[int, Any]], ask: Callable[[Any, BaseException | None], bool]
+) -> None:
+    for signum in _SIGNALS:
+        handler = _signal.getsignal(signum)
+        while type(handler) is _Handler and handler.is_left_over():
+            handler = handler.handler
+        if callable(handler) and type(handler) is not _Handler:
+            asking = _Handler(handler, ask)
+            replaced.append((signum, asking))
+            _signal.signal(signum, asking)
 
 
 def _put_back(replaced: list[tuple[int, Any]]) -> None:

@@ -51,6 +51,7 @@ STUCK_SECONDS = 90
 PARTIES_MAX = 6
 ACTS_OF_A_PARTY = 25
 GROWTH_MAX = 16 * MEBIBYTE
+VISITS_MAX = 500  # each leaves futures until the end of the round
 LATEST_ALARM = 0.003  # seconds after the beginning of a `run`
 # The only critical message that a fault explains: no memory for a continuation.
 EXPLAINED = "CRITICAL: %s cannot be suspended"
@@ -109,7 +110,7 @@ def with_alarms(world: World, seed: str, bodies: list[threading.Thread]) -> None
     number = 0
     before = signal.signal(signal.SIGALRM, raise_alarm)
     sys.unraisablehook = say
-    while any(body.is_alive() for body in bodies):
+    while number < VISITS_MAX and any(body.is_alive() for body in bodies):
         number += 1
         own = chance.choice((visit, visit_in_steps))
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import random
 import signal
 import threading
 import time
@@ -205,6 +206,34 @@ def test_one_that_repeats_does_not_keep_the_handlers_from_being_put_back(calls: 
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert kept
+
+
+def test_one_that_comes_while_they_are_replaced_or_put_back(calls: list[int]) -> None:
+    """At whatever instruction: CPython does not look for all of them where one would think."""
+
+    def ask(frame: Any, error: BaseException | None) -> bool:
+        if error is not None:
+            raise error
+        return True
+
+    def raise_inside(signum: int, frame: Any) -> None:
+        while frame is not None:
+            if frame.f_code is handle_interrupts.__code__:
+                raise Alarm
+            frame = frame.f_back
+
+    chance = random.Random(0)
+    before = signal.signal(signal.SIGALRM, raise_inside)
+    handlers = [signal.getsignal(signum) for signum in range(1, 32)]
+    try:
+        for _ in range(3000):
+            with contextlib.suppress(Alarm):
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * 3e-5)
+                handle_interrupts(ask, list)
+            assert [signal.getsignal(signum) for signum in range(1, 32)] == handlers
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_one_that_was_put_back_late_is_no_other_one(calls: list[int]) -> None:
