@@ -305,6 +305,17 @@ class Caller(Worker):
             del item, fn, outer  # what was raised leads to this frame: no cycle
         return is_final(future)
 
+    def run_inline(self, future: Any) -> bool:
+        """As that of `Worker`. Afterwards the own task's wait raises what has come meanwhile."""
+        waits, self._own_waits = self._own_waits, self._own_waits or self.runs_own()
+        try:
+            is_done = super().run_inline(future)
+        finally:
+            self._own_waits = waits
+        if self.interrupt is not None and self.runs_own():
+            self.raise_interrupt()
+        return is_done
+
     def wait_for_event(self, adopted: Any, timeout: float | None) -> bool:
         """As that of `Worker`; and as `_park_on`."""
         if self.scheduler.max_workers:
@@ -326,7 +337,7 @@ class Caller(Worker):
         it is its code that runs here, or a wait of its own.
         """
         before, self.interrupt = self.interrupt, error
-        if before is not None and before is not error and error.__context__ is None:
+        if before is not None and type(before) is not type(error) and error.__context__ is None:
             error.__context__ = before  # as if it was raised while that one was handled
         own = self.own
         if own is not None and not self._own_waits and not self._own_is_told:

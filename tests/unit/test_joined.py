@@ -849,8 +849,10 @@ def test_what_a_handler_raises_comes_through_while_what_is_waited_for_runs_inlin
     main = threading.get_ident()
 
     def child() -> None:
-        if threading.get_ident() == main and not raised:
-            signal.raise_signal(signal.SIGTERM)
+        if threading.get_ident() == main:
+            if not raised:
+                signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.005)  # and it is there nearly all the time
 
     def own() -> None:
         end = time.monotonic() + TIMEOUT
