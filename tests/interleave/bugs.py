@@ -654,7 +654,7 @@ BUGS = [
 """,
         "",
         k.pass_ends_by_time,
-        2000,
+        10000,
     ),
     Bug(
         "a lock is given to a home worker that has ended",
