@@ -572,7 +572,9 @@ def handle() -> Iterator[Callable[[int, Any], None]]:
     def handle(signum: int, function: Callable[[], object]) -> None:
         before.append((signum, signal.signal(signum, lambda *_: function())))
 
+    gc.disable()  # what is raised in a `__del__`, or a callback of the collector, is lost
     yield handle
+    gc.enable()
     for signum, handler in reversed(before):
         signal.signal(signum, handler)
 
@@ -825,17 +827,13 @@ def test_what_was_raised_is_kept_by_nobody(
 
     handle(signal.SIGTERM, raise_one)
     gc.collect()
-    gc.disable()
+    if where == "others":
+        pool.submit(signal.raise_signal, signal.SIGTERM)
     try:
-        if where == "others":
-            pool.submit(signal.raise_signal, signal.SIGTERM)
-        try:
-            pool.run(own)
-        except Alarm:
-            pass
-        assert [ref() for ref in raised] == [None]
-    finally:
-        gc.enable()
+        pool.run(own)
+    except Alarm:
+        pass
+    assert [ref() for ref in raised] == [None]
 
 
 @pytest.mark.thread_unsafe(reason="signals are the main thread's")
