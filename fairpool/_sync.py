@@ -213,6 +213,10 @@ class _Handler:
         "handler",
     )
 
+    # What the thread that sends again uses, too. `_ended`, `_over`: written before its start.
+    # `_is_again`: written before the signal by which the main thread comes to read it. `_delay`:
+    # which of two writes is the last one decides no more than how long it takes.
+
     def __init__(self, handler: Callable[..., object], ask: Callable[..., bool]) -> None:
         self.handler = handler
         self._ask = ask

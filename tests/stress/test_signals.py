@@ -7,7 +7,7 @@ import gc
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import wait
 from typing import Any
 
@@ -42,18 +42,16 @@ def handled() -> Iterator[None]:
 
 
 class Party:
-    """What the main thread and others do in one pool, with one count behind its lock."""
+    """What the main thread and others do in one pool with one lock."""
 
     def __init__(self, pool: FairPool, lock: Lock) -> None:
         self.pool = pool
         self.lock = lock
         self.inside: list[None] = []
-        self.sections = 0
 
     def section(self) -> None:
         assert not self.inside
         self.inside.append(None)
-        self.sections += 1
         self.inside.pop()
 
     async def client(self) -> int:
@@ -77,7 +75,7 @@ class Party:
             await fairpool.sleep(0.0001)
             async with self.lock:
                 pass
-        return await self.client_of(self.waits)
+        return await self.pool.submit(self.waits)
 
     async def own_sections(self) -> int:
         # Others wait each time that it leaves, so that there is something to be awaited then.
@@ -93,15 +91,12 @@ class Party:
         with fairpool.blocking():
             pass
         wait([self.pool.submit(int) for _ in range(3)])
-        return self.client_of(self.waits).result()
+        return self.pool.submit(self.waits).result()
 
     def own_function_that_goes_on(self) -> int:
         with contextlib.suppress(Alarm):
             self.own_function()
-        return self.client_of(self.waits).result()
-
-    def client_of(self, fn: Callable[[], Any]) -> Any:
-        return self.pool.submit(fn)
+        return self.pool.submit(self.waits).result()
 
 
 async def all_of(futures: list[Any]) -> list[Any]:

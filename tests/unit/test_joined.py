@@ -647,8 +647,8 @@ def test_what_a_handler_raises_in_a_wait_of_the_own_function_may_be_caught_there
     def function() -> str:
         assert threading.get_ident() == main
         waiting = pool.submit(opened.wait)
-        threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
         with pytest.raises(Alarm):
+            threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM)).start()
             waiting.result()
         opened.set()
         waiting.result()

@@ -45,6 +45,14 @@ def raise_signal() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def raise_inside(signum: int, frame: Any) -> None:
+    """A handler that raises in what `handle_interrupts` has called, and nowhere else."""
+    while frame is not None:
+        if frame.f_code is handle_interrupts.__code__:
+            raise Alarm
+        frame = frame.f_back
+
+
 def never(frame: Any, error: BaseException | None) -> bool:
     return False
 
@@ -72,9 +80,9 @@ def test_a_signal_that_has_not_cut_the_wait_off_is_seen(
     lock = Lock()
     lock.acquire()
     timer = threading.Timer(0.05, _thread.interrupt_main, (signal.SIGTERM,))
-    timer.start()
     began = time.monotonic()
     with pytest.raises(Alarm):
+        timer.start()
         acquire(lock, timeout)
     assert time.monotonic() - began < PATIENCE
     timer.join()
@@ -180,12 +188,6 @@ def test_one_that_repeats_does_not_keep_the_handlers_from_being_put_back(calls: 
     kept: list[BaseException | None] = []
     runs: list[None] = []
 
-    def raise_inside(signum: int, frame: Any) -> None:
-        while frame is not None:
-            if frame.f_code is handle_interrupts.__code__:
-                raise Alarm
-            frame = frame.f_back
-
     def keep(frame: Any, error: BaseException | None) -> bool:
         kept.append(error)
         return not runs
@@ -218,12 +220,6 @@ def test_one_that_comes_while_they_are_replaced_or_put_back(calls: list[int]) ->
         if error is not None:
             raise error
         return True
-
-    def raise_inside(signum: int, frame: Any) -> None:
-        while frame is not None:
-            if frame.f_code is handle_interrupts.__code__:
-                raise Alarm
-            frame = frame.f_back
 
     chance = random.Random(0)
     before = signal.signal(signal.SIGALRM, raise_inside)
