@@ -47,7 +47,15 @@ def adapt(module, executor):
     ``self.executor_type``, and would test the standard library's instead.
     """
     home, _, class_name = executor.partition(":")
-    original = module.__getattr__
+    original = getattr(module, "__getattr__", None)
+    if original is None:  # from 3.15 on the executors' names are lazy imports instead
+        del vars(module)["ThreadPoolExecutor"]
+
+        def original(name):
+            if name == "ThreadPoolExecutor":
+                return importlib.import_module("concurrent.futures.thread").ThreadPoolExecutor
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
     importing = False
 
     def __getattr__(name):
