@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 
 from harness import (
     POOLS,
@@ -68,6 +69,33 @@ def versus_thread_pool(
     return [compare(what, series["fairpool"], series["ThreadPoolExecutor"], goal)]
 
 
+def seconds_to_submit(pool: Executor, count: int) -> float:
+    """Seconds for each of many tasks: submit all, then ask for every result."""
+    begin = time.perf_counter()
+    futures = [pool.submit(noop) for _ in range(count)]
+    for future in futures:
+        future.result()
+    return (time.perf_counter() - begin) / count
+
+
+def seconds_of_ping_pong(pool: Executor, count: int) -> float:
+    """Seconds for each of many tasks, one at a time."""
+    begin = time.perf_counter()
+    for _ in range(count):
+        pool.submit(noop).result()
+    return (time.perf_counter() - begin) / count
+
+
+def seconds_to_map(pool: Executor, count: int) -> float:
+    """Seconds for each call of a `map`."""
+    begin = time.perf_counter()
+    total = sum(pool.map(same, range(count)))
+    cost = (time.perf_counter() - begin) / count
+    if total != sum(range(count)):
+        raise AssertionError(f"map of {count:,} lost or changed results")
+    return cost
+
+
 @benchmark("submit")
 def submit_pipelined(size: Size) -> list[Row]:
     """A backlog: submit everything, then ask for every result.
@@ -76,15 +104,8 @@ def submit_pipelined(size: Size) -> list[Row]:
     completing, reading.
     """
     count = size(50_000, 5_000)
-
-    def run(pool: Executor) -> float:
-        begin = time.perf_counter()
-        futures = [pool.submit(noop) for _ in range(count)]
-        for future in futures:
-            future.result()
-        return (time.perf_counter() - begin) / count
-
     what = f"submit + result of a no-op, pipelined {count:,}"
+    run = partial(seconds_to_submit, count=count)
     return versus_thread_pool(what, size, run, Goal("at least", 5))
 
 
@@ -95,14 +116,8 @@ def ping_pong(size: Size) -> list[Row]:
     This is the price of waking a worker and of waking the waiter, or of whatever avoids that.
     """
     count = size(2_000, 500)
-
-    def run(pool: Executor) -> float:
-        begin = time.perf_counter()
-        for _ in range(count):
-            pool.submit(noop).result()
-        return (time.perf_counter() - begin) / count
-
     what = f"submit().result() ping-pong, {count:,}"
+    run = partial(seconds_of_ping_pong, count=count)
     return versus_thread_pool(what, size, run, Goal("at least", 2))
 
 
@@ -113,16 +128,8 @@ def map_default_chunks(size: Size) -> list[Row]:
     A pool that groups small calls by itself need not pay for a future for each.
     """
     count = size(100_000, 10_000)
-
-    def run(pool: Executor) -> float:
-        begin = time.perf_counter()
-        total = sum(pool.map(same, range(count)))
-        cost = (time.perf_counter() - begin) / count
-        if total != sum(range(count)):
-            raise AssertionError(f"map of {count:,} lost or changed results")
-        return cost
-
     what = f"map of {count:,} no-ops, default chunksize"
+    run = partial(seconds_to_map, count=count)
     return versus_thread_pool(what, size, run, Goal("at least", 5))
 
 

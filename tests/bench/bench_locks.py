@@ -284,26 +284,28 @@ async def submitter(cell: list[int], count: int) -> None:
             await future
 
 
+def seconds_of_delegation(count: int) -> float:
+    """Seconds for each section that clients submit to a lock."""
+    global lock
+    cell = [0]
+    with pool_of() as pool:
+        lock = pool.lock()
+        begin = time.perf_counter()
+        futures = [pool.submit(submitter, cell, count) for _ in range(CLIENTS)]
+        for future in futures:
+            future.result()
+        seconds = time.perf_counter() - begin
+    check(cell[0], CLIENTS * count)
+    return seconds / (CLIENTS * count)
+
+
 @benchmark("lock-submit")
 def submit_pipelined(size: Size) -> list[Row]:
     """Delegation: a critical section as a call, and its future; many before the first is read."""
     count = size(10_000, 1_000)
 
-    def delegated() -> float:
-        global lock
-        cell = [0]
-        with pool_of() as pool:
-            lock = pool.lock()
-            begin = time.perf_counter()
-            futures = [pool.submit(submitter, cell, count) for _ in range(CLIENTS)]
-            for future in futures:
-                future.result()
-            seconds = time.perf_counter() - begin
-        check(cell[0], CLIENTS * count)
-        return seconds / (CLIENTS * count)
-
     contenders: dict[str, Measure] = {
-        "fairpool": delegated,
+        "fairpool": lambda: seconds_of_delegation(count),
         "threading.Lock in threads": lambda: increments_in_threads(count),
     }
     series = alternate(size.rounds, contenders)

@@ -41,6 +41,7 @@ WORKERS = 2
 
 _HERE = Path(__file__).parent
 _CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+_PINS = bool(_CPUS) and not os.environ.get("FAIRPOOL_BENCH_UNPINNED")
 
 
 class NotThereYet(Exception):
@@ -123,7 +124,7 @@ def benchmark(name: str) -> Callable[[Benchmark], Benchmark]:
 
 def pin_next_cpu(turn: Iterator[int]) -> None:
     """Pin the calling thread to the next CPU in turn: the `initializer` of a pool's workers."""
-    if _CPUS:
+    if _PINS:
         os.sched_setaffinity(threading.get_native_id(), {_CPUS[next(turn) % len(_CPUS)]})
 
 
