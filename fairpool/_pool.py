@@ -10,7 +10,6 @@ from concurrent.futures import wait as wait_for_all
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import count
-from math import isfinite
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
@@ -21,7 +20,7 @@ from fairpool._future import Future, wait
 from fairpool._lock import Guarded, Lock, LockStatistics, make_lock
 from fairpool._map import map_calls
 from fairpool._scheduler import Scheduler
-from fairpool._share import CURRENT, Principal
+from fairpool._share import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
 from fairpool._sync import cpu_count, here, monotonic_ns
 from fairpool._task import Task, is_coroutine
 
@@ -287,15 +286,20 @@ class FairPool(ThreadPoolExecutor):
     def share(self, name: str, weight: float = 1) -> Share:
         """A view of this pool whose work is charged to one principal: see `Share`.
 
-        The same name gives the same principal again, and must come with the same weight
-        (ValueError). It is kept for as long as the pool is.
+        `weight`: twice the weight, twice the time; from 0.000,001 to 1,000,000. The same name gives
+        the same principal again, and must come with the same weight. It is kept for as long as the
+        pool is. Raises TypeError where these are of another type, and ValueError for another weight
+        than that.
         """
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         if not isinstance(weight, (int, float)) or isinstance(weight, bool):
             raise TypeError(f"weight must be a number, not {weight!r}")
-        if not (weight > 0 and isfinite(weight)):
-            raise ValueError(f"weight must be greater than 0, and finite, not {weight!r}")
+        if not WEIGHT_MIN <= weight <= WEIGHT_MAX:  # not a number: neither
+            raise ValueError(
+                f"weight must be between {WEIGHT_MIN:g} and {WEIGHT_MAX:g}, not {weight!r}: only "
+                "the ratio between the weights of one pool counts"
+            )
         return Share(self, self._scheduler.share(name, float(weight)))
 
     def statistics(self) -> PoolStatistics:

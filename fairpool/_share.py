@@ -21,15 +21,35 @@ from typing import Any
 from fairpool._runqueue import RunQueue
 from fairpool._sync import monotonic_ns
 
-__all__ = ["CURRENT", "Ledger", "Principal", "Shares", "Standing", "jain_index"]
+__all__ = [
+    "CURRENT",
+    "VIRTUAL_NANOSECOND",
+    "WEIGHT_MAX",
+    "WEIGHT_MIN",
+    "Ledger",
+    "Principal",
+    "Shares",
+    "Standing",
+    "jain_index",
+]
+
+# Virtual time is an integer, so that no amount of it absorbs what is added: so much of it passes in
+# a nanosecond at weight 1. At the greatest weight a nanosecond is a million units, which gives
+# each weight to six digits; the rest of the arithmetic is exact.
+VIRTUAL_NANOSECOND = 1 << 40
+
+# Beside a share of weight 1, one of the least weight gets a second in twelve days, which is as
+# good as none.
+WEIGHT_MIN = 1e-6
+WEIGHT_MAX = 1e6
 
 # Who has not been seen for so long (ns) is a newcomer: it starts at the average. Much longer than
 # the pauses of a program that works, much shorter than a person's.
 ABSENCE = 1_000_000_000
 
-# So much (ns, for a weight of 1) may one that comes and goes be behind the one that is served:
-# whoever uses little for an hour must not have an hour to itself after that.
-CREDIT = 100_000_000
+# So much (virtual time) may one that comes and goes be behind the one that is served: whoever uses
+# little for an hour must not have an hour to itself after that. 100 ms, for a weight of 1.
+CREDIT = 100_000_000 * VIRTUAL_NANOSECOND
 
 # How long (ns) a worker serves a share whose tasks are short before it chooses again: long enough
 # for some dozens of small tasks to pay for one choice, and no longer than a wake-up.
@@ -51,10 +71,11 @@ def jain_index(values: Iterable[float]) -> float:
 class Standing:
     """What one principal has used of one thing."""
 
-    __slots__ = ("listed", "principal", "queue", "seen", "usage", "weight", "weighted")
+    __slots__ = ("listed", "pace", "principal", "queue", "seen", "usage", "weight", "weighted")
 
     # usage:    measured (ns)
-    # weighted: usage by weight (ns), moved up where the principal came late
+    # weighted: usage by weight (virtual time), moved up where the principal came late
+    # pace:     the virtual time of one nanosecond of use
     # seen:     when it last came, or ended what it did here (ns)
     # queue:    what of it waits
     # listed:   (lock) whether it is in the heap; (workers) whether it had work at the last choice
@@ -62,9 +83,10 @@ class Standing:
     def __init__(self, principal: Principal | None, queue: RunQueue) -> None:
         self.principal = principal
         self.weight = 1.0 if principal is None else principal.weight
+        self.pace = round(VIRTUAL_NANOSECOND / self.weight)
         self.queue = queue
         self.usage = 0
-        self.weighted = 0.0
+        self.weighted = 0
         self.seen = -ABSENCE
         self.listed = False
 
@@ -77,7 +99,7 @@ class Ledger:
     # level: how far the one was, at most, that was served because it had used the least
 
     def __init__(self) -> None:
-        self.level = 0.0
+        self.level = 0
         self.standings: dict[Principal | None, Standing] = {}
 
     def find(self, principal: Principal | None) -> Standing:
@@ -95,7 +117,7 @@ class Ledger:
                 for each in self.standings.copy().values()
                 if each is not standing and now - each.seen < ABSENCE
             ]
-            start = sum(present) / len(present) if present else self.level
+            start = sum(present) // len(present) if present else self.level
         else:
             start = self.level - CREDIT
         if standing.weighted < start:
@@ -105,7 +127,7 @@ class Ledger:
     def charge(self, standing: Standing, used: int, now: int) -> None:
         """Write down what has been used."""
         standing.usage += used
-        standing.weighted += used / standing.weight
+        standing.weighted += used * standing.pace
         standing.seen = now
 
     def usage(self) -> dict[str | None, float]:

@@ -23,7 +23,7 @@ from fairpool._combiner import Combiner, CriticalLink
 from fairpool._future import LOGGER
 from fairpool._request import Once, Request
 from fairpool._runqueue import RunQueue
-from fairpool._share import CURRENT, Ledger, Principal, Standing
+from fairpool._share import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
 from fairpool._sync import here, monotonic_ns
 
 __all__ = ["Charging", "ChargingQueue", "UsageQueue"]
@@ -33,9 +33,9 @@ __all__ = ["Charging", "ChargingQueue", "UsageQueue"]
 # shares get equal times.
 PASSED_OVER_MAX = 64
 
-# A strict lock holds back a share that is further ahead (ns, for a weight of 1) of one that is
-# expected to come again: half of a pass, so that short sections still come in passes.
-SLACK = 1_000_000
+# A strict lock holds back a share that is further ahead (virtual time) of one that is expected to
+# come again: 1 ms for a weight of 1, half of a pass, so that short sections still come in passes.
+SLACK = 1_000_000 * VIRTUAL_NANOSECOND
 
 # For so long (ns) after it was seen last. The switch interval of a GIL build: there, a task
 # that has work to do may not come to do it for that long.
@@ -123,7 +123,7 @@ class UsageQueue(ChargingQueue):
         self._lock = lock
         self._strict = strict
         self._waiting: set[Any] = set()
-        self._heap: list[tuple[float, int, int, Standing]] = []
+        self._heap: list[tuple[int, int, int, Standing]] = []
         self._numbers = count()
         self._turns: dict[Standing, int] = {}
         self._served = 0

@@ -11,9 +11,21 @@ from unit.conftest import TIMEOUT, in_time, occupy
 
 import fairpool
 from fairpool import FairPool, Share, _share, _worker
-from fairpool._share import ABSENCE, CREDIT, CURRENT, TURN_TIME, Principal, Shares, jain_index
+from fairpool._share import (
+    ABSENCE,
+    CREDIT,
+    CURRENT,
+    TURN_TIME,
+    VIRTUAL_NANOSECOND,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    Principal,
+    Shares,
+    jain_index,
+)
 
 MILLISECOND = 1_000_000
+YEAR = 31_536_000  # seconds
 
 
 class Clock:
@@ -137,10 +149,39 @@ def test_a_weight_that_is_no_number(make_pool: Callable[..., FairPool], weight: 
         make_pool(1).share("one", weight)
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("inf"), float("nan")])
-def test_a_weight_that_is_none(make_pool: Callable[..., FairPool], weight: float) -> None:
-    with pytest.raises(ValueError, match="weight must be greater than 0"):
-        make_pool(1).share("one", weight)
+@pytest.mark.parametrize(
+    "weight",
+    [
+        0,
+        -1,
+        float("inf"),
+        float("nan"),
+        1e-15,
+        1e-9,
+        1e-300,
+        0.99e-6,
+        1.01e6,
+        1e300,
+        pytest.param(10**400, id="10**400"),
+    ],
+)
+def test_a_weight_out_of_bounds(make_pool: Callable[..., FairPool], weight: float) -> None:
+    pool = make_pool(1)
+    with pytest.raises(ValueError, match=r"weight must be between 1e-06 and 1e\+06, not "):
+        pool.share("one", weight)
+    assert pool.share("one").weight == 1  # it has not been made by that
+
+
+@pytest.mark.parametrize("weight", [WEIGHT_MIN, 1e-3, 1, 1e3, WEIGHT_MAX, 10**6])
+def test_statistics_of_extreme_weights(make_pool: Callable[..., FairPool], weight: float) -> None:
+    with make_pool(1) as pool:
+        share = pool.share("one", weight)
+        lock = pool.lock(order="usage")
+        other = pool.share("other", WEIGHT_MAX)
+        for each in share, other:
+            each.submit(lock.submit(int).result).result(TIMEOUT)
+        assert 0 < pool.statistics().jain <= 1
+        assert 0 < lock.statistics().jain <= 1
 
 
 def test_a_name_that_is_no_string(make_pool: Callable[..., FairPool]) -> None:
@@ -192,6 +233,31 @@ def test_a_share_has_time_by_its_weight(division: Division) -> None:
     division.add("a", 3, tasks=100)
     division.add("b", 1, tasks=100)
     assert division.run(80).count("a") == 60
+
+
+@pytest.mark.parametrize("weight", [WEIGHT_MIN, 1e-3, 1.0, WEIGHT_MAX])
+@pytest.mark.parametrize("seconds", [2, 20 * 60, 10 * YEAR])
+def test_what_one_share_has_used_absorbs_nothing_of_others(
+    division: Division, weight: float, seconds: int
+) -> None:
+    # The issue's: a share that was kept busy for long, then two others of equal weight.
+    division.add("a", weight, tasks=1000)
+    division.run(1000, seconds)  # alone: so far its virtual time goes
+    division.add("b", tasks=10_000)
+    division.add("c", tasks=10_000)
+    served = division.run(10_000, 1e-4)  # tasks of 100 ns
+    assert served.count("b") == served.count("c") == 5000
+
+
+@pytest.mark.parametrize("light", [WEIGHT_MIN, 1e-3, 1.0, 1e5])
+@pytest.mark.parametrize("ratio", [1, 3, 10])
+def test_shares_have_time_by_their_weights_after_years(
+    division: Division, light: float, ratio: int
+) -> None:
+    division.add("a", light, tasks=100_000)
+    division.add("b", light * ratio, tasks=100_000)
+    served = division.run(20 * (ratio + 1), YEAR * 1000)  # each task as long as a year
+    assert abs(served.count("a") - 20) <= 1
 
 
 def test_tasks_count_by_their_length(division: Division) -> None:
@@ -248,7 +314,7 @@ def test_the_credit_of_one_that_uses_little_is_bounded(division: Division) -> No
         division.run(ABSENCE // MILLISECOND // 2)
         b.queue.append(0)
     b.queue.extend(range(10_000))
-    alone = CREDIT // MILLISECOND
+    alone = CREDIT // VIRTUAL_NANOSECOND // MILLISECOND
     assert division.run(3 * alone).count("b") == pytest.approx(2 * alone, abs=2)
 
 

@@ -16,7 +16,7 @@ from unit.conftest import TIMEOUT, in_time, occupy
 import fairpool
 from fairpool import FairPool, Lock, _combiner, _usage
 from fairpool._request import Request
-from fairpool._share import Principal, jain_index
+from fairpool._share import VIRTUAL_NANOSECOND, WEIGHT_MIN, Principal, jain_index
 from fairpool._sync import yield_cpu
 from fairpool._usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
 
@@ -106,6 +106,24 @@ def test_ties_are_broken_by_ticket(desk: Desk) -> None:
         order += desk.serve() or "-"
         desk.use(1)
     assert order == "cabcab"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_one_share_has_used_of_a_lock_absorbs_nothing_of_others(
+    monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    desk = Desk(monkeypatch, strict)
+    desk.shares["a"] = Principal(None, "a", WEIGHT_MIN)
+    desk.ask("a")
+    assert desk.serve() == "a"
+    desk.use(20 * 60 * 1000)  # twenty minutes
+    served = ""
+    for name in "bc" * 500:
+        desk.ask(name)
+    for _ in range(1000):
+        served += desk.serve() or "-"
+        desk.use(1e-4)  # 100 ns
+    assert served[:100] in ("bc" * 50, "cb" * 50)
 
 
 def test_usage_counts_by_weight(desk: Desk) -> None:
@@ -336,7 +354,7 @@ def test_nobody_is_held_back_where_no_timer_can_be_had(
 
 
 def test_one_that_is_a_little_ahead_is_not_held_back(strict: Desk) -> None:
-    one_ahead(strict, by=SLACK / MILLISECOND)
+    one_ahead(strict, by=SLACK / VIRTUAL_NANOSECOND / MILLISECOND)
     strict.ask("a")
     assert strict.serve() == "a"
 
