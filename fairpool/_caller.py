@@ -9,9 +9,9 @@ Guarantees:
   else's plain function is on its stack at that moment: then it leaves when that has returned.
 - What lies with a caller when it leaves is given back, and whoever may be needed for it is woken.
 - A thread that waits for a lock may be a caller for one step: a `Lender`.
-- What a signal handler raises (Ctrl-C's, say; one that was set before) never ends what the caller
-  runs for others, and cuts off no step of the package's (only a second Ctrl-C does): it is raised
-  in the code of the own task, or ends that, and is raised to the caller when it is final.
+- Ctrl-C, where Python's own handler is installed, neither ends what the main thread runs for others
+  as a caller, nor cuts off a step of the package's (a second one does): KeyboardInterrupt is raised
+  in the code of the own task, or that is cancelled, and it is raised when the task is final.
 
 This code assumes, beside what `_worker` does, that signal handlers are called on the main thread.
 """
@@ -19,36 +19,25 @@ This code assumes, beside what `_worker` does, that signal handlers are called o
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from concurrent.futures import wait as wait_for_any
-from dis import opmap
-from linecache import getline
-from logging import Logger
-from pathlib import Path
-from sys import get_asyncgen_hooks, set_asyncgen_hooks
-from traceback import format_exception
+from sys import _getframe, get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
-from weakref import WeakSet, WeakValueDictionary
 
 from fairpool._combiner import Combiner
 from fairpool._future import Future, call, is_final, look_out
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
-    LONGEST_BLIND_WAIT,
-    Condition,
-    Thread,
     acquire,
-    handle_interrupts,
+    handle_ctrl_c,
     here,
     monotonic,
     monotonic_ns,
+    wait_until_set,
     yield_cpu,
 )
-from fairpool._task import Task
+from fairpool._task import Continuation, Task
 from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker
 
 __all__ = ["Caller", "LastCaller", "Lender"]
-
-_PACKAGE = str(Path(__file__).parent / "_")[:-1]  # with the separator
 
 
 class Caller(Worker):
@@ -58,10 +47,10 @@ class Caller(Worker):
         "_deadline",
         "_holds_own",
         "_outer",
-        "_own_is_told",
         "_own_waits",
         "awaited",
-        "interrupt",
+        "gives_up",
+        "interrupted",
         "leaving",
         "outer_caller",
         "own",
@@ -71,7 +60,8 @@ class Caller(Worker):
     # awaited:     what it works for at the moment: `own`, or what a step on its stack waits for
     # leaving:     whether that may be final. Only an optimization, for the pass that is to be cut
     #              off: the loop itself looks at `awaited`, and if that is not final, takes it back.
-    # interrupt:   what a signal handler has raised, and this caller is still to raise
+    # interrupted: whether Ctrl-C has come, and KeyboardInterrupt is still to be raised
+    # gives_up:    whether it has come twice: this caller leaves, whatever its task does
     # outer_caller: the one that runs what has called this one, in another pool
 
     def __init__(self, scheduler: Any, own: Task[Any] | None) -> None:
@@ -80,11 +70,10 @@ class Caller(Worker):
         self.own = own
         self.awaited: Future[Any] | None = own
         self.leaving = False
-        self.interrupt: BaseException | None = None
+        self.interrupted = self.gives_up = False
         self._deadline: float | None = None  # of what is awaited
         self._holds_own = False  # whether it is a step of the own task's that waits
         self._own_waits = False  # whether one does, further out on this stack perhaps
-        self._own_is_told = False  # whether it was asked to end, because of an interrupt
         self.outer_caller: Caller | None = None
         self._outer: Any = None
 
@@ -92,7 +81,7 @@ class Caller(Worker):
         """Work for the pool until the own task is final. Raises if it is not accepted any more."""
         self.outer_caller = here.caller
         try:
-            handle_interrupts(_ask, self._come_and_go)
+            handle_ctrl_c(_on_ctrl_c, self._come_and_go)
         finally:
             if here.caller is self:  # not so in the child of a fork, which has no pool
                 here.caller = self.outer_caller
@@ -156,8 +145,7 @@ class Caller(Worker):
 
     def join(self) -> None:
         """Wait until this caller has left. Its thread goes on."""
-        while not self.ended.wait(LONGEST_BLIND_WAIT):
-            pass
+        wait_until_set(self.ended)
 
     def requeue(self, item: Any) -> None:
         """As that of `Worker`; a lock that is to be served later is one that others look for."""
@@ -172,7 +160,8 @@ class Caller(Worker):
         """Whether there is no reason to go on."""
         return (
             is_final(self.awaited)  # type: ignore[arg-type]
-            or (self._holds_own and self.interrupt is not None)
+            or self.gives_up
+            or (self._holds_own and self.interrupted)
             or (self._deadline is not None and monotonic() >= self._deadline)
         )
 
@@ -268,9 +257,10 @@ class Caller(Worker):
     def __call__(self, future: Any) -> None:
         """What the caller waits for is final. From any thread."""
         self.leaving = True
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Look again at whether it is done."""
         if self._unlist_parked():
             self.needs_seat = True
             self.parker.unpark()
@@ -294,8 +284,7 @@ class Caller(Worker):
         future._register(self)
         try:
             self._work(None)
-            if self._holds_own:
-                self.raise_interrupt()
+            self._end_wait(self._holds_own)
         finally:
             future._unregister(self)
             self._inline -= 1
@@ -312,146 +301,105 @@ class Caller(Worker):
             is_done = super().run_inline(future)
         finally:
             self._own_waits = waits
-        if self.interrupt is not None and self.runs_own():
+        if self.interrupted and self.runs_own():
             self.raise_interrupt()
         return is_done
 
     def wait_for_event(self, adopted: Any, timeout: float | None) -> bool:
         """As that of `Worker`; and as `_park_on`."""
-        if self.scheduler.max_workers:
-            return super().wait_for_event(adopted, timeout)
         self._park_on(adopted.announce(), timeout)
         return bool(adopted.event.is_set())
 
-    # --- what signal handlers raise --------------------------------------------------------------
+    # --- Ctrl-C ----------------------------------------------------------------------------------
 
     def runs_own(self) -> bool:
         """Whether it is a step of the own task's, or of what that is in, that runs here."""
         own, item = self.own, self.item
         return own is not None and (item is own or getattr(item, "task", None) is own)
 
-    def end_own(self, error: BaseException) -> bool:
-        """The own task is to end, and `error` is raised then.
-
-        False where that is a plain function that has begun, and cannot be told: ask again, until
-        it is its code that runs here, or a wait of its own.
-        """
-        before, self.interrupt = self.interrupt, error
-        if before is not None and type(before) is not type(error) and error.__context__ is None:
-            error.__context__ = before  # as if it was raised while that one was handled
+    def interrupt(self) -> None:
+        """Ctrl-C: end the own task, or its wait; KeyboardInterrupt is raised then."""
+        self.interrupted = True
         own = self.own
-        if own is not None and not self._own_waits and not self._own_is_told:
-            self._own_is_told = True  # once: it may clean up
-            own.cancel()
-        self._wake()
-        return own is None or self._own_waits or is_final(own) or hasattr(own, "_machine")
+        if own is not None and not self._own_waits:
+            own.cancel()  # once: it may clean up
+        self.wake()
 
     def raise_interrupt(self) -> None:
-        """Raise what is still to be raised, in a wait of the own task's or after its end."""
-        error, self.interrupt = self.interrupt, None
-        if error is not None:
-            self._own_is_told = False
-            try:
-                raise error
-            finally:
-                del error  # its traceback holds this frame: no cycle
+        """Raise KeyboardInterrupt if that is still to be done; for `work`, and the own waits."""
+        if self.interrupted:
+            self.interrupted = self.gives_up = False
+            raise KeyboardInterrupt
+
+    def raise_in_wait(self) -> None:
+        """As `raise_interrupt`, in a wait that is not the loop's."""
+        if self.interrupted and _is_called_by_user(_getframe()):
+            self._end_wait(self.runs_own())
+
+    def _end_wait(self, is_own: bool) -> None:
+        if is_own:
+            self.raise_interrupt()
+        elif self.gives_up:
+            raise KeyboardInterrupt
 
 
-_LOOP = Caller._work.__code__
-_BLOCKS = (acquire.__code__, Condition.wait.__code__)
-_START = Thread.start.__code__
-_CALLS_BACK = call.__code__
-# Of the standard library: what is not to be cut off, whoever calls it, unless it blocks: the one
-# holds futures locked, the others swallow what is raised.
-_SHELTERED = tuple(
-    fn.__code__.co_filename for fn in (wait_for_any, WeakSet.add, WeakValueDictionary.get)
-)
-# And what is not if the package calls it.
-_HELPERS = tuple(
-    fn.__code__.co_filename for fn in (Thread.start, Logger.log, format_exception, getline)
-)
+# Where a step of a task's calls code of the user's.
+_STEPS = (Task.run.__code__, Continuation.run.__code__)
+# Below these, frames are of the thread's life before it came, or of a wait of what it runs.
+_LOOPS = (Caller._work.__code__, Caller.work.__code__)
 
 
 def _is_packages(frame: Any) -> bool:
-    return bool(frame.f_code.co_filename.startswith(_PACKAGE))
+    return str(frame.f_globals.get("__name__")).startswith("fairpool.")
 
 
-def _place_in_own_code(frame: Any) -> bool | None:
-    """Whether `frame` may be cut off, of a caller's own task; None where that runs no code of its.
+def _may_be_cut_off(frame: Any) -> bool:
+    """Whether this is not the package at its own work: other code, or a wait."""
+    return not _is_packages(frame) or frame.f_code is acquire.__code__
 
-    It may be in code of the user's, and in a wait that this has called, but not inside of something
-    else of the package's.
+
+def _may_raise(frame: Any) -> bool:
+    """Whether `frame` is code of a task's own, or a wait that such code has called.
+
+    Not where the package is at its own work, or calls what would swallow the exception.
     """
-    blocks, may_be_cut_off = frame.f_code in _BLOCKS, not _is_about_to_await(frame)
-    while frame is not None and (file := frame.f_code.co_filename) in _HELPERS + _SHELTERED:
-        if frame.f_code is _START:
-            blocks = may_be_cut_off = False
-        elif file in _SHELTERED:
-            may_be_cut_off = blocks
-        frame = frame.f_back
-    is_users = False
+    if _is_packages(frame):
+        return _may_be_cut_off(frame) and _is_called_by_user(frame)
     while frame is not None and not _is_packages(frame):
-        is_users = True
         frame = frame.f_back
-    while frame is not None and _is_packages(frame) and frame.f_code is not _LOOP:
-        if is_users and frame.f_code is _CALLS_BACK:  # which logs what a callback raises
+    return frame is not None and frame.f_code in _STEPS
+
+
+def _is_called_by_user(frame: Any, callbacks: bool = False) -> bool:
+    """Whether code of the user's, with `callbacks` also of a callback, is below the loop's."""
+    is_users = False
+    while frame is not None and frame.f_code not in _LOOPS:
+        if frame.f_code is call.__code__ and not callbacks:  # it logs what a callback raises
             return False
+        is_users = is_users or not _is_packages(frame)
         frame = frame.f_back
-    if is_users:
-        return may_be_cut_off
-    return None if frame is None or frame.f_code is _LOOP else blocks
+    return is_users
 
 
-def _is_about_to_await(frame: Any) -> bool:
-    """Whether it has just called what gives it something to await, as `__aexit__` does."""
-    code = frame.f_code.co_code
-    at = frame.f_lasti + 2
-    while at < len(code) and code[at] == _CACHE:
-        at += 2
-    return bool(at < len(code) and code[at] == _GET_AWAITABLE)
-
-
-_CACHE, _GET_AWAITABLE = opmap["CACHE"], opmap["GET_AWAITABLE"]
-
-
-def _ask(frame: Any, error: BaseException | None) -> bool:
-    """A signal handler has raised `error` while this thread, the main thread, was in `frame`.
-
-    Raises it where that is code of the own task's, or a wait that such code has called. In what
-    else such code has called it may be half-way into a lock, say: False, ask again (with None).
-    What is others' is not to be cut off: the own task is to end, and it is raised then; True if
-    that has been told.
-    """
+def _on_ctrl_c(signum: int, frame: Any) -> None:
+    """Ctrl-C has come while the main thread, which is here, is a caller."""
     callers: list[Caller] = []  # a task may have joined another pool
     caller = here.caller
     while caller is not None:
         callers.append(caller)
         caller = caller.outer_caller
-    try:
-        if error is None:
-            for caller in callers:
-                if caller.interrupt is not None:
-                    error, caller.interrupt = caller.interrupt, None
-                    break
-            else:
-                return True  # it was raised meanwhile
-        elif not callers or (
-            isinstance(error, KeyboardInterrupt)
-            and any(caller.interrupt is not None for caller in callers)
-        ):
-            raise error
-        for caller in reversed(callers):
-            if not caller.runs_own():
-                return caller.end_own(error)
-        place = _place_in_own_code(frame)
-        if place is None:
-            return callers[0].end_own(error)
-        if place:
-            raise error
-        callers[0].interrupt = error
-        return False
-    finally:
-        del error, caller, callers  # its traceback holds this frame: no cycle
+    others = [caller for caller in callers if not caller.runs_own()]
+    if any(caller.interrupted for caller in callers):
+        for caller in callers:
+            caller.interrupted = caller.gives_up = True
+            caller.wake()
+        if _may_be_cut_off(frame) and _is_called_by_user(frame, callbacks=True):
+            raise KeyboardInterrupt
+    elif not callers or (not others and _may_raise(frame)):
+        raise KeyboardInterrupt
+    else:
+        # What runs in an inner pool is the work of the outermost one that runs others' work.
+        (others[-1] if others else callers[0]).interrupt()
 
 
 class LastCaller(Caller):
@@ -465,7 +413,7 @@ class LastCaller(Caller):
     def is_done(self) -> bool:
         if self.awaited is not None:  # in a wait of what it runs
             return super().is_done()
-        return self.interrupt is not None or self.scheduler.is_over()
+        return self.interrupted or self.scheduler.is_over()
 
 
 class _NeverEmpty(list[Any]):
@@ -518,7 +466,7 @@ class Lender(Caller):
 
     def is_done(self) -> bool:
         """Whether there is no reason to go on, in a wait of what it runs."""
-        return self.interrupt is not None if self.awaited is None else super().is_done()
+        return self.interrupted if self.awaited is None else super().is_done()
 
     def _sit(self) -> None:
         """It has a seat."""

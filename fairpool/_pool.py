@@ -175,12 +175,12 @@ class FairPool(ThreadPoolExecutor):
         itself may be run by another thread. Threads may come and go; with `max_workers=0` they are
         all that the pool has.
 
-        What a signal handler raises on the main thread (Ctrl-C's, an alarm's) is raised in the
-        task's code if that runs there; else it cancels the task, lets it clean up, and is raised
-        then. What the thread runs for others is not cut off. (That is of handlers that were set
-        before this call.) Raises as `submit`; also `RuntimeError` in a thread in which an asyncio
-        loop runs, or inside one of the pool's locks (but in a task of the pool it may be called
-        like that, and waits). In a pool with an initializer the thread only waits.
+        Ctrl-C on the main thread, where Python's own handler is installed, raises KeyboardInterrupt
+        in the task's code or wait if that is there; else it cancels the task, lets it clean up, and
+        raises then. What the thread runs for others is not cut off, except by a second Ctrl-C.
+        Other signal handlers are left alone. Raises as `submit`; also `RuntimeError` in a thread in
+        which an asyncio loop runs, or inside one of the pool's locks (but in a task of the pool it
+        may be called like that, and waits). In a pool with an initializer the thread only waits.
         """
         if not callable(fn):
             raise TypeError(f"run() takes a callable first, not {fn!r}")

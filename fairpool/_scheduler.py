@@ -27,6 +27,7 @@ from fairpool._share import CURRENT, Principal, Shares
 from fairpool._sync import (
     at_exit,
     cpu_count,
+    get,
     here,
     in_child_after_fork,
     monotonic,
@@ -75,7 +76,7 @@ class Backlog:
             # No task is run inline to make room: it could wait for what the submitter does next. In
             # a worker the seat goes to another one, which starts what is queued.
             with blocking():
-                permit = self._permits.get()
+                permit = get(self._permits)
         if not permit:
             self._permits.put(False)  # closed: pass it on to whoever waits, too
             raise scheduler.refusal()

@@ -1,4 +1,4 @@
-"""The only door to threads, signals and the clock, and what the package takes for atomic.
+"""The only door to threads, Ctrl-C and the clock, and what the package takes for atomic.
 
 Every other module gets its locks, threads, thread-locals and time from here, so that one place can
 be read to know what the package asks of the interpreter, and one seam can be replaced under test.
@@ -50,17 +50,17 @@ import sys
 import threading
 import time
 from _thread import allocate_lock as Lock
-from _thread import get_ident, interrupt_main, start_new_thread
+from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from queue import Empty, SimpleQueue
 from threading import Condition, Event, RLock, Thread, current_thread
 from typing import Any
 from weakref import ref
 
 __all__ = [
     "FREE_THREADED",
-    "LONGEST_BLIND_WAIT",
     "Condition",
     "Event",
     "Lock",
@@ -70,8 +70,9 @@ __all__ = [
     "at_exit",
     "cpu_count",
     "current_thread",
+    "get",
     "get_ident",
-    "handle_interrupts",
+    "handle_ctrl_c",
     "here",
     "in_child_after_fork",
     "monotonic",
@@ -79,6 +80,7 @@ __all__ = [
     "read_by_many",
     "stack_is_deep",
     "thread_name",
+    "wait_until_set",
     "yield_cpu",
 ]
 
@@ -108,10 +110,36 @@ def acquire(lock: Any, timeout: float | None) -> bool:
         # A lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
         return bool(lock.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), YEAR)))
     end = inf if timeout is None else monotonic() + timeout
-    while not lock.acquire(timeout=min(max(end - monotonic(), 0), LONGEST_BLIND_WAIT)):
+    while True:
+        look_up()
+        if lock.acquire(timeout=min(max(end - monotonic(), 0), LONGEST_BLIND_WAIT)):
+            return True
         if monotonic() >= end:
             return False
-    return True
+
+
+def wait_until_set(event: Event) -> None:
+    """`event.wait`, from which the main thread looks up now and then."""
+    while not event.wait(LONGEST_BLIND_WAIT):
+        look_up()
+
+
+def get(queue: SimpleQueue[Any]) -> Any:
+    """`queue.get`, from which the main thread looks up now and then."""
+    if get_ident() != threading.main_thread().ident:
+        return queue.get()
+    while True:
+        look_up()
+        try:
+            return queue.get(timeout=LONGEST_BLIND_WAIT)
+        except Empty:
+            pass
+
+
+def look_up() -> None:
+    """In a wait of the main thread's: raise KeyboardInterrupt if Ctrl-C was pressed before it."""
+    if here.caller is not None:
+        here.caller.raise_in_wait()
 
 
 def read_by_many(*values: Any) -> None:
@@ -130,7 +158,7 @@ class _Here(threading.local):
     """What this thread is to the package: `worker` is None on a thread that no pool owns."""
 
     worker: Any = None
-    # The pool's caller that it is, if it is one: it is asked before a signal handler raises here.
+    # The pool's caller that it is, if it is one: Ctrl-C is its affair.
     caller: Any = None
     # In how many `Parking.notify` it is: more than none for a signal handler that interrupts one.
     notifying = 0
@@ -178,185 +206,23 @@ def thread_name() -> str:
     return threading.current_thread().name
 
 
-# How long it takes until a signal is sent again that came at a wrong time, and how long if it has
-# been for several times, in seconds.
-RESEND_AFTER = 0.0005
-RESEND_AFTER_AT_LAST = 0.05
+def handle_ctrl_c(handler: Callable[[int, Any], object], body: Callable[[], None]) -> None:
+    """Call `body`; on the main thread, have Ctrl-C call `handler` meanwhile, instead of raising.
 
-
-def send_signal(signum: int) -> None:
-    """Send one to the main thread, also where that waits in a call of the system's."""
-    if hasattr(_signal, "pthread_kill"):
-        _signal.pthread_kill(threading.main_thread().ident, signum)
-    else:
-        interrupt_main(signum)  # type: ignore[arg-type]
-
-
-class _Handler:
-    """A signal handler that asks before it raises. Called on the main thread.
-
-    Where it may not raise yet it has the signal sent again, by a thread: sent from here it would be
-    back at once. A call that finds `_is_again` is of that one; a signal that comes in between is
-    then taken for it, and it for the signal. (The two at once are one, as signals are.)
+    Only where Python's own handler is installed: one of the program's own stays what it is.
     """
-
-    __slots__ = (
-        "_absent",
-        "_ask",
-        "_begin",
-        "_delay",
-        "_ended",
-        "_is_again",
-        "_is_over",
-        "_over",
-        "_process",
-        "handler",
-    )
-
-    # What the thread that sends again uses, too. `_ended`, `_over`: written before its start.
-    # `_is_again`: written before the signal by which the main thread comes to read it. `_delay`:
-    # which of two writes is the last one decides no more than how long it takes.
-
-    def __init__(self, handler: Callable[..., object], ask: Callable[..., bool]) -> None:
-        self.handler = handler
-        self._ask = ask
-        self._is_again = False
-        self._is_over = False
-        self._absent = [None]  # empty as soon as there is the thread
-        self._begin: Any = None  # a lock that the thread waits for
-        self._delay = RESEND_AFTER
-        self._process = os.getpid()
-
-    def __call__(self, signum: int, frame: Any) -> None:
-        is_again, self._is_again = self._is_again, False
-        error = None
-        try:
-            if not is_again:
-                self._delay = RESEND_AFTER
-                try:
-                    self.handler(signum, frame)
-                except BaseException as raised:
-                    error = raised
-                else:
-                    return
-            if not self._ask(frame, error):
-                if self._is_over and error is not None:
-                    raise error
-                self._send_again(signum)
-        finally:
-            del error  # its traceback holds this frame: no cycle
-
-    def _send_again(self, signum: int) -> None:
-        try:
-            self._absent.pop()
-        except IndexError:  # it is there, or this has interrupted the start of it
-            pass
-        else:
-            begin, self._over, self._ended = Lock(), Lock(), Lock()
-            begin.acquire()
-            self._ended.acquire()
-            self._over.acquire()
-            self._begin = begin
-            try:
-                start_new_thread(self._resend, (signum, begin))
-            except RuntimeError:  # no more threads: nobody asks again
-                self._begin = None
-                self._absent.append(None)
-        if self._begin is not None:  # else whoever is interrupted releases it
-            _release_if_held(self._begin)
-
-    def _resend(self, signum: int, begin: Any) -> None:
-        # Who settles this releases both.
-        while begin.acquire() and not self._over.acquire(timeout=self._delay):
-            self._delay = min(self._delay * 1.5, RESEND_AFTER_AT_LAST)
-            if _signal.getsignal(signum) is self:
-                self._is_again = True
-                send_signal(signum)
-        self._ended.release()
-
-    def is_left_over(self) -> bool:
-        """Whether it was to be put back, or is that of the process that has forked this one."""
-        return self._is_over or self._process != os.getpid()
-
-    def settle(self) -> None:
-        """No signal is sent again from here on."""
-        self._is_over = True
-        if self._begin is not None:
-            _release_if_held(self._over)
-            _release_if_held(self._begin)
-            # With a time-out, because in the child of a fork nobody releases it.
-            self._ended.acquire(timeout=LONGEST_BLIND_WAIT)
-            _release_if_held(self._ended)  # for who does this again
-            yield_cpu()  # a call of the system's, at the end of which it has delivered its signals
-
-
-def _release_if_held(lock: Any) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        pass
-
-
-def handle_interrupts(
-    ask: Callable[[Any, BaseException | None], bool], body: Callable[[], None]
-) -> None:
-    """Call `body`; on the main thread, `ask(frame, error)` where a signal handler raises meanwhile.
-
-    Ctrl-C's handler, which raises KeyboardInterrupt, and those of the program. `ask` raises the
-    error, in `frame`; or it returns True: it has taken it; or, as long as the body runs, False, to
-    be asked again a moment later, with None for the error. Handlers of real-time signals are left
-    alone, and inside of another `handle_interrupts` it is that one that asks.
-    """
-    if get_ident() != threading.main_thread().ident:
+    if (
+        get_ident() != threading.main_thread().ident
+        or _signal.getsignal(_signal.SIGINT) is not _signal.default_int_handler
+    ):
         body()
         return
-    replaced: list[tuple[int, Any]] = []
-    late = None
     try:
-        # Without a loop in here: CPython does not cover its backward jumps, where it looks for
-        # signals, by the `finally`.
-        _replace_all(replaced, ask)
+        _signal.signal(_signal.SIGINT, handler)
         body()
     finally:
-        while replaced:
-            try:
-                _put_back(replaced)
-            except BaseException as error:  # of one that is back already
-                late = error
-        try:
-            if late is not None:
-                ask(None, late)
-        finally:
-            del late  # its traceback holds this frame: no cycle
-
-
-def _replace_all(
-    replaced: list[tuple[int, Any]], ask: Callable[[Any, BaseException | None], bool]
-) -> None:
-    for signum in _SIGNALS:
-        handler = _signal.getsignal(signum)
-        while type(handler) is _Handler and handler.is_left_over():
-            handler = handler.handler
-        if callable(handler) and type(handler) is not _Handler:
-            asking = _Handler(handler, ask)
-            replaced.append((signum, asking))
-            _signal.signal(signum, asking)
-
-
-def _put_back(replaced: list[tuple[int, Any]]) -> None:
-    for _, asking in replaced:
-        asking.settle()
-    while replaced:
-        signum, asking = replaced[-1]
-        if _signal.getsignal(signum) is asking:
-            _signal.signal(signum, asking.handler)
-        replaced.pop()
-
-
-# Without the real-time ones, which hardly any program handles. Those that come again and again,
-# from a timer, are the first that are replaced and the last that are put back.
-_TIMERS = [getattr(_signal, name, 0) for name in ("SIGALRM", "SIGVTALRM", "SIGPROF")]
-_SIGNALS = sorted(range(1, min(_signal.NSIG, 32)), key=lambda signum: signum not in _TIMERS)
+        if _signal.getsignal(_signal.SIGINT) is handler:
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def at_exit(function: Callable[[], None]) -> None:

@@ -37,7 +37,6 @@ from fairpool._request import Once
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     FREE_THREADED,
-    LONGEST_BLIND_WAIT,
     Event,
     Thread,
     acquire,
@@ -45,6 +44,7 @@ from fairpool._sync import (
     here,
     monotonic_ns,
     stack_is_deep,
+    wait_until_set,
     yield_cpu,
 )
 from fairpool._task import Continuation, Task
@@ -291,8 +291,7 @@ class Worker:
 
     def join(self) -> None:
         """Wait until the thread has ended."""
-        while not self.ended.wait(LONGEST_BLIND_WAIT):
-            pass
+        wait_until_set(self.ended)
         if self.thread.ident is not None:  # None: it could not be started
             self.thread.join()
 

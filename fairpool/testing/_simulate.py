@@ -29,7 +29,7 @@ from fairpool._future import Future
 from fairpool._gather import Gather
 from fairpool._lock import ChargedLock, Lock
 from fairpool._scheduler import Scheduler
-from fairpool._sync import handle_interrupts
+from fairpool._sync import handle_ctrl_c
 from fairpool._task import Continuation, is_coroutine
 from fairpool._worker import Worker
 from fairpool.testing._carriers import Carriers, best_carriers
@@ -613,10 +613,8 @@ def run(
         ended = machine.clock
         pool.shutdown()
 
-    def interrupted(frame: Any, error: BaseException | None) -> bool:
-        assert error is not None
-        machine.fail(error)
-        return True
+    def interrupted(signum: int, frame: Any) -> None:
+        machine.fail(KeyboardInterrupt())
 
     def in_place() -> None:
         with running(machine), world(lowest, values):
@@ -633,7 +631,7 @@ def run(
     try:
         _tally = tally = _Tally(machine, costs)
         start = machine.clock
-        handle_interrupts(interrupted, in_place)
+        handle_ctrl_c(interrupted, in_place)
     finally:
         _tally = None
         if was_on:
@@ -663,7 +661,6 @@ def run(
 VALUES: Values = {
     **FREE_THREADED_VALUES,
     (fairpool._sync, "LONGEST_BLIND_WAIT"): inf,
-    (fairpool._worker, "LONGEST_BLIND_WAIT"): inf,
     (fairpool._scheduler, "Worker"): _Worker,
     (fairpool._pool, "Scheduler"): _Scheduler,
     (fairpool._lock, "Lock"): _Timed,

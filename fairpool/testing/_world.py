@@ -398,7 +398,6 @@ SHRUNK: Values = {
     (fairpool._worker, "SPREE_MAX"): 2,
     (fairpool._worker, "STEAL_MAX"): 2,
     (fairpool._sync, "LONGEST_BLIND_WAIT"): inf,
-    (fairpool._scheduler, "LONGEST_BLIND_WAIT"): inf,
 }
 
 

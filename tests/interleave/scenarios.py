@@ -1171,7 +1171,7 @@ def lender_is_interrupted() -> None:
             # As the handler does, which is called on the main thread between two instructions.
             if type(here.worker) is Lender and not pressed:
                 pressed.append(here.worker)
-                here.worker.end_own(KeyboardInterrupt())
+                here.worker.interrupt()
 
         def stay() -> None:
             try:

@@ -26,7 +26,6 @@ import logging
 import os
 import pathlib
 import random
-import signal
 import sys
 import threading
 import time
@@ -38,7 +37,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from memory import MEBIBYTE, of_the_package, resident
-from soak.acts import ACTS, ON_CALLERS, Act, Alarm, perform, visit, visit_in_steps
+from soak.acts import ACTS, ON_CALLERS, Act, perform
 from soak.world import World, outcome
 from watchdog import Watchdog
 
@@ -51,8 +50,6 @@ STUCK_SECONDS = 90
 PARTIES_MAX = 6
 ACTS_OF_A_PARTY = 25
 GROWTH_MAX = 16 * MEBIBYTE
-VISITS_MAX = 500  # each leaves futures until the end of the round
-LATEST_ALARM = 0.003  # seconds after the beginning of a `run`
 # The only critical message that a fault explains: no memory for a continuation.
 EXPLAINED = "CRITICAL: %s cannot be suspended"
 
@@ -96,41 +93,6 @@ def close(world: World, seed: str) -> None:
     world.pool.shutdown(wait=False, cancel_futures=chance.randrange(2) == 0)
 
 
-def with_alarms(world: World, seed: str, bodies: list[threading.Thread]) -> None:
-    """Call `pool.run` on this thread, the main one, with an alarm in it, as long as these run."""
-
-    def raise_alarm(*_: object) -> None:
-        raise Alarm
-
-    def say(unraisable: Any) -> None:
-        if unraisable.exc_type is not Alarm:  # it has come as a weak reference died, and is lost
-            sys.__unraisablehook__(unraisable)
-
-    chance = random.Random(seed)
-    number = 0
-    before = signal.signal(signal.SIGALRM, raise_alarm)
-    sys.unraisablehook = say
-    while number < VISITS_MAX and any(body.is_alive() for body in bodies):
-        number += 1
-        own = chance.choice((visit, visit_in_steps))
-        try:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * LATEST_ALARM)
-                world.pool.run(own, world, f"{seed}, visit {number}")
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except Alarm:
-            world.faults.counts.append("alarm while it is a caller")
-        except BaseException as error:
-            if not world.excuses(error):
-                world.errors.append(error)
-                break
-            if world.closes:
-                break
-    sys.unraisablehook = sys.__unraisablehook__
-    signal.signal(signal.SIGALRM, before)
-
-
 def play(seed: str, tally: Counter[str], progress: Callable[[], None]) -> None:
     """One round."""
     world = World(seed)
@@ -143,8 +105,6 @@ def play(seed: str, tally: Counter[str], progress: Callable[[], None]) -> None:
     with world.faults.in_place():
         for body in bodies:
             body.start()
-        if world.faults.alarms:
-            with_alarms(world, f"{seed}, alarms", bodies)
         for body in bodies:
             body.join()
     if world.errors:

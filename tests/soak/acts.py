@@ -492,33 +492,6 @@ def act_expected_wait(world: World, chance: Chance) -> None:
 # --- callers, loops, other pools ------------------------------------------------------------------
 
 
-class Alarm(Exception):
-    """What a signal handler raises."""
-
-
-def visit(world: World, seed: str) -> None:
-    """What the main thread runs, with an alarm anywhere in it: a section would not be whole."""
-    chance = random.Random(seed)
-    lock = pick(world, chance).lock
-    futures = [world.keep(world.pool.submit(pauses, i, 2)) for i in range(chance.randrange(4))]
-    if chance.randrange(2):
-        with lock:
-            pass
-    if chance.randrange(2):
-        wait(futures)
-    for future in futures:
-        future.result(0.5 if chance.randrange(2) else None)
-
-
-async def visit_in_steps(world: World, seed: str) -> None:
-    chance = random.Random(seed)
-    for number in range(chance.randrange(4)):
-        async with pick(world, chance).lock:
-            pass
-        await sleep(0)
-        await world.keep(world.pool.submit(pauses, number, 2))
-
-
 def act_run(world: World, chance: Chance) -> None:
     value = chance.randrange(100)
     fn = chance.choice([plain, naps])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +17,7 @@ class NoMemory(MemoryError):
 
 
 class Faults:
-    """Threads that cannot be started, memory that is not there, alarms: each in some of the rounds.
-
-    An alarm is a signal whose handler raises. It comes while the main thread is a caller.
+    """Threads that cannot be started, memory that is not there: each in some of the rounds.
 
     Memory fails where the package makes what a task needs: its context, at `submit`, which raises
     to the submitter; and the continuation of a coroutine at its first suspension, which ends the
@@ -32,8 +29,6 @@ class Faults:
         # Of the workers or the timer thread, not of both: the one starts what the other lacks.
         self.starting = chance.choice(["", "", "worker", "timer"])
         self.memory = chance.randrange(3) == 0
-        # Not with the others: what injects them is the user's code, where an alarm is raised.
-        self.alarms = not self.starting and not self.memory and hasattr(signal, "setitimer")
         self._chance = random.Random(chance.random())
         self.counts: list[str] = []
         self.over = False  # in the child of a fork

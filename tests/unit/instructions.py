@@ -40,10 +40,6 @@ LOOKS_FOR_SIGNALS = ("CALL", "JUMP_BACKWARD")
 SHARES = ("CALL", "LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "TO_BOOL", "POP_JUMP", "BINARY_SUBSCR")
 
 
-# What an action returns that is to be called again at the next place.
-AGAIN = object()
-
-
 class Moment:
     """One place among the instructions that a call executes inside the package."""
 
@@ -90,7 +86,6 @@ class Moment:
             self.reached = True
             self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno} before {name}"
             self.result = self._action()
-            self.reached = self.result is not AGAIN
 
     def __repr__(self) -> str:
         return f"<moment {self.number}: {self.where}>"
