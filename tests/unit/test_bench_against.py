@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
-import against  # noqa: E402
+import against
 
 
 @pytest.mark.parametrize(("pairs", "rank"), [(6, 1), (9, 2), (12, 3), (20, 6), (30, 10)])
