@@ -137,7 +137,7 @@ class Caller(Worker):
         self.give_back()  # E2
         self._stand_up()  # E3
         scheduler.notify_if_work()  # E4
-        if scheduler.is_closed():
+        if scheduler.is_ending():
             # Those that parked while there was still work are to see that there is none.
             scheduler.parking.unpark_all()
         self.ended.set()

@@ -804,8 +804,8 @@ class Combiner:
         self._tell_workers()
 
     def _tell_workers(self) -> None:
-        """Those of a closed pool stay while anybody waits here."""
-        if self.scheduler.refusals and not self.queue:
+        """Those of a pool that ends stay while anybody waits here."""
+        if self.scheduler.ending and not self.queue:
             self.scheduler.parking.unpark_all()
 
     def dispatch(self, again: bool = False) -> None:

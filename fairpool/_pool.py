@@ -130,7 +130,7 @@ class FairPool(ThreadPoolExecutor):
             float(idle_timeout),
             lend,
         )
-        # A pool that is dropped without a shutdown runs what it has accepted, and then ends.
+        # A pool that is dropped without a shutdown runs what it has accepted, and what that starts.
         self._close = finalize(self, _close, ref(self._scheduler))
         self._close.atexit = False
 
@@ -233,8 +233,8 @@ class FairPool(ThreadPoolExecutor):
 
         With `cancel_futures`, what was not started is cancelled. May be called again. In a pool
         with `max_workers=0` the calling thread runs what is left; without `wait` that is left to
-        the callers of `run` that are there, to a later `shutdown`, or to the end of the main
-        thread. With `wait` it raises `RuntimeError` in one of the pool's own workers, which it
+        the callers of `run` that are there, to a later `shutdown`, or to the end of the
+        program. With `wait` it raises `RuntimeError` in one of the pool's own workers, which it
         would wait for.
         """
         scheduler = self._scheduler
@@ -425,7 +425,7 @@ def _close(scheduler: ref[Scheduler]) -> None:
     # By a weak reference: a scheduler holds the initializer, which may be a method of what holds
     # the pool.
     if (alive := scheduler()) is not None:
-        alive.close(RuntimeError("cannot schedule new futures after shutdown"))
+        alive.drop()
 
 
 def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any) -> T:

@@ -25,11 +25,15 @@ from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
 from fairpool._share import CURRENT, Principal, Shares
 from fairpool._sync import (
+    Thread,
     at_exit,
     cpu_count,
+    current_thread,
+    enumerate_threads,
     get,
     here,
     in_child_after_fork,
+    main_thread,
     monotonic,
     yield_cpu,
 )
@@ -106,6 +110,7 @@ class Scheduler:
         "backlog",
         "broken",
         "cancels_all",
+        "ending",
         "idle_timeout",
         "injector",
         "lends",
@@ -160,6 +165,8 @@ class Scheduler:
         self._numbers = count()
         self.broken: BrokenFairPool | None = None  # why nothing can be run any more
         self.refusals: list[Exception] = []  # empty while the pool is open
+        # Empty until the pool is closed, or dropped: workers then end when all is over.
+        self.ending: list[None] = []
         self.injector = RunQueue()
         self.workers: list[Worker] = []
         self.locks: set[Any] = set()  # weak references to all of them
@@ -339,7 +346,7 @@ class Scheduler:
         return False
 
     def suspended_ended(self) -> None:
-        """A coroutine that had been suspended has ended, and the pool is closed."""
+        """A coroutine that had been suspended has ended, and the pool is ending."""
         if not self.suspended:
             self.parking.unpark_all()  # those that parked until this was the last
 
@@ -513,7 +520,7 @@ class Scheduler:
         return True
 
     def __str__(self) -> str:
-        state = "open" if not self.refusals else "closed"
+        state = "closed" if self.refusals else "dropped" if self.ending else "open"
         queued = self.queued()
         return (
             f"{self._prefix}: {state}, {len(self.workers)} workers "
@@ -539,10 +546,14 @@ class Scheduler:
         """Whether the pool was closed, ordered against `close` (A2)."""
         return bool(self.refusals.copy())
 
+    def is_ending(self) -> bool:
+        """Whether the pool was closed or dropped, ordered against `close` and `drop` (A2)."""
+        return bool(self.ending.copy())
+
     def is_waiting_to_close(self) -> bool:
-        """Whether the pool was closed, and there are coroutines that are suspended."""
+        """Whether the pool is ending, and there are coroutines that are suspended."""
         self.suspended.discard(None)  # takes the set's mutex: ordered against `suspended_ended`
-        return self.is_closed() and (
+        return self.is_ending() and (
             bool(self.suspended)
             or any(lock.queue.holds_work() or lock.queue for lock in self.all_locks())
         )
@@ -557,8 +568,8 @@ class Scheduler:
         return any(lock.holder() == (task,) for lock in self.all_locks())
 
     def is_over(self) -> bool:
-        """Whether the pool was closed, and nothing is left to be run."""
-        return self.is_closed() and not self.is_waiting_to_close() and not self.has_work()
+        """Whether the pool is ending, and nothing is left to be run."""
+        return self.is_ending() and not self.is_waiting_to_close() and not self.has_work()
 
     def close(self, reason: Exception) -> None:
         """Take no more tasks; workers end when the queues are empty.
@@ -569,6 +580,14 @@ class Scheduler:
             self.refusals.append(reason)
         if self.backlog is not None:
             self.backlog.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Nobody holds the pool any more: its workers end when nothing is left to be run.
+
+        What its tasks, their futures and its locks start until then, and later, is accepted.
+        """
+        self.ending.append(None)
         self.parking.unpark_all()
 
     def drain(
@@ -662,6 +681,7 @@ class Scheduler:
         self.injector.clear()  # the task that forked goes on here, and its worker holds this queue
         self._reset()
         self._forked = True
+        self.ending.append(None)
         self.refusals.append(
             BrokenFairPool(
                 f"the pool {self._prefix} did not survive os.fork(): its threads are in the parent "
@@ -688,11 +708,39 @@ async def _close_generator(generator: Any) -> None:
     await generator.aclose()
 
 
-# Why no pool is open any more, once the main thread has ended.
+# Why no pool is open any more, once the program has ended.
 _exiting: list[Exception] = []
 
 
-def _close_all_at_exit() -> None:
+def _threads_of_the_program() -> list[Any]:
+    """The threads that the interpreter waits for, but for the main thread and those of pools."""
+    ours: list[Any] = [current_thread(), main_thread()]
+    for scheduler in live():
+        ours += [each.thread for each in scheduler.roster.copy() if type(each) is Worker]
+        ours += scheduler.timers.threads()
+    return [each for each in enumerate_threads() if not each.daemon and each not in ours]
+
+
+def _when_the_main_thread_has_ended() -> None:
+    """The program goes on for as long as it has threads that are not daemons; so do the pools."""
+    if _threads_of_the_program():
+        try:
+            Thread(target=_wait_and_close_all, name="FairPool_exit", daemon=False).start()
+        except RuntimeError:  # no more threads
+            pass
+        else:
+            return
+    _close_all()
+
+
+def _wait_and_close_all() -> None:
+    while threads := _threads_of_the_program():
+        for thread in threads:
+            thread.join()
+    _close_all()
+
+
+def _close_all() -> None:
     error = RuntimeError("cannot schedule new futures after interpreter shutdown")
     _exiting.append(error)
     for scheduler in live():
@@ -714,5 +762,5 @@ def _after_fork() -> None:
         scheduler.after_fork()
 
 
-at_exit(_close_all_at_exit)
+at_exit(_when_the_main_thread_has_ended)
 in_child_after_fork(_after_fork)

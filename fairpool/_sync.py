@@ -55,7 +55,8 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
-from threading import Condition, Event, RLock, Thread, current_thread
+from threading import Condition, Event, RLock, Thread, current_thread, main_thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 from weakref import ref
 
@@ -70,11 +71,13 @@ __all__ = [
     "at_exit",
     "cpu_count",
     "current_thread",
+    "enumerate_threads",
     "get",
     "get_ident",
     "handle_ctrl_c",
     "here",
     "in_child_after_fork",
+    "main_thread",
     "monotonic",
     "monotonic_ns",
     "read_by_many",

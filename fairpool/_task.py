@@ -775,7 +775,7 @@ class Continuation:
             following = hand_over(task, cell, pool) if cell else None
         else:
             fail_step(task, raised, coroutine)
-        if pool.refusals:
+        if pool.ending:
             pool.suspended_ended()
         return following
 

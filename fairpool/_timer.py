@@ -118,6 +118,10 @@ class Timers:
                 thread.join()
         self._stopped = False
 
+    def threads(self) -> list[Thread]:
+        """Those that may be there."""
+        return self._threads.copy()
+
     def _start(self) -> None:
         if not self._absent:
             return

@@ -284,7 +284,7 @@ class Worker:
                 scheduler.workers.remove(self)
         finally:
             here.worker = None
-            if scheduler.is_closed():
+            if scheduler.is_ending():
                 # Those that parked while there was still work are to see that there is none.
                 scheduler.parking.unpark_all()
             self.ended.set()
@@ -631,7 +631,7 @@ class Worker:
         scheduler.notify_if_work()
         if scheduler.is_over() and self._unlist_parked():
             return not self._unlist()
-        # With tasks in its run queue, for busy thieves, it does not end. Nor while a closed pool
+        # With tasks in its run queue, for busy thieves, it does not end. Nor while a pool that ends
         # has coroutines that are suspended: the last of them unparks it.
         waits = self.queue or scheduler.is_waiting_to_close()
         if not self.parker.park(-1 if waits else scheduler.idle_timeout):

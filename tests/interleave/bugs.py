@@ -926,11 +926,30 @@ BUGS = [
     Bug(
         "close unparks nobody (H2)",
         "_scheduler",
-        "Scheduler.close",
+        "Scheduler.drop",
         "        self.parking.unpark_all()\n",
         "",
         s.shutdown_meets_park,
         10000,
+    ),
+    Bug(
+        "a dropped pool is one that refuses",
+        "_scheduler",
+        "Scheduler.drop",
+        "        self.ending.append(None)\n",
+        "        self.ending.append(None)\n"
+        "        self.refusals = self.refusals or [RuntimeError('dropped')]\n",
+        s.drop_meets_section,
+        50,
+    ),
+    Bug(
+        "the workers of a dropped pool wait as those of an open one",
+        "_scheduler",
+        "Scheduler.is_ending",
+        "        return bool(self.ending.copy())\n",
+        "        return bool(self.refusals.copy())\n",
+        s.drop_meets_section,
+        50,
     ),
     Bug(
         "shutdown looks at the roster before the queues",

@@ -834,6 +834,23 @@ def backlog_is_closed() -> None:
         assert future.done()
 
 
+def drop_meets_section() -> None:
+    """A pool is dropped while its lock is used: the section is run, and no worker stays then."""
+    pool = FairPool(1, idle_timeout=NEVER)
+    scheduler, lock = pool._scheduler, pool.lock()
+    sections: list[Future[int]] = []
+
+    def submit() -> None:
+        sections.append(lock.submit(int))
+        sections.append(sections[0].then(int))
+
+    at_once(scheduler.drop, submit)
+    assert [section.result() for section in sections] == [0, 0]
+    for worker in scheduler.roster.copy():
+        worker.join()
+    pool.shutdown()
+
+
 def initializer_fails() -> None:
     """The initializer fails while tasks are submitted: each future ends, or `submit` raises."""
     pool = FairPool(1, initializer=int, initargs=("x",), idle_timeout=NEVER)
