@@ -215,7 +215,10 @@ class _View:
 
 
 class _ViewLock:
-    """An RLock that makes one call when it has been released for good."""
+    """An RLock that makes one call when it has been released for good.
+
+    All else is the RLock's own, whatever the version of Python gives it (`locked` from 3.14 on).
+    """
 
     __slots__ = ("_is_owned", "_lock", "acquire", "on_release")
 
@@ -225,15 +228,27 @@ class _ViewLock:
         self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
         self.on_release: Callable[[], object] | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
     def release(self) -> None:
         self._lock.release()
-        call = self.on_release
-        if call is not None and not self._is_owned():
-            self.on_release = None
+        if self.on_release is not None and not self._is_owned():
+            self._released()
+
+    def _release_save(self) -> Any:
+        state = self._lock._release_save()  # type: ignore[attr-defined]
+        if self.on_release is not None:
+            self._released()
+        return state
+
+    def _released(self) -> None:
+        call, self.on_release = self.on_release, None
+        if call is not None:
             call()
 
-    def __enter__(self) -> None:
-        self.acquire()
+    def __enter__(self) -> bool:
+        return self.acquire()
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
