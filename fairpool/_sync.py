@@ -52,6 +52,7 @@ import time
 from _thread import allocate_lock as Lock
 from _thread import get_ident
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
@@ -80,6 +81,7 @@ __all__ = [
     "main_thread",
     "monotonic",
     "monotonic_ns",
+    "new_thread",
     "read_by_many",
     "stack_is_deep",
     "thread_name",
@@ -207,6 +209,18 @@ def stack_is_deep() -> bool:
 def thread_name() -> str:
     """The name of the calling thread."""
     return threading.current_thread().name
+
+
+def new_thread(target: Callable[[], object], name: str, daemon: bool) -> Thread:
+    """A thread, not yet started, that begins in an empty context.
+
+    From 3.14 on a thread may inherit its starter's context (`sys.flags.thread_inherit_context`, on
+    by default on free-threaded builds). A pool's threads serve everybody: they would keep, and show
+    to an initializer, the context of the caller that happened to start them.
+    """
+    if sys.version_info >= (3, 14):
+        return Thread(target=target, name=name, daemon=daemon, context=Context())
+    return Thread(target=target, name=name, daemon=daemon)
 
 
 def handle_ctrl_c(handler: Callable[[int, Any], object], body: Callable[[], None]) -> None:

@@ -38,11 +38,11 @@ from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     FREE_THREADED,
     Event,
-    Thread,
     acquire,
     current_thread,
     here,
     monotonic_ns,
+    new_thread,
     stack_is_deep,
     wait_until_set,
     yield_cpu,
@@ -257,7 +257,7 @@ class Worker:
         if name is None:  # a caller
             self.thread = current_thread()
         else:
-            self.thread = Thread(target=self.run, name=name, daemon=False)
+            self.thread = new_thread(self.run, name, daemon=False)
 
     # --- the loop ----------------------------------------------------------------------------
 
