@@ -6,9 +6,15 @@ the system for each, anywhere else: 9 to 25 µs. Which it is makes no difference
 
 from __future__ import annotations
 
+import asyncio.tasks
+import gc
+import sys
 from _thread import get_ident, start_new_thread
+from asyncio import _get_running_loop, _set_running_loop
 from collections.abc import Callable
 from queue import SimpleQueue
+from sys import get_asyncgen_hooks, set_asyncgen_hooks
+from threading import local as _local
 from typing import Any, Protocol
 
 from fairpool._sync import FREE_THREADED
@@ -83,6 +89,80 @@ class Threads:
         return get_ident() == self._ident
 
 
+class ThreadState:
+    """What the interpreter keeps for each thread of the system, and greenlets would share.
+
+    That is the values of each `threading.local` that is there when the simulation begins (what is
+    made in it is of another kind, see `_simulate`), the event loop that runs, and the hooks for
+    asynchronous generators. A switch puts away those of one greenlet, and puts those of the next in
+    their place. (Contexts are greenlet's own affair.)
+    """
+
+    __slots__ = ("_locals", "_saved", "_values")
+
+    def __init__(self) -> None:
+        locals_ = [each for each in gc.get_objects() if issubclass(type(each), _local)]
+        # The same dictionaries for as long as the calling thread lives.
+        self._values: list[dict[str, Any]] = [each.__dict__ for each in locals_]
+        # Those in which a thread finds values at once: only a thread can make them.
+        self._locals = [
+            (number, each)
+            for number, each in enumerate(locals_)
+            if type(each).__init__ is not object.__init__
+        ]
+        self._saved: dict[Any, tuple[Any, Any, Any, Any]] = {}
+
+    def switch(self, here: Any, to: Any) -> None:
+        values, loop, hooks, task = self._values, _get_running_loop(), get_asyncgen_hooks(), None
+        if loop is not None:
+            task = _swap_task(loop, None)
+        if any(values):
+            if not here.dead:
+                saved = [each.copy() for each in values]
+                self._saved[here] = saved, loop, hooks, task
+            for each in values:
+                each.clear()
+        elif not here.dead:
+            self._saved[here] = None, loop, hooks, task
+        new_values, new_loop, new_hooks, new_task = self._saved.pop(to, _NEW)
+        if new_values is not None:
+            for each, new in zip(values, new_values, strict=True):
+                each.update(new)
+        elif self._locals:
+            self._begin()
+        if new_loop is not loop:
+            _set_running_loop(new_loop)
+        if new_task is not None:
+            _swap_task(new_loop, new_task)
+        if new_hooks != hooks:
+            set_asyncgen_hooks(*new_hooks)
+
+    def _begin(self) -> None:
+        """Put in place what a new thread finds in the locals that are made with an `__init__`."""
+        done: SimpleQueue[None] = SimpleQueue()
+
+        def look() -> None:
+            try:
+                for number, each in self._locals:
+                    self._values[number].update(each.__dict__)
+            finally:
+                done.put(None)
+
+        start_new_thread(look, ())
+        done.get()
+
+
+def _swap_task(loop: Any, task: Any) -> Any:
+    """Put another task in the place of that which runs in the loop, where a thread keeps it."""
+    if sys.version_info >= (3, 14):
+        return asyncio.tasks._swap_current_task(loop, task)
+    return None
+
+
+# Of a greenlet that has not run yet.
+_NEW: tuple[Any, Any, Any, Any] = None, None, (None, None), None
+
+
 class Greenlets:
     """A greenlet for each. All are started, and switched to, by one more that does nothing else.
 
@@ -92,16 +172,22 @@ class Greenlets:
     def __init__(self) -> None:
         from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
+        self._state = ThreadState()
         self._make = greenlet
         self._hub = getcurrent()
         self._ident = get_ident()
         self._next: Any = None
 
     def run(self, main: Carried, body: Callable[[], None]) -> None:
-        main.carrier = self._next = self._make(body, self._hub)
+        main.carrier = self._next = current = self._make(body, self._hub)
         main.carrier.gr_context = self._hub.gr_context
         while not main.ended:
-            self._next.switch()
+            if current is not self._next:
+                self._state.switch(current, self._next)
+                current = self._next
+            current.switch()
+        if current is not main.carrier:
+            self._state.switch(current, main.carrier)
 
     def launch(
         self, thread: Carried, body: Callable[[], None], live: Callable[[Any], None]

@@ -10,6 +10,7 @@ same program does the same again, step for step.
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections import defaultdict
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -59,18 +60,18 @@ class Virtual(Carried):
 
     # entry:     the number of its entry in the heap that counts; -1 for none
     # here:      its attributes of `Here`
-    # ident:     that of its carrier, where it has a thread of the system to itself
+    # ident:     what `threading.get_ident` gives in it; of thread 0, what it gave before
     # owes:      what it has still to spend (ns)
     # waits_for: what it waits for, if it does
 
-    def __init__(self, number: int, name: str, daemon: bool) -> None:
+    def __init__(self, number: int, ident: int, name: str, daemon: bool) -> None:
         super().__init__()
         self.number = number
         self.name = name
         self.daemon = daemon
         self.entry = -1
         self.here: dict[str, Any] = {}
-        self.ident: int | None = None
+        self.ident = ident
         self.owes = 0
         self.waits_for: object = None
         self.unwindings = 0
@@ -107,7 +108,7 @@ class Machine:
         )
         self.clock = START
         self.here = Here()
-        self.main = self.current = Virtual(0, "main", False)
+        self.main = self.current = Virtual(0, get_ident(), "main", False)
         self.here.__dict__ = self.main.here
         self.threads = [self.main]
         self.errors: list[BaseException] = []
@@ -120,6 +121,7 @@ class Machine:
         self.chance = 0.0  # what `random` has given last
         self._heap: list[tuple[int, int, Virtual]] = []
         self._numbers = count()
+        self._idents = count(1)
         self._waiting: dict[int, list[Virtual]] = {}
         self._known: dict[int, tuple[int, object]] = {}
 
@@ -258,7 +260,7 @@ class Machine:
                 self.errors.clear()  # no cycle
 
     def new_thread(self, name: str, daemon: bool) -> Virtual:
-        return Virtual(len(self.threads), name, daemon)
+        return Virtual(len(self.threads), next(self._idents), name, daemon)
 
     def launch(
         self, thread: Virtual, body: Callable[[], None], live: Callable[[Any], None]
@@ -279,6 +281,9 @@ class Machine:
 
     def trace_thread(self) -> None:
         """Nothing is traced."""
+
+    def untrace_thread(self) -> None:
+        """Nothing was traced."""
 
     def end(self, me: Virtual) -> None:
         """A thread's last call."""

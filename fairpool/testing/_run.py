@@ -387,6 +387,10 @@ class Run:
         self._wake_one(thread)
         self.point()
 
+    def untrace_thread(self) -> None:
+        """The calling thread is about to end."""
+        sys.settrace(None)
+
     def thread_failed(self, error: BaseException) -> None:
         """The calling thread ends with an error."""
         if not isinstance(error, Abandoned):

@@ -7,13 +7,16 @@ thing takes (`Costs`), and that a processor does nothing else meanwhile. See `do
 
 from __future__ import annotations
 
+import _threading_local
 import gc
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import count
 from math import inf, isfinite
+from types import ModuleType
 from typing import Any, SupportsIndex
 
 import fairpool._combiner
@@ -34,7 +37,7 @@ from fairpool._task import Continuation, is_coroutine
 from fairpool._worker import Worker
 from fairpool.testing._carriers import Carriers, best_carriers
 from fairpool.testing._machine import SECOND, Machine
-from fairpool.testing._world import Values, monotonic_ns, running, world
+from fairpool.testing._world import Values, get_ident, monotonic_ns, running, world
 
 __all__ = ["Costs", "LockSimulation", "Simulation", "simulate", "work"]
 
@@ -625,6 +628,7 @@ def run(
         **VALUES,
         (fairpool._lock, "_numbers"): count(),  # locks are named anew in each simulation
         (time, "monotonic_ns"): monotonic_ns,
+        **_identity(),
     }
     was_on = gc.isenabled()
     gc.disable()
@@ -656,6 +660,28 @@ def run(
         real_time=time.perf_counter() - began,
         peak_memory=_peak_memory(),
     )
+
+
+# By what a program tells one thread from another.
+_IDENTITY: list[tuple[Any, Any]] = [
+    (threading.get_ident, get_ident),
+    (getattr(threading, "get_native_id", threading.get_ident), get_ident),
+    (threading.local, _threading_local.local),  # it keeps its values with the `Thread`
+]
+
+
+def _identity() -> Values:
+    """Whatever names any module has for these."""
+    return {
+        (module, name): ours
+        for module_name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType)
+        and not module_name.startswith("fairpool.testing.")
+        and module is not _threading_local
+        for name, value in list(vars(module).items())
+        for real, ours in _IDENTITY
+        if value is real
+    }
 
 
 VALUES: Values = {

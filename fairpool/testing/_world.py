@@ -18,8 +18,9 @@ import random as random_
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSet, Sequence
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from functools import partial
 from itertools import chain, count
 from math import inf
@@ -37,10 +38,11 @@ import fairpool._worker
 from fairpool.testing._machine import Machine
 from fairpool.testing._run import Abandoned, Run
 
-__all__ = ["Lowest", "Values", "monotonic_ns", "reached", "running", "world"]
+__all__ = ["Lowest", "Values", "get_ident", "monotonic_ns", "reached", "running", "world"]
 
 _run: Run | Machine | None = None
 
+_real_get_ident = _thread.get_ident
 _real_lock: Callable[[], Any] = _thread.allocate_lock
 _real_rlock: Callable[[], Any] = threading.RLock
 _real_monotonic = time.monotonic
@@ -63,7 +65,14 @@ def _here() -> Run | Machine | None:
 def _me() -> object:
     """The calling thread, for who has to tell it from others."""
     run = _here()
-    return _thread.get_ident() if run is None else run.current
+    return _real_get_ident() if run is None else run.current
+
+
+def get_ident() -> int:
+    """The calling thread's number, also where it shares a thread of the system with others."""
+    run = _here()
+    ident = None if run is None else run.current.ident
+    return _real_get_ident() if ident is None else ident
 
 
 def reached() -> None:
@@ -71,6 +80,18 @@ def reached() -> None:
     run = _run
     if run is not None:
         run.reached()
+
+
+def _check_timeout(blocking: bool, timeout: float) -> None:
+    """Raise as the real locks do."""
+    if timeout == -1:
+        return
+    if not blocking:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if timeout < 0:
+        raise ValueError("timeout value must be a non-negative number")
+    if threading.TIMEOUT_MAX < timeout < inf:  # for ever is what SHRUNK has in places
+        raise OverflowError("timeout value is too large")
 
 
 class Lock:
@@ -85,8 +106,7 @@ class Lock:
         run = _here()
         if run is None:
             return self._acquire_outside(blocking)
-        if not blocking and timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
+        _check_timeout(blocking, timeout)
         run.point()
         deadline = run.now + timeout if timeout >= 0 else inf
         while not self._take():
@@ -133,6 +153,11 @@ class Lock:
     def _at_fork_reinit(self) -> None:
         self._held = False
 
+    # The older names of the three.
+    acquire_lock = acquire
+    release_lock = release
+    locked_lock = locked
+
 
 def new_lock() -> Any:
     return _real_lock() if _here() is None else Lock()
@@ -150,6 +175,7 @@ class RLock:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         me = _me()
+        _check_timeout(blocking, timeout)
         if self._owner == me:
             self._count += 1
             return True
@@ -173,12 +199,24 @@ class RLock:
     def __exit__(self, *exc_info: object) -> None:
         self.release()
 
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def _at_fork_reinit(self) -> None:
+        self._lock._at_fork_reinit()
+        self._count = self._owner = 0
+
     # What `Condition` uses.
 
     def _is_owned(self) -> bool:
         return self._owner == _me()
 
+    def _recursion_count(self) -> int:
+        return self._count if self._is_owned() else 0
+
     def _release_save(self) -> tuple[int, object]:
+        if not self._count:
+            raise RuntimeError("cannot release un-acquired lock")
         state = self._count, self._owner
         self._count = self._owner = 0
         self._lock.release()
@@ -214,40 +252,56 @@ def thread_start(self: Any) -> None:
         _real_start(self)
         return
     run.point()
+    if getattr(self, "_context", self) is None:  # from 3.14 on
+        inherits = sys.flags.thread_inherit_context  # type: ignore[attr-defined]
+        self._context = copy_context() if inherits else Context()
     me: Any = run.new_thread(self.name, self.daemon)
     self._explored = run, me  # a thread without it is a real one
+    if me.ident is not None:  # a virtual one
+        _register(self, me.ident)
     # Not the real `start`: the locks that it takes are dear where other programs run as well (see
     # `Controlled`). And should the thread never unwind, the interpreter still ends.
-    run.launch(me, partial(_run_thread, self), partial(_live, self))
+    try:
+        run.launch(me, partial(_run_thread, self), partial(_live, self))
+    except BaseException:
+        threading._active.pop(me.ident, None)  # type: ignore[attr-defined]
+        raise
     run.started(me)
+
+
+def _register(self: Any, ident: int) -> None:
+    self._ident = self._native_id = ident
+    threading._active[ident] = self  # type: ignore[attr-defined]
+    self._started.set()
 
 
 def _live(self: Any, begun: Any) -> None:
     _, me = self._explored
-    me.ident = self._ident = _thread.get_ident()
-    threading._active[self._ident] = self  # type: ignore[attr-defined]
-    self._started.set()
+    if me.ident is None:
+        me.ident = _real_get_ident()
+        _register(self, me.ident)
     begun.put(None)
     _run_thread(self)
 
 
 def _run_thread(self: Any) -> None:
     run, me = self._explored
-    if me.ident is None:  # it shares a thread of the system with others
-        self._ident = -me.number
     try:
         run.begin(me)
         run.trace_thread()
-        self.run()
+        context = getattr(self, "_context", None)  # from 3.14 on
+        if context is None:
+            self.run()
+        else:
+            context.run(self.run)
     except SystemExit:  # as in `threading`
         pass
     except BaseException as error:
         run.thread_failed(error)
     finally:
-        if me.ident is not None:  # else it shares a thread with all others
-            sys.settrace(None)
-            # Before the others go on, who may count the threads.
-            threading._active.pop(me.ident, None)  # type: ignore[attr-defined]
+        run.untrace_thread()
+        # Before the others go on, who may count the threads.
+        threading._active.pop(me.ident, None)  # type: ignore[attr-defined]
         run.end(me)
 
 
@@ -312,39 +366,74 @@ def random() -> float:
     return _real_random() if run is None else run.random()
 
 
-class OrderedSet(set[Any]):
+class OrderedSet(MutableSet[Any]):
     """A set that is gone through in the order in which it was filled, not in that of addresses."""
 
-    __slots__ = ("_order",)
+    __slots__ = ("__weakref__", "_items")
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, items: Iterable[Any] = ()) -> None:
-        self._order = dict.fromkeys(items)
-        super().__init__(self._order)
+        self._items = dict.fromkeys(items)
 
-    def add(self, item: Any) -> None:
-        self._order[item] = None
-        super().add(item)
-
-    def discard(self, item: Any) -> None:
-        self._order.pop(item, None)
-        super().discard(item)
-
-    def remove(self, item: Any) -> None:
-        del self._order[item]
-        super().remove(item)
-
-    def update(self, *others: Iterable[Any]) -> None:
-        for item in chain(*others):
-            self.add(item)
-
-    def copy(self) -> OrderedSet:
-        return OrderedSet(self._order)
+    def __contains__(self, item: object) -> bool:
+        return item in self._items
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._order)
+        return iter(self._items)
 
-    def __sub__(self, other: Any) -> OrderedSet:
-        return OrderedSet([item for item in self._order if item not in other])
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self._items)})"
+
+    def add(self, item: Any) -> None:
+        self._items[item] = None
+
+    def discard(self, item: Any) -> None:
+        self._items.pop(item, None)
+
+    # What a set has beside its operators: for any iterables, and several at once.
+
+    def copy(self) -> OrderedSet:
+        return OrderedSet(self._items)
+
+    def update(self, *others: Iterable[Any]) -> None:
+        self._items.update(dict.fromkeys(chain(*others)))
+
+    def difference_update(self, *others: Iterable[Any]) -> None:
+        for item in list(chain(*others)):
+            self.discard(item)
+
+    def intersection_update(self, *others: Iterable[Any]) -> None:
+        for other in others:
+            kept = set(other)
+            self._items = {item: None for item in self._items if item in kept}
+
+    def symmetric_difference_update(self, other: Iterable[Any]) -> None:
+        self ^= OrderedSet(other)
+
+    def union(self, *others: Iterable[Any]) -> OrderedSet:
+        return OrderedSet(chain(self, *others))
+
+    def difference(self, *others: Iterable[Any]) -> OrderedSet:
+        result = self.copy()
+        result.difference_update(*others)
+        return result
+
+    def intersection(self, *others: Iterable[Any]) -> OrderedSet:
+        result = self.copy()
+        result.intersection_update(*others)
+        return result
+
+    def symmetric_difference(self, other: Iterable[Any]) -> OrderedSet:
+        return self ^ OrderedSet(other)  # type: ignore[return-value]
+
+    def issubset(self, other: Iterable[Any]) -> bool:
+        return self <= OrderedSet(other)
+
+    def issuperset(self, other: Iterable[Any]) -> bool:
+        return self >= OrderedSet(other)
 
 
 def new_set(items: Iterable[Any] = ()) -> Any:
@@ -436,6 +525,8 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]
     yield queue, "time", monotonic
     yield queue, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
     for (module, name), value in values.items():
+        if name not in vars(module):  # it was renamed, and would be set for nobody
+            raise AttributeError(f"{module.__name__} has no {name} to replace")
         yield module, name, value
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
+import asyncio
 import contextlib
 import importlib.util
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +33,7 @@ FREE = Costs(
 )
 
 HAS_GREENLETS = not FREE_THREADED and importlib.util.find_spec("greenlet") is not None
+NEEDS_GREENLETS = pytest.mark.skipif(not HAS_GREENLETS, reason="there are no greenlets here")
 
 
 def clients(count: int, turns: int, section: float, rest: float) -> Callable[[FairPool], list[int]]:
@@ -293,11 +297,102 @@ def test_another_seed_steals_from_others() -> None:
     assert len(seen) > 1
 
 
-@pytest.mark.skipif(not HAS_GREENLETS, reason="there are no greenlets here")
+@NEEDS_GREENLETS
 @pytest.mark.parametrize("program", [of_everything, fork_join(6)])
 def test_threads_and_greenlets_make_no_difference(program: Callable[[FairPool], Any]) -> None:
     on_threads, on_greenlets = (
         _simulate.run(program, 5, 1, Costs(), carriers) for carriers in (Threads(), Greenlets())
+    )
+    assert on_threads == on_greenlets
+
+
+# --- a thread's identity --------------------------------------------------------------------------
+
+CARRIERS = [Threads, pytest.param(Greenlets, marks=NEEDS_GREENLETS)]
+
+
+class _Numbered(threading.local):
+    """Is given its arguments once in each thread."""
+
+    def __init__(self, start: int) -> None:
+        self.number = start
+
+
+# Made before any simulation, as the modules of a program do it.
+_EARLY = threading.local()
+_NUMBERED = _Numbered(7)
+
+
+def tell_where_it_runs(pool: FairPool) -> list[Any]:
+    """Whatever a task can learn of its thread, in one tuple a task.
+
+    Every task waits inside, so that all workers are in the middle of it at the same time.
+    """
+    late = threading.local()
+    main = threading.current_thread()
+
+    def look(number: int) -> Any:
+        me = threading.current_thread()
+        locals_ = _EARLY, _NUMBERED, late
+        before = [getattr(each, "number", None) for each in locals_]
+        for each in locals_:
+            each.number = number
+        asyncio._set_running_loop(None)
+        sys.set_asyncgen_hooks(firstiter=look)
+        work(0.1)
+        mine = [each.number for each in locals_] == [number] * 3
+        for each in locals_:
+            each.number = before
+        return (
+            before if number < 4 else None,
+            mine,
+            me.name,
+            me.ident,
+            me.native_id,
+            me.is_alive(),
+            me is main,
+            threading.get_ident() == _thread.get_ident() == me.ident,
+            threading.get_native_id() == _thread.get_native_id() == me.native_id,
+            me in threading.enumerate(),
+            threading.current_thread() is threading.main_thread(),
+        )
+
+    async def loops() -> Any:
+        own = asyncio.get_running_loop()
+        work(0.1)
+        return asyncio.get_running_loop() is own
+
+    told = list(pool.map(look, range(12)))
+    told.append(list(pool.map(asyncio.run, [loops() for _ in range(8)])))
+    return told
+
+
+@pytest.mark.parametrize("carriers", CARRIERS)
+def test_each_worker_is_a_thread_of_its_own(carriers: Any) -> None:
+    def names() -> list[Any]:
+        return sorted(each.name for each in threading.enumerate())
+
+    before = names(), threading.get_ident(), vars(_EARLY).copy(), sys.get_asyncgen_hooks()
+    told = _simulate.run(tell_where_it_runs, 4, 1, Costs(), carriers()).result
+    looks, loops = told[:-1], told[-1]
+    assert [look[0] for look in looks[:4]] == [[None, 7, None]] * 4  # nobody else's values
+    for _, mine, _, ident, native_id, alive, is_main, *same, in_main in looks:
+        assert mine
+        assert alive
+        assert not is_main
+        assert not in_main
+        assert all(same)
+        assert ident == native_id
+    assert len({look[2] for look in looks}) == len({look[3] for look in looks}) == 4
+    assert loops == [True] * 8
+    assert (names(), threading.get_ident(), vars(_EARLY), sys.get_asyncgen_hooks()) == before
+
+
+@NEEDS_GREENLETS
+def test_a_program_cannot_tell_greenlets_from_threads() -> None:
+    on_threads, on_greenlets = (
+        _simulate.run(tell_where_it_runs, 4, 1, Costs(), carriers)
+        for carriers in (Threads(), Greenlets())
     )
     assert on_threads == on_greenlets
 
@@ -414,7 +509,7 @@ async def raises_in_a_task(pool: FairPool) -> None:
         Threads,
         pytest.param(
             Greenlets,
-            marks=[pytest.mark.skipif(not HAS_GREENLETS, reason="there are no greenlets here")],
+            marks=NEEDS_GREENLETS,
         ),
     ],
 )

@@ -29,6 +29,7 @@ from fairpool.testing import (
     Schedule,
     Stuck,
     _run,
+    _world,
     explore,
     schedules,
 )
@@ -404,7 +405,7 @@ def world() -> list[object]:
         time.monotonic,
         time.sleep,
         fairpool._park.Lock,
-        fairpool._worker.Thread,
+        fairpool._sync.Thread,
         fairpool._worker.random,
         fairpool._future.LOOKS_BEFORE_PARKING,
         vars(fairpool._scheduler).get("set"),
@@ -716,3 +717,13 @@ def test_a_run_that_is_unwound_leaves_nothing_behind() -> None:
         explore(scenario, schedules=3)
     assert type(caught.value.__cause__) is ValueError
     assert (vars(here), waits()) == before
+
+
+def test_a_name_that_is_gone_is_not_replaced_in_silence() -> None:
+    values = {(fairpool._worker, "NO_SUCH_NAME"): 1}
+    with (
+        pytest.raises(AttributeError, match=r"fairpool\._worker has no NO_SUCH_NAME"),
+        _world.world(values=values),
+    ):
+        raise AssertionError("it was replaced")
+    assert threading.Lock is not _world.new_lock
