@@ -175,7 +175,10 @@ class Gather(Joint):
 
         Its result is in its place then, and the caller has to account for it.
         """
-        worker.turn_to(self, index)
+        # `worker.turn_to(self, index)`, written out.
+        worker.item = None
+        worker.fn = index
+        worker.item = self
         coroutine = self._coroutines[index]
         try:
             context = self._context.copy()
@@ -380,9 +383,14 @@ class Gather(Joint):
             return self.cancelled()
         self._requested = True  # before: the last child may end at once
         answers = [self.drop()]
+        asked: set[int] = set()  # which futures; the same one may be several children
         for index in range(len(self._results)):  # all of them, not only up to the first that agrees
             child = self._tasks.setdefault(index, _TO_BE_CANCELLED)  # G2
-            answers.append(child is _TO_BE_CANCELLED or child.cancel())
+            if child is _TO_BE_CANCELLED:
+                answers.append(True)
+            elif id(child) not in asked:
+                asked.add(id(child))
+                answers.append(child.cancel())
         self._requested = any(answers)
         return self._requested
 

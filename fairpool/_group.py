@@ -19,14 +19,16 @@ from asyncio import CancelledError, _get_running_loop
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from math import inf
+from sys import getrefcount
 from types import CoroutineType
 from typing import Any, TypeVar
+from weakref import getweakrefcount
 
 from fairpool._errors import DeadlockError
 from fairpool._future import FAILED, LOGGER, Future, claim, finish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import monotonic
-from fairpool._task import CancelRequest, Task
+from fairpool._task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
 from fairpool._tasks import current_task, shield
 
 __all__ = ["TaskGroup", "Timeout", "timeout", "timeout_at"]
@@ -148,11 +150,17 @@ class TaskGroup:
         """Have a coroutine run as a task of this group, in a copy of the current context.
 
         `context`: a context to run in instead. Raises RuntimeError, and closes the coroutine, if
-        the group was not entered, is being shut down, or is finished, or the pool is closed. From
-        any thread.
+        the group was not entered, is being shut down, or is finished, or the pool is closed; also
+        for a coroutine object that is a task's already. From any thread.
         """
         if not hasattr(coro, "send") or not hasattr(coro, "throw"):
             raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
+        if (
+            type(coro) is not CoroutineType
+            or getrefcount(coro) != HELD_BY_ARGUMENT
+            or getweakrefcount(coro)
+        ):
+            claim_coroutine(coro)
         parent = self._parent
         if parent is None:
             coro.close()

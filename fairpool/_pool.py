@@ -22,7 +22,7 @@ from fairpool._map import map_calls
 from fairpool._scheduler import Scheduler
 from fairpool._share import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
 from fairpool._sync import cpu_count, here, monotonic_ns
-from fairpool._task import Task, is_coroutine
+from fairpool._task import Task, claim_coroutine, is_coroutine
 
 __all__ = ["FairPool", "PoolStatistics", "Share", "run"]
 
@@ -432,10 +432,11 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
     """Run a coroutine in a pool of its own, and return its result: the one-line entry point.
 
     `options` are those of `FairPool`. Ctrl-C cancels the coroutine, lets it clean up, and is raised
-    then. Must not be called from a task.
+    then. Raises RuntimeError in a task, and for a coroutine object that is a task's already.
     """
     if not is_coroutine(coro):
         raise TypeError(f"run() takes a coroutine, not {coro!r}")
+    claim_coroutine(coro)
     if here.worker is not None:
         coro.close()
         raise RuntimeError("run() makes a pool of its own; in a task, await the coroutine")

@@ -19,13 +19,16 @@ an object of the package's with a method `_suspend(continuation)`.
 
 from __future__ import annotations
 
+import sys
 from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
 from contextvars import Context
 from inspect import CO_ITERABLE_COROUTINE
+from sys import getrefcount
 from types import CoroutineType, GeneratorType
 from typing import Any, TypeVar
+from weakref import getweakrefcount, ref
 
 from fairpool._errors import DeadlockError
 from fairpool._future import (
@@ -49,6 +52,10 @@ from fairpool._sync import monotonic_ns
 from fairpool._waits import enter_wait, leave_wait
 
 __all__ = [
+    "HELD_BY_ARGUMENT",
+    "HELD_BY_LOCAL",
+    "HELD_BY_TUPLE",
+    "HELD_BY_TUPLE_AND_LOCAL",
     "LINK",
     "CancelRequest",
     "Continuation",
@@ -56,6 +63,7 @@ __all__ = [
     "Joint",
     "Link",
     "Task",
+    "claim_coroutine",
     "fail_step",
     "hand_over",
     "is_coroutine",
@@ -73,6 +81,58 @@ def is_coroutine(what: Any) -> bool:
     if type(what) is GeneratorType:
         return bool(what.gi_code.co_flags & CO_ITERABLE_COROUTINE)
     return type(what) is CoroutineType
+
+
+# --- one task for each coroutine object: docs/protocols/tasks.md --------------------------------
+
+# Weak references to the coroutine objects that have been claimed. References to one object are
+# equal, so the first that comes in stays. It leaves when its object is freed.
+_claimed: dict[ref[Any], ref[Any]] = {}
+_forget = _claimed.pop
+
+
+def claim_coroutine(coroutine: Any) -> None:
+    """Make a coroutine object the caller's, to be run by one task, for good.
+
+    Raises RuntimeError if somebody has claimed it before, or has started it. Not needed where
+    nobody else can have a reference to it, or come by one: see `HELD_BY_LOCAL`.
+    """
+    kind: Any = type(coroutine)
+    if kind is not CoroutineType and kind.__hash__ != object.__hash__:
+        return  # of a foreign type, whose code is not to be run in the dict (A1)
+    try:
+        mine = ref(coroutine, _forget)
+    except TypeError:  # of another foreign type
+        return
+    if _claimed.setdefault(mine, mine) is not mine:  # A1: the arbiter
+        raise RuntimeError(f"{_which(coroutine)} is a task's already: {_CALL_AGAIN}")
+    if kind is CoroutineType:
+        is_started = coroutine.cr_suspended or coroutine.cr_running
+    else:
+        is_started = getattr(coroutine, "gi_suspended", False) or getattr(
+            coroutine, "gi_running", False
+        )
+    if is_started:
+        raise RuntimeError(f"{_which(coroutine)} has been started already: {_CALL_AGAIN}")
+
+
+_CALL_AGAIN = "call its function once for each task, or await the task that runs it"
+
+
+def _which(coroutine: Any) -> str:
+    return f"the coroutine object {describe(coroutine)} at {id(coroutine):#x}"
+
+
+# What `getrefcount` gives, at least, of an object that is held only by one local of its caller's;
+# only as the caller's argument; only by the tuple that a loop, or `map`, goes through. If there is
+# no weak reference to it either, nobody else can come by it. The call itself is one more holder,
+# but not always from 3.14 on: there an argument may be held by who has given it alone, so that its
+# count says nothing (-1).
+_BORROWS = sys.version_info >= (3, 14)
+HELD_BY_LOCAL = 1 if _BORROWS else 2
+HELD_BY_ARGUMENT = -1 if _BORROWS else 2
+HELD_BY_TUPLE_AND_LOCAL = HELD_BY_LOCAL + 1
+HELD_BY_TUPLE = max(map(getrefcount, (object(),)))
 
 
 class Task(Future[T]):
@@ -130,8 +190,12 @@ class Task(Future[T]):
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
         if type(result) in COROUTINE_TYPES and (args is None or is_coroutine(result)):
-            self._machine = result
             try:
+                if args is not None and (
+                    getrefcount(result) != HELD_BY_LOCAL or getweakrefcount(result)
+                ):
+                    claim_coroutine(result)
+                self._machine = result
                 request = context.run(result.send, None)
             except StopIteration as stop:
                 return self.end_first_step(stop.value)
@@ -337,6 +401,13 @@ class Link(Task[T]):
         if isinstance(result, _StdFuture):
             result = _wait_for(result)
         if type(result) in COROUTINE_TYPES and is_coroutine(result):
+            try:
+                if getrefcount(result) != HELD_BY_LOCAL or getweakrefcount(result):
+                    claim_coroutine(result)
+            except BaseException as error:
+                fail_step(self, error, result)
+                del self, work, source, on_error, in_any_case, worker, result  # likewise
+                return None
             try:
                 return Continuation(self, context, result)  # all of it is left
             except BaseException as error:
@@ -922,7 +993,10 @@ class Handler:
 
 def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
     result = fn()
-    if isinstance(result, _StdFuture) or is_coroutine(result):
+    if is_coroutine(result):
+        claim_coroutine(result)
+        return _pass_through(source, result)
+    if isinstance(result, _StdFuture):
         return _pass_through(source, result)
     try:
         if source._cell is CANCELLED:

@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Coroutine, Generator
 from concurrent.futures import Future as _StdFuture
 from contextvars import copy_context
+from sys import getrefcount
 from types import CoroutineType, coroutine
 from typing import Any, TypeVar
+from weakref import getweakrefcount
 
 from fairpool._future import CANCELLED, FAILED, Failure, Future, claim, conclude, finish
 from fairpool._gather import Gather
 from fairpool._sync import here, monotonic
-from fairpool._task import Task, is_coroutine
+from fairpool._task import (
+    HELD_BY_ARGUMENT,
+    HELD_BY_TUPLE,
+    HELD_BY_TUPLE_AND_LOCAL,
+    Task,
+    claim_coroutine,
+    is_coroutine,
+)
 from fairpool._timer import TARGET, Timer
 
 __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
@@ -37,10 +46,17 @@ def current_task() -> Task[Any] | None:
 
 
 def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Task[T]:
-    """Have a coroutine run as a task of the current pool. Raises RuntimeError outside of tasks."""
-    if not is_coroutine(coro):
+    """Have a coroutine run as a task of the current pool.
+
+    Raises RuntimeError outside of tasks, and for a coroutine object that is a task's already.
+    """
+    if is_coroutine(coro):
+        if getrefcount(coro) != HELD_BY_ARGUMENT or getweakrefcount(coro):
+            claim_coroutine(coro)
+    else:
         if not (hasattr(coro, "send") and hasattr(coro, "__await__")):
             raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
+        claim_coroutine(coro)
         coro = _await(coro)  # one that is not Python's own: Cython's, say
     try:
         scheduler = current_scheduler("create_task()")
@@ -112,7 +128,7 @@ def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
     if is_coroutine(awaitable):
         return create_task(awaitable)
     if hasattr(awaitable, "__await__"):
-        return create_task(_await(awaitable))
+        return create_task(awaitable if hasattr(awaitable, "send") else _await(awaitable))
     raise TypeError(f"{what} takes coroutines and futures, not {awaitable!r}")
 
 
@@ -121,9 +137,51 @@ def _is_awaitable(what: object) -> bool:
 
 
 def _close_all(awaitables: tuple[Any, ...]) -> None:
+    """Close the coroutines among these, but for those that are somebody else's."""
     for each in awaitables:
         if is_coroutine(each):
+            try:
+                claim_coroutine(each)
+            except RuntimeError:
+                continue
             each.close()  # else Python warns that it was never awaited
+
+
+def _are_new(awaitables: tuple[Any, ...]) -> bool | None:
+    """Whether only this tuple, which its caller has just got, holds these coroutines.
+
+    None if not all of them are coroutines.
+    """
+    if len(awaitables) < A_FEW:
+        only_here = True
+        for each in awaitables:
+            if type(each) is not CoroutineType:
+                return None
+            if getrefcount(each) != HELD_BY_TUPLE_AND_LOCAL or getweakrefcount(each):
+                only_here = False
+        return only_here
+    if {*map(type, awaitables)} != _COROUTINES_ONLY:
+        return None
+    references = sum(map(getrefcount, awaitables))
+    return references == HELD_BY_TUPLE * len(awaitables) and not any(
+        map(getweakrefcount, awaitables)
+    )
+
+
+# Of fewer than these, a loop makes less work than three passes in C.
+A_FEW = 10
+
+
+def _claim_all(coroutines: tuple[Any, ...]) -> None:
+    """Claim these; if one is somebody else's, close the others."""
+    for index, each in enumerate(coroutines):
+        try:
+            claim_coroutine(each)
+        except BaseException:
+            for own in coroutines[:index]:
+                own.close()
+            _close_all(coroutines[index + 1 :])
+            raise
 
 
 async def _await(awaitable: Any) -> Any:
@@ -139,7 +197,9 @@ def gather(
     """A future of the results of all of these, in their order. Coroutines become tasks.
 
     The first that fails is raised at once, and the others run on; with `return_exceptions`,
-    exceptions are results like others. To cancel the gather is to cancel all of them.
+    exceptions are results like others. To cancel the gather is to cancel all of them. What is given
+    several times runs once, and has its result in each place. Raises RuntimeError for a coroutine
+    object that is another task's already.
 
     With `eager_start`, and if all are coroutines, `await` starts those that no worker has taken
     itself, each up to its first suspension, before it suspends: about a third of the cost where
@@ -151,7 +211,9 @@ def gather(
     future = Gather(len(awaitables), return_exceptions)
     if not awaitables:
         future.set_result([])
-    elif {*map(type, awaitables)} == _COROUTINES_ONLY:
+    elif (are_new := _are_new(awaitables)) or (
+        are_new is not None and len({*map(id, awaitables)}) == len(awaitables)
+    ):
         try:
             scheduler = current_scheduler("gather()")
             if scheduler.refusals:
@@ -159,6 +221,8 @@ def gather(
         except BaseException:
             _close_all(awaitables)
             raise
+        if not are_new:
+            _claim_all(awaitables)
         future.of_coroutines(awaitables, copy_context(), scheduler if eager_start else None)
         scheduler.put(future)
     else:
@@ -167,9 +231,13 @@ def gather(
                 _close_all(awaitables)
                 raise TypeError(f"gather() takes coroutines and futures, not {each!r}")
         children: list[Any] = []
+        made: dict[int, Any] = {}
         try:
             for each in awaitables:
-                children.append(_as_future(each, "gather()"))
+                child = made.get(id(each))
+                if child is None:
+                    child = made[id(each)] = _as_future(each, "gather()")
+                children.append(child)
         except BaseException:  # the pool takes no more
             _close_all(awaitables[len(children) :])
             raise
