@@ -14,12 +14,12 @@ The house (private modules; imports only point down the ranks):
     1  _park       seats, searching, park and unpark
     2  _timer      what is to be woken at which time
     2  _share      whom work is charged to, how much each has used, who is next
-    2  _map        `Executor.map` over any `submit`
     2  _request    what a coroutine yields at the door of a lock
     2  _waits      who waits for whom; cycles
     3  _task       a future together with its work, and the steps of coroutines
     4  _combiner   a lock's queue, a pass, home and hand-off
     4  _gather     several children, started as they are met
+    4  _map        `Executor.map` over any `submit`
     5  _usage      a lock that charges its sections, and serves who has used least
     5  _worker     next task, run, steal, park; waiting in a task
     6  _caller     a thread of the user's that works for a pool

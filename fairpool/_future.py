@@ -30,7 +30,8 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as _StdFuture
 from concurrent.futures import TimeoutError as _TimeoutError
 from functools import partial
-from types import TracebackType
+from sys import getrefcount
+from types import CoroutineType, TracebackType
 from typing import Any, TypeVar
 
 from fairpool._sync import (
@@ -177,7 +178,11 @@ class _Callback:
         self._fn = fn
 
     def __call__(self, future: Future[Any]) -> None:
-        self._fn(future)
+        result = self._fn(future)
+        if type(result) is CoroutineType:
+            if getrefcount(result) <= 2:  # else somebody else has it, too
+                result.close()
+            raise TypeError("a callback returned a coroutine, which nobody runs: use then()")
 
 
 class _View:

@@ -21,6 +21,7 @@ from fairpool._combiner import (
 from fairpool._future import Future
 from fairpool._map import map_calls
 from fairpool._sync import monotonic_ns
+from fairpool._task import claim_coroutine, is_coroutine
 from fairpool._usage import Charging, ChargingQueue, UsageQueue
 
 __all__ = ["Guarded", "Lock", "LockStatistics", "all_of", "make_lock"]
@@ -297,8 +298,16 @@ class Guarded(Generic[T]):
     def __repr__(self) -> str:
         return f"<Guarded by {self.lock!r}>"
 
-    def _make(self, factory: Callable[[], T]) -> None:
-        self._state.append(factory())
+    def _make(self, factory: Callable[[], Any]) -> Any:
+        state = factory()
+        if is_coroutine(state):
+            claim_coroutine(state)
+            return self._make_later(state)
+        self._state.append(state)
+        return None
+
+    async def _make_later(self, coroutine: Any) -> None:
+        self._state.append(await coroutine)
 
     def _get(self) -> T:
         """The state, for who is inside the lock."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
 from fairpool._future import Future
-from fairpool._sync import monotonic
+from fairpool._sync import here, monotonic
+from fairpool._task import claim_coroutine, is_coroutine
 
 __all__ = ["map_calls"]
 
@@ -51,15 +53,41 @@ def map_calls(
     return _unpack(results)
 
 
-def _call_each(
-    fn: Callable[..., T], calls: Iterable[tuple[Any, ...]]
-) -> tuple[list[T], BaseException | None]:
-    """The results of a chunk, up to the first call that raises, and what it raised."""
-    results = []
+def _call_each(fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Any:
+    """The results of a chunk, up to the first call that raises, and what it raised.
+
+    Or a coroutine that returns this, from the first call on that gives a coroutine.
+    """
+    results: list[Any] = []
+    rest = iter(calls)
     try:
-        for args in calls:
-            results.append(fn(*args))
+        for args in rest:
+            result = fn(*args)
+            if is_coroutine(result):
+                claim_coroutine(result)
+                return _await_each(fn, rest, results, result)
+            results.append(result)
     except BaseException as error:
+        return results, error
+    return results, None
+
+
+async def _await_each(
+    fn: Callable[..., Any], rest: Iterator[tuple[Any, ...]], results: list[Any], first: Any
+) -> tuple[list[Any], BaseException | None]:
+    try:
+        results.append(await first)
+        for args in rest:
+            result = fn(*args)
+            if is_coroutine(result):
+                claim_coroutine(result)
+                result = await result
+            results.append(result)
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if isinstance(error, CancelledError) and here.worker.task.cancelling():
+            raise  # it is the chunk that is cancelled, and not one of its calls
         return results, error
     return results, None
 

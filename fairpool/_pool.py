@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_all
 from contextvars import copy_context
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
@@ -113,6 +114,8 @@ class FairPool(ThreadPoolExecutor):
             raise TypeError(f"thread_name_prefix must be a str, not {thread_name_prefix!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if iscoroutinefunction(initializer):
+            raise TypeError(f"initializer must be a plain function, not {initializer!r}")
         if initializer is not None and not max_workers:
             raise ValueError("a pool with max_workers=0 has no threads to call an initializer in")
         if not isinstance(idle_timeout, (int, float)) or isinstance(idle_timeout, bool):
@@ -223,8 +226,8 @@ class FairPool(ThreadPoolExecutor):
 
         The input is read at once, or with `buffersize` only as far ahead of the consumer as that
         many calls. `timeout`: seconds from this call until `TimeoutError`. `chunksize`: how many
-        calls make one task. An exception is raised where its result would have come; closing the
-        iterator cancels what was not started.
+        calls make one task, one after the other. An exception is raised where its result would have
+        come; closing the iterator cancels what was not started.
         """
         return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
@@ -279,7 +282,8 @@ class FairPool(ThreadPoolExecutor):
         """State that can be reached only inside its lock: see `Guarded`; and `lock`.
 
         A callable is called, once, on the worker that the lock calls home, so that the state is
-        born, used and freed by one thread as far as possible. Anything else is the state itself.
+        born, used and freed by one thread as far as possible (if it returns a coroutine, that gives
+        the state). Anything else is the state itself.
         """
         return Guarded(make_lock(self._scheduler, name, order, strict), factory_or_value)
 

@@ -37,7 +37,15 @@ from fairpool._sync import (
     monotonic,
     yield_cpu,
 )
-from fairpool._task import LINK, Continuation, Handler, Link, Task
+from fairpool._task import (
+    LINK,
+    Continuation,
+    Handler,
+    Link,
+    Task,
+    claim_coroutine,
+    is_coroutine,
+)
 from fairpool._timer import Timers
 from fairpool._worker import Worker, blocking
 
@@ -504,7 +512,11 @@ class Scheduler:
         if self._initializer is None:
             return True
         try:
-            self._initializer(*self._initargs)
+            result: Any = self._initializer(*self._initargs)
+            if is_coroutine(result):
+                claim_coroutine(result)
+                result.close()
+                raise TypeError("an initializer must be a plain function: it returned a coroutine")
         except BaseException:
             LOGGER.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"

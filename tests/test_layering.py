@@ -23,7 +23,7 @@ RANKS = {
     "_timer": 2,
     "_park": 1,
     "_share": 2,
-    "_map": 2,
+    "_map": 4,
     "_request": 2,
     "_waits": 2,
     "_task": 3,

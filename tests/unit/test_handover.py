@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import sys
 import threading
@@ -408,3 +409,164 @@ def test_many_gathers_of_one_coroutine_do_not_crash(make_pool: MakePool) -> None
             assert await fairpool.gather(coroutine, coroutine) == [1, 1]
 
     in_time(lambda: make_pool(2).submit(main).result(PATIENCE))
+
+
+# --- functions that return coroutines -------------------------------------------------------------
+
+
+async def double(value: int) -> int:
+    await fairpool.yield_now()
+    return 2 * value
+
+
+class Doubler:
+    async def method(self, value: int) -> int:
+        return await double(value)
+
+    @classmethod
+    async def of_class(cls, value: int) -> int:
+        return await double(value)
+
+    async def __call__(self, value: int) -> int:
+        return await double(value)
+
+
+@functools.wraps(double)
+def decorated(*args: Any) -> Any:
+    return double(*args)
+
+
+@types.coroutine
+def generator_function(value: int) -> Generator[Any, Any, int]:
+    yield
+    return 2 * value
+
+
+FUNCTIONS: dict[str, Any] = {
+    "function": double,
+    "partial": functools.partial(double),
+    "method": Doubler().method,
+    "class method": Doubler.of_class,
+    "callable": Doubler(),
+    "decorated": decorated,
+    "lambda": lambda value: double(value),
+    "generator": generator_function,
+    "sometimes": lambda value: double(value) if value % 2 else 2 * value,
+}
+
+
+def within(pool: FairPool, body: Callable[[], Any]) -> Any:
+    return pool.submit(body).result(PATIENCE)
+
+
+def guarded_state(pool: FairPool, fn: Any) -> Any:
+    state = pool.guarded(lambda: fn(1))
+    with state as value:
+        return value
+
+
+# Each gives 2, the double of 1.
+DOORS: dict[str, Callable[[FairPool, Any], Any]] = {
+    "submit": lambda pool, fn: pool.submit(fn, 1).result(PATIENCE),
+    "run": lambda pool, fn: pool.run(fn, 1),
+    "run in a task": lambda pool, fn: within(pool, lambda: pool.run(fn, 1)),
+    "map": lambda pool, fn: max(pool.map(fn, [0, 1])),
+    "map in chunks": lambda pool, fn: max(pool.map(fn, [0, 1, 1, 0, 0], chunksize=3)),
+    "map ahead": lambda pool, fn: max(pool.map(fn, [0, 1, 1], chunksize=2, buffersize=2)),
+    "share": lambda pool, fn: pool.share("tenant").submit(fn, 1).result(PATIENCE),
+    "share.map": lambda pool, fn: max(pool.share("tenant").map(fn, [0, 1], chunksize=2)),
+    "lock": lambda pool, fn: pool.lock().submit(fn, 1).result(PATIENCE),
+    "lock.map": lambda pool, fn: max(pool.lock().map(fn, [0, 1], chunksize=2)),
+    "guarded": lambda pool, fn: pool.guarded(1).submit(fn).result(PATIENCE),
+    "guarded state": guarded_state,
+    "then": lambda pool, fn: pool.submit(int, 1).then(fn).result(PATIENCE),
+    "then of an error": lambda pool, fn: failed(pool).then(fn, lambda _: fn(1)).result(PATIENCE),
+    "then in a lock": lambda pool, fn: (
+        pool.submit(int, 1).then(fn, lock=pool.lock()).result(PATIENCE)
+    ),
+    "catch": lambda pool, fn: failed(pool).catch(lambda _: fn(1)).result(PATIENCE),
+    "finally_": lambda pool, fn: pool.submit(int, 2).finally_(lambda: fn(1)).result(PATIENCE),
+    "asyncio": lambda pool, fn: asyncio.run(in_executor(pool, fn)),
+}
+
+
+async def in_executor(pool: FairPool, fn: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(pool, fn, 1)
+
+
+@pytest.mark.parametrize("fn", FUNCTIONS)
+@pytest.mark.parametrize("door", DOORS)
+def test_a_function_that_returns_a_coroutine_gives_its_result(
+    door: str, fn: str, make_pool: MakePool
+) -> None:
+    assert DOORS[door](make_pool(2), FUNCTIONS[fn]) == 2
+
+
+@pytest.mark.parametrize("kind", ["pool", "share", "lock"])
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError, SystemExit])
+def test_a_chunk_gives_its_results_up_to_the_error(
+    kind: str, error: type[BaseException], make_pool: MakePool
+) -> None:
+    pool = make_pool(2)
+    view = {"pool": pool, "share": pool.share("tenant"), "lock": pool.lock()}[kind]
+
+    async def halve(value: int) -> int:
+        await fairpool.yield_now()
+        if value == 3:
+            raise error
+        return value
+
+    results = view.map(halve, range(6), chunksize=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(error):
+        next(results)
+
+
+def test_a_chunk_may_be_cancelled(make_pool: MakePool) -> None:
+    begun: Future[None] = Future()
+    ended: Future[str] = Future()
+
+    async def call(value: int) -> None:
+        if value < 2:
+            return
+        begun.set_result(None)
+        try:
+            await Future()
+        except asyncio.CancelledError:
+            ended.set_result("cancelled")
+            raise
+
+    results = make_pool(1).map(call, range(4), chunksize=2)
+    next(results)
+    begun.result(PATIENCE)
+    results.close()  # type: ignore[attr-defined]
+    assert ended.result(PATIENCE) == "cancelled"
+
+
+async def begin() -> None:
+    pass
+
+
+@pytest.mark.parametrize("initializer", [begin, lambda: begin()])
+def test_an_initializer_that_is_a_coroutine_function_is_refused(
+    initializer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    if initializer is begin:
+        with pytest.raises(TypeError, match="must be a plain function"):
+            FairPool(1, initializer=initializer)
+        return
+    with FairPool(1, initializer=initializer) as pool, pytest.raises(fairpool.BrokenFairPool):
+        pool.submit(int).result(PATIENCE)
+    assert "must be a plain function" in caplog.text
+
+
+def test_a_callback_that_is_a_coroutine_function_is_told_so(
+    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def callback(_: object) -> None:
+        pass
+
+    future = make_pool(1).submit(int)
+    future.result(PATIENCE)
+    future.add_done_callback(callback)
+    assert "use then()" in caplog.text
