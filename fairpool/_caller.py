@@ -35,7 +35,7 @@ from fairpool._sync import (
     yield_cpu,
 )
 from fairpool._task import Continuation, Task
-from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker
+from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker, blocking
 
 __all__ = ["Caller", "LastCaller", "Lender"]
 
@@ -175,7 +175,7 @@ class Caller(Worker):
                 if self.is_done():
                     return
                 self.leaving = False  # it was said of what is awaited further out on this stack
-                if debts and scheduler.parking.pay_debt():
+                if debts and self._pay_debt():
                     self._park_until_done(seated=False)
                     task = self._search()
                     continue
@@ -194,6 +194,7 @@ class Caller(Worker):
                 self.rescue(item, error)
                 if isinstance(error, KeyboardInterrupt):
                     raise
+                item = None
                 continue
             steps += 1
             if following is not None:
@@ -212,6 +213,7 @@ class Caller(Worker):
         """Something to run; None where it is done. Who is unparked, to search, comes here next."""
         scheduler = self.scheduler
         searching = scheduler.searching
+        self.forget()
         while True:
             self._known = []  # to be made anew: others may have come for those that have gone
             searching.add(self)
@@ -228,10 +230,10 @@ class Caller(Worker):
     def _park_until_done(self, seated: bool) -> None:
         """Park until there may be work, or until `is_done`; with a seat again afterwards."""
         parking = self.scheduler.parking
-        item, fn = self.item, self.fn
-        self.item = self.fn = None  # a parked worker keeps nothing alive
         parking.searching.discard(self)
+        self.woken = False
         parking.parked.append(self)  # P2
+        self.parks = True
         unparked = False
         try:
             if seated:
@@ -244,12 +246,11 @@ class Caller(Worker):
                 unparked = self.parker.wait(timeout)
         finally:
             if not unparked:
-                if self._unlist_parked():
+                if self._leave_parked():
                     self.needs_seat = True
                 else:
                     self.parker.park()  # taken out of the list, so about to be unparked
-            self.item, self.fn = item, fn
-            del item, fn  # an interrupt leads to this frame: no cycle
+            self.parks = False
             if self.needs_seat:
                 self.needs_seat = False
                 parking.return_to_seat()
@@ -263,6 +264,7 @@ class Caller(Worker):
         """Look again at whether it is done."""
         if self._unlist_parked():
             self.needs_seat = True
+            self.woken = True
             self.parker.unpark()
 
     # --- waiting in a task -----------------------------------------------------------------------
@@ -273,6 +275,10 @@ class Caller(Worker):
             return super()._park_on(future, timeout)
         if look_out(future):
             return True
+        if self.item is None:  # in a `__del__` between two steps: this one may be about to park
+            with blocking():
+                StandIn(self.scheduler, future, timeout).work()
+            return is_final(future)
         item, fn = self.item, self.fn
         outer = self.awaited, self._deadline, self._holds_own, self._own_waits
         self._holds_own = self.own is not None and self.task is self.own
@@ -416,6 +422,27 @@ class LastCaller(Caller):
         return self.interrupted or self.scheduler.is_over()
 
 
+class StandIn(Caller):
+    """A caller in whose search a `__del__` waits works for what that waits for."""
+
+    __slots__ = ()
+
+    def __init__(self, scheduler: Any, awaited: Future[Any], timeout: float | None) -> None:
+        super().__init__(scheduler, None)
+        self.awaited = awaited
+        self._deadline = None if timeout is None else monotonic() + timeout
+
+    def _do_what_it_came_for(self) -> None:
+        future = self.awaited
+        assert future is not None
+        future._register(self)
+        try:
+            self._work(None)
+        finally:
+            future._unregister(self)
+            del future  # an interrupt leads to this frame: no cycle
+
+
 class _NeverEmpty(list[Any]):
     """What a lender publishes. Never taken for empty, because somebody waits on its stack.
 
@@ -463,6 +490,11 @@ class Lender(Caller):
             scheduler.note_continuation(monotonic_ns() - began)
         if following is not None:
             self.requeue(following)
+
+    def withdraw(self) -> None:
+        """As that of `Worker`; it is in `searching` as its stay."""
+        super().withdraw()
+        self.scheduler.searching.discard(self._stay)
 
     def is_done(self) -> bool:
         """Whether there is no reason to go on, in a wait of what it runs."""

@@ -67,7 +67,7 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
         return "searching"
     reason, item, fn = worker.blocked_in, worker.item, worker.doing
     if item is None:
-        return "in the initializer" if fn is None else "between tasks"
+        return "in the initializer" if worker.initializes else "between tasks"
     # What has no task is the child of a gather; or a lock, before the first section of a pass.
     task = item.task or item
     if not isinstance(task, Future):

@@ -66,6 +66,7 @@ __all__ = [
     "put_back",
     "settle",
     "wait",
+    "wait_watchfully",
 ]
 
 T = TypeVar("T")
@@ -80,6 +81,11 @@ LOOKS_BEFORE_PARKING = 60 if FREE_THREADED else 0
 # Nanoseconds. A parked thread that is woken before this has waited for little more than its own
 # wake-up, and would have seen the end while it looked.
 SHORT_WAIT = 100_000
+
+
+# Seconds. After so long, far more than a wake-up takes, a thread that waits looks once whether the
+# worker that was woken is held up: see "Foreign code" in docs/protocols/parking.md.
+TRUST = 0.002
 
 
 class _Final:
@@ -155,10 +161,10 @@ class Waiter:
     def __call__(self, future: Future[Any]) -> None:
         self._lock.release()
 
-    def park(self, timeout: float | None) -> bool:
+    def park(self, timeout: float | None, pool: Any) -> bool:
         """Park until called (True) or until `timeout` seconds have passed (False)."""
         began = monotonic_ns()
-        woken = acquire(self._lock, timeout)
+        woken = wait_watchfully(partial(acquire, self._lock), timeout, pool)
         # The next wait is likely to be as long as this one was.
         short = monotonic_ns() - began < SHORT_WAIT
         here.patience = LOOKS_BEFORE_PARKING if short else here.patience >> 1
@@ -278,9 +284,10 @@ class _Waiters(list[Any]):
         self.future: Future[Any] | None = future
 
     def append(self, waiter: Any) -> None:
-        worker = here.worker
-        if worker is not None and self.future is not None:
-            worker.adopt(waiter, self.future)
+        if self.future is not None:
+            host = self.future._pool if here.worker is None else here.worker
+            if host is not None:
+                host.adopt(waiter, self.future)
         list.append(self, waiter)
 
 
@@ -804,6 +811,16 @@ def look_out(future: Future[Any]) -> bool:
     return False
 
 
+def wait_watchfully(wait: Callable[[float | None], bool], timeout: float | None, pool: Any) -> bool:
+    """`wait(timeout)`, with a look in between whether a worker of `pool` is held up."""
+    if pool is None or (timeout is not None and timeout <= TRUST):
+        return wait(timeout)
+    if wait(TRUST):
+        return True
+    pool.distrust_searchers()
+    return wait(None if timeout is None else timeout - TRUST)
+
+
 def wait(future: Future[Any], timeout: float | None) -> bool:
     """Wait on a thread that is no worker; return whether the future is final."""
     if timeout is None or timeout > 0:
@@ -816,6 +833,6 @@ def wait(future: Future[Any], timeout: float | None) -> bool:
     waiter = Waiter()
     future._register(waiter)
     try:
-        return waiter.park(timeout) or type(future._cell) is _Final
+        return waiter.park(timeout, future._pool) or type(future._cell) is _Final
     finally:
         future._unregister(waiter)

@@ -118,6 +118,7 @@ class Parking:
                 self._start(seat)
         finally:
             for worker in woken:
+                worker.woken = True
                 worker.parker.unpark()
             if seat and not woken:
                 self.seats.append(seat.pop())
@@ -169,4 +170,5 @@ class Parking:
             finally:
                 for worker in woken:
                     worker.needs_seat = True
+                    worker.woken = True
                     worker.parker.unpark()

@@ -27,6 +27,7 @@ from fairpool._share import CURRENT, Principal, Shares
 from fairpool._sync import (
     Thread,
     at_exit,
+    before_collection,
     cpu_count,
     current_thread,
     enumerate_threads,
@@ -47,7 +48,7 @@ from fairpool._task import (
     is_coroutine,
 )
 from fairpool._timer import Timers
-from fairpool._worker import Worker, blocking
+from fairpool._worker import Worker, adopt, blocking
 
 __all__ = ["Backlog", "Scheduler", "live"]
 
@@ -81,10 +82,14 @@ class Backlog:
             permit = self._permits.get_nowait()
         except Empty:
             worker = here.worker
-            if worker is not None and worker.scheduler is scheduler and not scheduler.may_start():
-                # All spare workers wait, in `submit` perhaps: nobody may be left to make room.
-                scheduler.warn_once("max_pending is exceeded, because all spare workers wait")
-                return None
+            if worker is not None and worker.scheduler is scheduler:
+                # Nobody may be left to make room.
+                if worker.initializes:
+                    scheduler.warn_once("max_pending is exceeded, because an initializer submits")
+                    return None
+                if not scheduler.may_start():  # all spare workers wait, in `submit` perhaps
+                    scheduler.warn_once("max_pending is exceeded, because all spare workers wait")
+                    return None
             # No task is run inline to make room: it could wait for what the submitter does next. In
             # a worker the seat goes to another one, which starts what is queued.
             with blocking():
@@ -205,7 +210,11 @@ class Scheduler:
             self.injector.append(task)  # S1
         if self.refusals and task.drop():  # S2: closed since the caller looked
             raise self.refusal()
-        if self.seats and not self.searching:  # S3
+        if self.seats:  # S3
+            if worker is not None and worker.item is None:
+                worker.withdraw()  # a `__del__` has queued this: see "Foreign code"
+            if self.searching:
+                return
             try:
                 self.parking.notify()
             except RecursionError:
@@ -292,8 +301,14 @@ class Scheduler:
             worker.queue.append(item)
         else:
             self.injector.append(item)
-        if self.seats and not self.searching:
+        if self.seats and self._nobody_searches(worker):
             self.notify()
+
+    def _nobody_searches(self, worker: Worker | None) -> bool:
+        """As a plain `not searching`, without `worker`, the calling one: see "Foreign code"."""
+        if worker is not None and worker.item is None:
+            worker.withdraw()
+        return not self.searching
 
     def notify_if_free(self) -> None:
         """S3 of docs/protocols/parking.md: after something was queued."""
@@ -327,7 +342,7 @@ class Scheduler:
 
     def notify_or_abandon(self) -> None:
         """As `notify_if_free`; what is queued ends where there is no worker to be had."""
-        if self.seats and not self.searching:
+        if self.seats and self._nobody_searches(here.worker):
             try:
                 self.parking.notify()
             except Exception as error:
@@ -409,6 +424,14 @@ class Scheduler:
             except (AttributeError, IndexError, TypeError):  # a lock; or cancelled meanwhile
                 return None
         return principal if principal is not None and principal.scheduler is self else None
+
+    def distrust_searchers(self) -> None:
+        """A thread has waited for a while. If there is work, those that search may be held up."""
+        if self.seats and self.searching and self.has_work():
+            self.searching.clear()
+            self.notify()
+
+    adopt = staticmethod(adopt)
 
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its seat."""
@@ -765,6 +788,14 @@ def _close_all() -> None:
             LastCaller(scheduler).work()  # nobody else will
 
 
+def _before_collection() -> None:
+    """The collector is about to call finalizers on this thread, which may take long."""
+    worker = here.worker
+    if worker is not None and worker.item is None:  # it searches, or is about to park
+        worker.withdraw()
+        worker.scheduler.notify_if_work()
+
+
 def _after_fork() -> None:
     here.caller = None
     if here.worker is not None:
@@ -776,3 +807,4 @@ def _after_fork() -> None:
 
 at_exit(_when_the_main_thread_has_ended)
 in_child_after_fork(_after_fork)
+before_collection(_before_collection)

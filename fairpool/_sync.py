@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import atexit
+import gc
 import os
 import sys
 import threading
@@ -70,6 +71,7 @@ __all__ = [
     "Thread",
     "acquire",
     "at_exit",
+    "before_collection",
     "cpu_count",
     "current_thread",
     "enumerate_threads",
@@ -254,6 +256,17 @@ def at_exit(function: Callable[[], None]) -> None:
         atexit.register(function)
     else:
         register(function)
+
+
+def before_collection(function: Callable[[], None]) -> None:
+    """Call `function` whenever the collector starts, on the thread on which it runs."""
+
+    def call(phase: str, info: object, function: Callable[[], None] = function) -> None:
+        if phase == "start":
+            function()
+
+    gc.callbacks.append(call)
+    atexit.register(gc.callbacks.remove, call)  # what it uses goes away after that
 
 
 def in_child_after_fork(function: Callable[[], None]) -> None:

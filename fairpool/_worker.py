@@ -30,6 +30,7 @@ from fairpool._future import (
     is_final,
     look_out,
     wait,
+    wait_watchfully,
 )
 from fairpool._gather import FORKED_MAX, Gather
 from fairpool._park import Parker, Parking
@@ -50,7 +51,7 @@ from fairpool._sync import (
 from fairpool._task import Continuation, Task
 from fairpool._waits import enter_wait, leave_wait, waiting_tasks, write_wait
 
-__all__ = ["Worker", "blocking"]
+__all__ = ["Worker", "adopt", "blocking"]
 
 # How often a searching worker looks around before it parks. 500 looks, about 50 µs, were best in
 # the prototype (design notes: a section/rest of 15/60 µs reaches 0.88 of its bound with 500 looks
@@ -146,10 +147,19 @@ class _AdoptedEvent:
             finish(future, None)
         return future
 
+    def wait_watchfully(self, timeout: float | None) -> bool:
+        """Wait for the event, on a thread that nobody counts on."""
+        return bool(wait_watchfully(self.event.wait, timeout, self.futures[0]._pool))
+
     def wait(self, timeout: float | None = None) -> bool:
         worker = here.worker
-        if worker is None or worker.task is None:
-            return bool(self.event.wait(timeout))
+        if worker is None:
+            return self.wait_watchfully(timeout)
+        if worker.task is None:
+            if timeout is None:
+                for future in self.futures:
+                    worker.check_initializer(future)
+            return bool(worker.wait_for_event(self, timeout))
         if timeout is None and self._needs_all:
             return bool(worker.wait_for_all(tuple(self.futures), self))
         if timeout is None and not worker.scheduler.may_start():
@@ -159,6 +169,13 @@ class _AdoptedEvent:
                     break
                 worker.run_inline(future)
         return bool(worker.wait_for_event(self, timeout))
+
+
+def adopt(waiter: Any, future: Future[Any]) -> None:
+    """The calling thread is about to wait on a `concurrent.futures` waiter, for `future` too."""
+    if not isinstance(waiter.event, _AdoptedEvent):
+        waiter.event = _AdoptedEvent(waiter)
+    waiter.event.futures.append(future)
 
 
 def _lowest(lists: list[list[Any]]) -> list[Any] | None:
@@ -203,9 +220,11 @@ class Worker:
         "forked",
         "forks",
         "gone",
+        "initializes",
         "item",
         "needs_seat",
         "parker",
+        "parks",
         "published",
         "queue",
         "ready",
@@ -216,6 +235,7 @@ class Worker:
         "steals",
         "steps",
         "thread",
+        "woken",
     )
 
     # Whether it is to go, and should end its pass: see `Caller`.
@@ -248,6 +268,11 @@ class Worker:
         self.fn: Any = None  # the function, if it is a task
         self.seated = True
         self.needs_seat = False
+        self.parks = False  # whether it is in `parked`, or was taken out and has not noticed
+        # Whether it was taken out: written by whoever did that, when it is in `searching`, or
+        # `needs_seat` is set.
+        self.woken = False
+        self.initializes = False
         self.blocked_in: object = None
         self._left_at = 0  # when it gave up its seat for a wait (ns)
         self.away = 0  # how long it has been without its seat, in waits (ns)
@@ -272,12 +297,7 @@ class Worker:
         here.worker = self
         set_asyncgen_hooks(finalizer=scheduler.close_generator)
         try:
-            if scheduler.has_initializer:
-                # It may take long, or meet the others in a barrier: who queues a task must not
-                # count on this worker meanwhile.
-                scheduler.parking.searching.discard(self)
-                scheduler.notify_if_work()
-            if scheduler.initialize():
+            if self._initialize():
                 self._loop()
             else:
                 scheduler.parking.give_up_seat()
@@ -288,6 +308,23 @@ class Worker:
                 # Those that parked while there was still work are to see that there is none.
                 scheduler.parking.unpark_all()
             self.ended.set()
+
+    def _initialize(self) -> bool:
+        """Run the pool's initializer, if it has one; False if the pool is broken now."""
+        scheduler = self.scheduler
+        if not scheduler.has_initializer:
+            return True
+        # It may take long, or meet the others in a barrier: who queues a task must not count on
+        # this worker meanwhile.
+        self.withdraw()
+        scheduler.notify_if_work()
+        # It keeps its seat wherever it blocks: the one that took its place would have to be
+        # initialized, too, and block as well, and so on. So at most `max_workers` initialize.
+        self.initializes, self.seated = True, False
+        try:
+            return bool(scheduler.initialize())
+        finally:
+            self.initializes, self.seated = False, True
 
     def join(self) -> None:
         """Wait until the thread has ended."""
@@ -347,7 +384,7 @@ class Worker:
                     following = None
                 else:
                     task = None
-                if debts() and scheduler.parking.pay_debt():
+                if debts() and self._pay_debt():
                     task = self._search() if self._park(seated=False) else None
                     continue
                 try:
@@ -369,7 +406,10 @@ class Worker:
             except BaseException as error:  # not a task's, but our own MemoryError, say
                 item, task, following = task, None, None
                 self.rescue(item, error)
-                task = self._search()
+                item = None
+            else:
+                continue
+            task = self._search()  # when `error` is gone, whose frames hold what is the user's
 
     def rescue(self, item: Any, error: BaseException) -> None:
         """An error of the package's own has cut off a step of `item`: end its task with it."""
@@ -383,9 +423,10 @@ class Worker:
     def _search(self) -> Task[Any] | None:
         """A task to run, or None if this worker is to end."""
         parking = self.scheduler.parking
+        self.forget()
         while here.worker is self:  # not so in the child of a task that forked
             self._known = []  # to be made anew: others may have come for those that have gone
-            if parking.debts and parking.pay_debt():
+            if parking.debts and self._pay_debt():
                 if not self._park(seated=False):
                     break
                 continue
@@ -401,6 +442,35 @@ class Worker:
             if not self._park():
                 break
         return None
+
+    def forget(self) -> None:
+        """Drop what was run last, before others count on this worker, or it pays a debt.
+
+        It may be the last reference to something of the user's, whose `__del__` takes long, or
+        waits for a task. And a parked worker keeps nothing alive.
+        """
+        self.item = self._on_spree = None
+        self.fn = None
+
+    def withdraw(self) -> None:
+        """Nobody is to count on this worker: a `__del__` that interrupts its search may take long.
+
+        Whoever calls this calls `notify_if_work` then (F2), in case somebody has done so.
+        """
+        parks, self.parks = self.parks, False  # first: this may be entered in the midst of itself
+        if self._unlist_parked():
+            # As `unpark_all`: it is not to park, but to search again.
+            self.needs_seat = self.woken = True
+            self.parker.unpark()
+        elif parks:
+            while not self.woken:  # somebody has taken it out, and is about to have it search
+                yield_cpu()
+        self.scheduler.searching.discard(self)
+
+    def _pay_debt(self) -> bool:
+        """Whether this worker, between two steps, is one too many. Then it parks without a seat."""
+        self.forget()
+        return bool(self.scheduler.parking.pay_debt())
 
     def _looks(self) -> int:
         """How often to look before parking. Only an optimization."""
@@ -622,26 +692,32 @@ class Worker:
         """
         scheduler = self.scheduler
         parking = scheduler.parking
-        self.item = self._on_spree = None  # a parked worker keeps nothing alive
-        self.fn = None
         parking.searching.discard(self)
+        self.woken = False
         parking.parked.append(self)
+        self.parks = True
         if seated:
             parking.give_up_seat()
         scheduler.notify_if_work()
-        if scheduler.is_over() and self._unlist_parked():
+        if scheduler.is_over() and self._leave_parked():
             return not self._unlist()
         # With tasks in its run queue, for busy thieves, it does not end. Nor while a pool that ends
         # has coroutines that are suspended: the last of them unparks it.
         waits = self.queue or scheduler.is_waiting_to_close()
         if not self.parker.park(-1 if waits else scheduler.idle_timeout):
-            if self._unlist_parked():
+            if self._leave_parked():
                 return not self._unlist()
             self.parker.park()  # taken out of the list, so about to be unparked
+        self.parks = False
         if self.needs_seat:
             self.needs_seat = False
             parking.return_to_seat()
         return True
+
+    def _leave_parked(self) -> bool:
+        """As `_unlist_parked`, for the one that parks here."""
+        self.parks = False  # first: else `withdraw` would wait for whoever has taken it out
+        return self._unlist_parked()
 
     def _unlist_parked(self) -> bool:
         """Take this worker out of the parked ones; False if somebody is just unparking it."""
@@ -813,9 +889,8 @@ class Worker:
         if timeout is not None:
             return self._park_on(future, timeout) if timeout > 0 else is_final(future)
         task = self.task
-        if task is None:
-            if future._pool is self.scheduler:
-                raise DeadlockError("an initializer must not wait for its own pool")
+        if task is None:  # in the initializer, or in a `__del__` between two steps
+            self.check_initializer(future)
             return self._park_on(future, None)
         outer = enter_wait(task, self.doing, (future,))
         try:
@@ -823,6 +898,11 @@ class Worker:
         finally:
             leave_wait(task, outer)
             del task  # an interrupt leads to this frame: no cycle
+
+    def check_initializer(self, future: Future[Any]) -> None:
+        """Raise `DeadlockError` where an initializer is about to wait for its own pool."""
+        if self.initializes and future._pool is self.scheduler and not is_final(future):
+            raise DeadlockError("an initializer must not wait for its own pool")
 
     def wait_for_all(self, futures: tuple[Future[Any], ...], adopted: _AdoptedEvent) -> bool:
         """Wait for the event that is set when all of `futures` are final."""
@@ -840,7 +920,7 @@ class Worker:
     def wait_for_event(self, adopted: _AdoptedEvent, timeout: float | None) -> bool:
         """Wait for an event of a `concurrent.futures` waiter; return whether it is set."""
         with blocking():
-            return bool(adopted.event.wait(timeout))
+            return adopted.wait_watchfully(timeout)
 
     def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
         if look_out(future):
@@ -851,7 +931,7 @@ class Worker:
         self._give_up_seat(future)
         try:
             future._register(waiter)
-            return waiter.park(timeout) or is_final(future)
+            return waiter.park(timeout, future._pool) or is_final(future)
         finally:
             self.sit_down()
             waiter.return_seat()
@@ -859,6 +939,8 @@ class Worker:
 
     def _give_up_seat(self, reason: object) -> None:
         parking = self.scheduler.parking
+        if self.item is None:  # in a `__del__` between two steps
+            self.withdraw()
         parking.give_up_seat()
         try:
             self._left_at = monotonic_ns()
@@ -877,11 +959,7 @@ class Worker:
         self.seated = True
         self.blocked_in = None
 
-    def adopt(self, waiter: Any, future: Future[Any]) -> None:
-        """This thread is about to wait on a `concurrent.futures` waiter, for `future` too."""
-        if not isinstance(waiter.event, _AdoptedEvent):
-            waiter.event = _AdoptedEvent(waiter)
-        waiter.event.futures.append(future)
+    adopt = staticmethod(adopt)
 
 
 class blocking:

@@ -42,12 +42,16 @@ BUGS = [
         "_worker",
         "Worker._park",
         """        parking.searching.discard(self)
+        self.woken = False
         parking.parked.append(self)
+        self.parks = True
         if seated:
             parking.give_up_seat()
         scheduler.notify_if_work()
 """,
-        """        parking.parked.append(self)
+        """        self.woken = False
+        parking.parked.append(self)
+        self.parks = True
         if seated:
             parking.give_up_seat()
         scheduler.notify_if_work()
@@ -83,6 +87,7 @@ BUGS = [
                 self._start(seat)
         finally:
             for worker in woken:
+                worker.woken = True
                 worker.parker.unpark()
             if seat and not woken:
 """,
@@ -91,6 +96,7 @@ BUGS = [
                 self._start(seat)
         finally:
             for worker in woken:
+                worker.woken = True
                 worker.parker.unpark()
             if seat:
 """,
@@ -138,10 +144,10 @@ BUGS = [
         "an idle worker ends although somebody is unparking it",
         "_worker",
         "Worker._park",
-        """            if self._unlist_parked():
+        """            if self._leave_parked():
                 return not self._unlist()
             self.parker.park()""",
-        """            self._unlist_parked()
+        """            self._leave_parked()
             return not self._unlist()
             self.parker.park()""",
         s.worker_ends_as_work_comes,
@@ -917,7 +923,7 @@ BUGS = [
         "a worker parks without a look whether the pool was closed",
         "_worker",
         "Worker._park",
-        "        if scheduler.is_over() and self._unlist_parked():\n"
+        "        if scheduler.is_over() and self._leave_parked():\n"
         "            return not self._unlist()\n",
         "",
         s.shutdown_meets_park,

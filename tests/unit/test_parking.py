@@ -7,9 +7,12 @@ scripted, and no thread is started: what `notify` does is only counted.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,14 +20,15 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from unit.conftest import TIMEOUT
+from unit.conftest import LONG, TIMEOUT
 from unit.instructions import moments
 
-from fairpool import FairPool, blocking
+from fairpool import FairPool, Future, blocking
+from fairpool._future import LOGGER
 from fairpool._park import Parker, Parking
 from fairpool._runqueue import RunQueue
 from fairpool._scheduler import Scheduler
-from fairpool._sync import here
+from fairpool._sync import here, yield_cpu
 from fairpool._worker import Worker
 
 # --- the parts --------------------------------------------------------------------------------
@@ -210,6 +214,7 @@ class ScriptedParker(Parker):
         if self._times_out and timeout >= 0:
             self._times_out = False  # once: then it would go round until another one takes the task
             return False
+        here.worker = None  # a parked thread runs nothing, no finalizers either
         raise Asleep
 
 
@@ -223,6 +228,7 @@ class Bench:
     def __init__(self, max_workers: int = 1, times_out: bool = False) -> None:
         self.scheduler = Scheduler(max_workers, "bench", None, (), None, 0.0)
         self.started = 0
+        self.seen: list[Any] = []
         self.scheduler.parking._start = self._start
         self.worker = self.add_worker(times_out)
         self.scheduler.parking.seats.pop()
@@ -408,6 +414,143 @@ def test_a_worker_looks_everywhere() -> None:
     assert found[0] is outside
     assert set(map(id, found[:3])) == set(map(id, tasks))
     assert found[3] is None
+
+
+# --- foreign code in a search -----------------------------------------------------------------
+
+
+class Foreign:
+    """Says, when its last reference goes, what the worker is to the others at that moment."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def __del__(self) -> None:
+        parking = self.bench.scheduler.parking
+        worker = self.bench.worker
+        counted_on = worker in parking.searching or worker in parking.parked
+        self.bench.seen.append((counted_on, len(parking.debts)))
+
+
+@pytest.mark.parametrize("debts", [0, 1])
+@pytest.mark.parametrize("attribute", ["item", "fn", "_on_spree"])
+def test_what_was_run_last_goes_before_others_count_on_the_worker(
+    attribute: str, debts: int
+) -> None:
+    bench = Bench()
+    parking = bench.scheduler.parking
+    parking.searching.discard(bench.worker)
+    parking.debts.extend([None] * debts)
+    setattr(bench.worker, attribute, Foreign(bench))
+    assert bench.search() == "asleep"
+    assert bench.seen == [(False, debts)]  # nor has it paid what it owes
+
+
+def test_an_error_of_the_package_is_gone_before_the_worker_searches(
+    make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOGGER, "disabled", True)  # a record holds the error, too
+
+    class Held:
+        pass
+
+    class Fails:
+        def run(self, worker: Worker) -> None:
+            held = Held()  # in a frame of the error's
+            references.append(weakref.ref(held))
+            raise MemoryError
+
+    references: list[weakref.ref[Held]] = []
+    pool = make_pool(1, idle_timeout=LONG)
+    scheduler = pool._scheduler
+    scheduler.resume(Fails())
+    while not (references and scheduler.parking.parked.copy()):
+        yield_cpu()
+    assert references[0]() is None
+    assert pool.submit(int).result(TIMEOUT) == 0
+
+
+def block(bench: Bench) -> None:
+    with blocking():
+        others_go_on(bench)
+
+
+def queue_and_look(bench: Bench) -> None:
+    bench.scheduler.put(FakeTask())
+    assert bench.started
+    others_go_on(bench)
+
+
+def collect(bench: Bench) -> None:
+    gc.callbacks[-1]("start", {})
+    others_go_on(bench)
+
+
+def others_go_on(bench: Bench) -> None:
+    """The `__del__` goes on for long. What comes meanwhile must find another worker."""
+    assert bench.worker not in bench.scheduler.parking.searching
+    assert bench.worker not in bench.scheduler.parking.parked
+    bench.started = 0
+    bench.put(FakeTask())
+    assert bench.started
+
+
+@pytest.mark.parametrize("times_out", [False, True])
+@pytest.mark.parametrize("foreign", [block, queue_and_look, collect])
+def test_nobody_counts_on_a_worker_that_runs_foreign_code(
+    foreign: Callable[[Bench], None], times_out: bool
+) -> None:
+    # A `__del__` interrupts a worker's way from its last look into sleep, and waits, or queues
+    # something and goes on for long; or the collector is about to run one. (On 3.11 it may start at
+    # any allocation, so anywhere.)
+    for moment in moments():
+        bench = Bench(max_workers=9, times_out=times_out)
+        errors: list[BaseException] = []
+
+        def act(bench: Bench = bench, errors: list[BaseException] = errors) -> None:
+            if here.worker is None:
+                return  # it has left the pool
+            try:
+                foreign(bench)
+            except AssertionError as error:
+                errors.append(error)
+
+        with moment.do(act):
+            found = bench.search()
+        assert not errors, (moment, errors)
+        parking = bench.scheduler.parking
+        assert bench.worker not in parking.searching, moment
+        # It has come through: asleep and to be woken, with what was queued, or out of the pool.
+        assert (found == "asleep") == (bench.worker in parking.parked), (moment, found)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("wait", ["result", "exception", "wait", "as_completed", "then"])
+def test_whoever_waits_gets_past_a_searcher_that_is_held_up(
+    wait: str, inside: bool, make_pool: Callable[..., FairPool]
+) -> None:
+    # CPython 3.13t calls `__del__` on the thread that made the object, when that is woken: nobody
+    # can see it coming.
+    pool = make_pool(3, idle_timeout=LONG)
+    parking = pool._scheduler.parking
+    ways: dict[str, Callable[[Future[int]], object]] = {
+        "result": lambda future: future.result(TIMEOUT),
+        "exception": lambda future: future.exception(TIMEOUT) or 0,
+        "wait": lambda future: futures.wait([future], TIMEOUT).done.pop().result(),
+        "as_completed": lambda future: next(futures.as_completed([future], TIMEOUT)).result(),
+        "then": lambda future: future.then(int).result(TIMEOUT),
+    }
+
+    def submit_and_wait() -> object:
+        held_up = FakeWorker()
+        assert parking.take_seat(held_up)
+        try:
+            return ways[wait](pool.submit(int))
+        finally:
+            parking.searching.discard(held_up)
+            parking.give_up_seat()
+
+    assert (pool.submit(submit_and_wait).result(TIMEOUT) if inside else submit_and_wait()) == 0
 
 
 # --- in a real pool ---------------------------------------------------------------------------

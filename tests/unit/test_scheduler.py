@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, as_completed, wait
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from unit.instructions import moments
 
 import fairpool._worker
 from fairpool import BrokenFairPool, FairPool, Future, blocking
+from fairpool._sync import yield_cpu
 
 MakePool = Callable[..., FairPool]
 
@@ -320,14 +321,94 @@ def test_initializer_failure(
     assert BrokenFairPool not in logged  # none for each future besides
 
 
+WAITS: dict[str, Callable[[Future[Any]], object]] = {
+    "result": lambda future: future.result(),
+    "exception": lambda future: future.exception(),
+    "wait": lambda future: wait([future]),
+    "wait for the first": lambda future: wait([future], return_when="FIRST_COMPLETED"),
+    "as_completed": lambda future: list(as_completed([future])),
+    "of a link": lambda future: future.then(int).result(),
+}
+
+
+@pytest.mark.parametrize("way", WAITS)
 def test_initializer_that_waits_for_its_own_pool_is_told(
-    make_pool: MakePool, caplog: pytest.LogCaptureFixture
+    way: str, make_pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:
     pools: list[FairPool] = []
-    pools.append(make_pool(1, initializer=lambda: pools[0].submit(int).result()))
+    pools.append(make_pool(1, initializer=lambda: WAITS[way](pools[0].submit(int))))
     with pytest.raises(BrokenFairPool):
         pools[0].submit(int).result(TIMEOUT)
     assert "DeadlockError" in caplog.text
+
+
+def block(own: FairPool, other: FairPool, look: Callable[[], None]) -> None:
+    with blocking():
+        look()
+
+
+def wait_for_another_pool(own: FairPool, other: FairPool, look: Callable[[], None]) -> None:
+    other.submit(look).result(TIMEOUT)
+
+
+def wait_with_a_timeout(own: FairPool, other: FairPool, look: Callable[[], None]) -> None:
+    future = own.submit(int)  # nobody may run it before this one has ended
+    wait([future], 0.001)
+    with contextlib.suppress(TimeoutError):
+        future.result(0.001)
+    look()
+
+
+def wait_for_a_lock(own: FairPool, other: FairPool, look: Callable[[], None]) -> None:
+    lock = own.lock()
+    held = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            while not lock.statistics().waiting:
+                yield_cpu()
+            look()
+
+    future = other.submit(hold)
+    held.wait(TIMEOUT)
+    with lock:
+        look()
+    future.result(TIMEOUT)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "initialize", [block, wait_for_another_pool, wait_with_a_timeout, wait_for_a_lock]
+)
+def test_at_most_max_workers_initialize(
+    initialize: Callable[..., None], workers: int, make_pool: MakePool
+) -> None:
+    # One that blocked in its initializer and let another one take its place, which blocks in its
+    # own, would start a thousand.
+    pools: list[FairPool] = []
+    seen: list[int] = []
+    other = make_pool(4)
+
+    def look() -> None:
+        seen.append(len(pools[0]._scheduler.roster))
+
+    pools.append(make_pool(workers, initializer=lambda: initialize(pools[0], other, look)))
+    for future in [pools[0].submit(int) for _ in range(20)]:
+        assert future.result(TIMEOUT) == 0
+    assert max(seen) <= workers
+
+
+def test_an_initializer_may_submit_more_than_max_pending(make_pool: MakePool) -> None:
+    pools: list[FairPool] = []
+    submitted: list[Future[int]] = []
+
+    def initialize() -> None:
+        submitted.extend(pools[0].submit(int) for _ in range(5))
+
+    pools.append(make_pool(1, initializer=initialize, max_pending=2))
+    assert pools[0].submit(int).result(TIMEOUT) == 0
+    assert [future.result(TIMEOUT) for future in submitted] == [0] * 5
 
 
 # --- strange exceptions -----------------------------------------------------------------------
