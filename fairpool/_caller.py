@@ -31,6 +31,7 @@ from fairpool._sync import (
     here,
     monotonic,
     monotonic_ns,
+    need_stack,
     wait_until_set,
     yield_cpu,
 )
@@ -79,6 +80,7 @@ class Caller(Worker):
 
     def work(self) -> None:
         """Work for the pool until the own task is final. Raises if it is not accepted any more."""
+        need_stack(100)
         self.outer_caller = here.caller
         try:
             handle_ctrl_c(_on_ctrl_c, self._come_and_go)

@@ -34,11 +34,15 @@ from fairpool._request import Leave, Once, Request, Wish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     FREE_THREADED,
+    SHORT_OF_ROOM,
     Lock,
     acquire,
     here,
     monotonic_ns,
+    need_stack,
     read_by_many,
+    stack_is_deep,
+    start_new_thread,
     thread_name,
     yield_cpu,
 )
@@ -406,10 +410,13 @@ class Combiner:
             # Else a task that finds the lock free again and again would keep what has been
             # published here waiting, if nobody else is there to take it.
             and (not worker.published or (home is None and worker.may_go_first()))
+            # What may fail for want of stack or memory comes before the key is taken.
+            and (owner.is_task or (owner := worker.task) is not None)
+            and (began := monotonic_ns()) is not None
             and self.take_key(False)
         ):
-            self.owner = owner if owner.is_task else worker.task
-            self.began = monotonic_ns()
+            self.owner = owner
+            self.began = began
             return worker.ready
         if (
             worker is None
@@ -425,12 +432,17 @@ class Combiner:
             # the queue. Not past those that are in there. With bound methods of this thread's own:
             # each mention of what others use would keep the one who is inside from its work.
             waiting, take_key = self.queue.__len__, self.key.acquire
+            owner, began = worker.task, monotonic_ns()
             for _ in range(LOOKS_BEFORE_QUEUEING):
                 if waiting():
                     break
                 if take_key(False):
-                    self.owner = worker.task
-                    self.began = monotonic_ns()
+                    self.owner = owner
+                    self.began = began
+                    try:
+                        self.began = monotonic_ns()
+                    except MemoryError:  # the time of the looks is counted, too
+                        pass
                     return worker.ready
         if worker.item.task is None:
             worker.task  # noqa: B018 (makes one of a child of a `gather`, and changes `item`)
@@ -473,16 +485,26 @@ class Combiner:
             check_lock_wait(task, wish)
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
-        if self.queue:
-            if kind is not GeneratorExit:
-                return self.leaving
-            self.leave_stack()
-            return self.ready
-        self._account(monotonic_ns())
+        try:
+            if self.queue:
+                if kind is not GeneratorExit:
+                    return self.leaving
+                self.leave_stack()
+                return self.ready
+            self._account(monotonic_ns())
+        except SHORT_OF_ROOM:
+            self.served = 0
+            self.owner = None
         self.release_key()  # M1
         self.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
-            self._serve_elsewhere()
+            try:
+                self._serve_elsewhere()
+            except SHORT_OF_ROOM:
+                try:
+                    start_new_thread(self._serve_elsewhere, ())
+                except (RuntimeError, MemoryError):
+                    self.release_key()
         return self.ready
 
     def left(self, continuation: Any, worker: Any) -> Any:
@@ -616,6 +638,7 @@ class Combiner:
     def _grant(self, item: Any) -> bool:
         """Give the key to who waits outside of this pool's tasks; False if it has given up."""
         if type(item) is Stay:
+            self.began = monotonic_ns()  # first: it may raise
             try:
                 parker = item.pop()
             except IndexError:
@@ -623,12 +646,11 @@ class Combiner:
                 if lender is not None:
                     lender.leaving = True  # its turn has come; only an optimization
                 return False
-            self.began = monotonic_ns()
             self.owner = item.owner  # last: see `enter_stack`
             parker.release()
         else:
-            self.owner = item
             self.began = monotonic_ns()
+            self.owner = item
             if claim(item) is None:
                 self.owner = None
                 return False
@@ -709,18 +731,35 @@ class Combiner:
     def see_to_queue(self) -> None:
         """Have it served what this thread has put into the queue."""
         if self.key.acquire(False):  # L2
-            self._serve_elsewhere()
+            try:
+                self._serve_elsewhere()
+            except SHORT_OF_ROOM:
+                try:
+                    start_new_thread(self._serve_elsewhere, ())
+                except (RuntimeError, MemoryError):
+                    self.release_key()
 
     def leave_stack(self) -> None:
-        """A section has ended on a stack that goes on."""
+        """A section has ended on a stack that goes on.
+
+        With no more stack than the entry has needed (docs/protocols/room.md): this frame, and calls
+        in C.
+        """
         owner = self.owner
-        self._leave()
         if type(owner) is Visitor:
             owner.inside -= 1
-
-    def _leave(self) -> None:
-        self._account(monotonic_ns())
-        self._serve_elsewhere()
+        try:
+            self._account(monotonic_ns())
+        except SHORT_OF_ROOM:  # it is not counted
+            self.served = 0
+            self.owner = None
+        try:
+            self._serve_elsewhere()
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(self._serve_elsewhere, ())
+            except (RuntimeError, MemoryError):
+                self.release_key()  # whoever comes next serves those that wait
 
     def check_owner(self) -> None:
         """Raise RuntimeError where the caller is not inside."""
@@ -775,7 +814,10 @@ class Combiner:
         return False
 
     def _serve_elsewhere(self) -> None:
-        """Give the key away; no section runs, and this stack goes on."""
+        """Give the key away; no section runs, and this stack goes on.
+
+        Raises one of `SHORT_OF_ROOM` only where the caller still has the key, and can do it again.
+        """
         queue = self.queue
         while True:
             # What needs a worker stays in the queue: the workers of a closed pool do not end
@@ -783,7 +825,12 @@ class Combiner:
             first = queue.first()
             if first is None:
                 self.key.release()  # M1
-                if queue.holds_work() and self.key.acquire(False):  # M2
+                # It needs no more stack than `first` did. Without memory: as if there were one.
+                try:
+                    more = queue.holds_work()  # M2
+                except MemoryError:
+                    more = True
+                if more and self.key.acquire(False):
                     continue
                 break
             if type(first) is Request:
@@ -795,13 +842,25 @@ class Combiner:
                 self.dispatch()
                 return
             else:
+                need_stack()
                 self.forget(first)
-                if self._grant(first):
+                try:
+                    granted = self._grant(first)
+                except MemoryError:
+                    queue.appendleft(first)
+                    raise
+                if granted:
                     # On the same processor, perhaps: then it goes first, and not when this thread
                     # has done what follows its section.
                     yield_cpu()
                     break
-        self._tell_workers()
+        try:
+            self._tell_workers()
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(self._tell_workers, ())
+            except (RuntimeError, MemoryError):
+                pass  # they look again after their idle time-out
 
     def _tell_workers(self) -> None:
         """Those of a pool that ends stay while anybody waits here."""
@@ -811,7 +870,8 @@ class Combiner:
     def dispatch(self, again: bool = False) -> None:
         """Have a worker run a pass. The caller gives the key away with this.
 
-        `again`: it was on the wrong worker, and its home worker gets no new head start.
+        `again`: it was on the wrong worker, and its home worker gets no new head start. Raises as
+        `_serve_elsewhere`.
         """
         if not again:
             self.asked = monotonic_ns()
@@ -819,6 +879,7 @@ class Combiner:
         if not scheduler.max_workers:
             scheduler.unserved.add(self)  # S0
         if scheduler.broken is not None:
+            need_stack()
             self.fail(scheduler.broken)
             return
         worker = here.worker
@@ -826,12 +887,18 @@ class Combiner:
         if target is None or target.gone:
             target = worker
         if target is None or target.scheduler is not scheduler:
+            target = None
             scheduler.injector.append(self)  # S1
         else:
             target.services.append(self)  # S1
-            if target.gone:  # it has looked for the last time, perhaps before that
-                target.give_back()
-        scheduler.notify_or_abandon()  # S3
+        # It is given away: what follows may not fail.
+        try:
+            scheduler.notify_or_abandon(target)  # S3
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(scheduler.notify_or_abandon, (target,))
+            except (RuntimeError, MemoryError):
+                pass  # whoever queues something next wakes a worker for this, too
 
     def head_ticket(self) -> int:
         """The ticket of the oldest request. For who holds the key, or the lock in its place."""
@@ -863,9 +930,10 @@ class Combiner:
         return entered
 
     def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
+        now = monotonic_ns()  # before the key is taken: it may raise
         if not self.queue and self.key.acquire(False):
             self.owner = owner
-            self.began = monotonic_ns()
+            self.began = now
             return True
         if timeout is not None and timeout <= 0:
             return False
@@ -873,6 +941,7 @@ class Combiner:
 
     def _stay(self, timeout: float | None, owner: Any) -> bool:
         """Wait with the calling stack until it has entered, or the time is up."""
+        need_stack()
         self.scheduler.check_same_process()
         worker = here.worker
         task = owner.task
@@ -905,7 +974,10 @@ class Combiner:
             raise
         except BaseException:
             if not self._gave_up(stay):
-                self._leave()  # it was granted, and nobody will leave
+                inside = task.inside if worker is None else 0
+                self.leave_stack()  # it was granted, and nobody will leave
+                if worker is None:
+                    task.inside = inside  # `enter_stack` sees to that
             raise
         finally:
             if worker is None:
@@ -940,6 +1012,7 @@ class Combiner:
             and visitor.inside == 1
             and self.ledger is None  # where shares take their turns, nobody knows its own
             and _get_running_loop() is None  # what it runs would take that loop for its own
+            and not stack_is_deep()
         )
 
     def _may_serve(self, worker: Any) -> bool:

@@ -36,12 +36,15 @@ from typing import Any, TypeVar
 
 from fairpool._sync import (
     FREE_THREADED,
+    SHORT_OF_ROOM,
     Condition,
     Lock,
     RLock,
     acquire,
     here,
     monotonic_ns,
+    need_stack,
+    start_new_thread,
     yield_cpu,
 )
 
@@ -215,6 +218,7 @@ class _View:
             # A signal handler cancels the future, in the midst of a `wait` on the same thread.
             lock.on_release = partial(self, future)
             return
+        need_stack()
         with self.condition:
             if self.told:
                 return
@@ -724,7 +728,10 @@ def finish(future: Future[Any], result: Any) -> None:
     # appends after it, and makes `pop` in `settle` take the oldest registrant first.
     cell.reverse()  # type: ignore[union-attr]
     if cell:
-        settle(future, cell)  # type: ignore[arg-type]
+        try:
+            settle(future, cell)  # type: ignore[arg-type]
+        except SHORT_OF_ROOM:  # none was called
+            start_new_thread(settle, (future, cell))  # type: ignore[arg-type]
 
 
 def fail(future: Future[Any], error: BaseException, source: object) -> None:
@@ -742,14 +749,21 @@ def conclude(future: Future[Any], state: _Final, value: Any) -> None:
     future._cell = state  # C1 and C2 as in `finish`
     cell.reverse()  # type: ignore[union-attr]
     if cell:
-        settle(future, cell)  # type: ignore[arg-type]
+        try:
+            settle(future, cell)  # type: ignore[arg-type]
+        except SHORT_OF_ROOM:  # none was called
+            start_new_thread(settle, (future, cell))  # type: ignore[arg-type]
 
 
 def settle(future: Future[Any], cell: list[Any]) -> None:
-    """Call the registrants of a final future, callbacks last. Several threads may do so at once."""
+    """Call the registrants of a final future, callbacks last. Several threads may do so at once.
+
+    Those for which there is no room on this stack are called on another one.
+    """
     callbacks: list[_Callback] = []
     interrupt = None
     while cell or callbacks:
+        registrant: Any = None
         try:
             if cell:
                 registrant = cell.pop()  # the arbiter: each registrant is called by one thread
@@ -768,6 +782,10 @@ def settle(future: Future[Any], cell: list[Any]) -> None:
             continue
         except KeyboardInterrupt as error:  # the others must not suffer from it
             interrupt = error
+        except SHORT_OF_ROOM:
+            if registrant is None:
+                raise
+            start_new_thread(call, (future, registrant))
     if interrupt is not None:
         raise interrupt
 
@@ -786,7 +804,22 @@ def call(future: Future[Any], registrant: Callable[[Any], object]) -> None:
         # Ctrl-C is meant for the thread, if it is one of the user's.
         if isinstance(error, KeyboardInterrupt) and here.worker is None:
             raise
-        LOGGER.exception("exception calling callback for %r", future)
+        if isinstance(error, SHORT_OF_ROOM):
+            trace = error.__traceback__
+            # Ours do all or nothing. A user's function may have begun, if it was called at all.
+            if type(registrant) is not _Callback or trace is None or trace.tb_next is None:
+                del trace
+                start_new_thread(call, (future, registrant))
+                return
+            del trace
+        try:
+            _log_error_in_callback(future, error)
+        except SHORT_OF_ROOM:
+            start_new_thread(_log_error_in_callback, (future, error))
+
+
+def _log_error_in_callback(future: Future[Any], error: BaseException) -> None:
+    LOGGER.error("exception calling callback for %r", future, exc_info=error)
 
 
 def _call_late(future: Future[Any], cell: list[Any], registrant: Any) -> None:

@@ -32,7 +32,7 @@ from fairpool._future import (
     is_final,
     settle,
 )
-from fairpool._sync import here, monotonic_ns
+from fairpool._sync import here, monotonic_ns, need_stack
 from fairpool._task import Joint, Task, fail_step, hand_over, suspend_first
 from fairpool._waits import leave_wait
 
@@ -312,6 +312,7 @@ class Gather(Joint):
     # --- ending ----------------------------------------------------------------------------------
 
     def __call__(self, child: Any) -> None:
+        need_stack(12)
         self.child_ended(child, None)
 
     def child_ended(self, child: Any, pool: Any) -> Any:

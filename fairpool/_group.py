@@ -27,7 +27,7 @@ from weakref import getweakrefcount
 from fairpool._errors import DeadlockError
 from fairpool._future import FAILED, LOGGER, Future, claim, finish
 from fairpool._runqueue import RunQueue
-from fairpool._sync import monotonic
+from fairpool._sync import SHORT_OF_ROOM, monotonic, need_stack, start_new_thread
 from fairpool._task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
 from fairpool._tasks import current_task, shield
 
@@ -182,12 +182,16 @@ class TaskGroup:
                 raise pool.refusal()
             pool.put(task)
         except BaseException:
-            task.cancel()  # which closes the coroutine, and takes it out
+            try:
+                task.cancel()  # which closes the coroutine, and takes it out
+            except SHORT_OF_ROOM:
+                start_new_thread(task.cancel, ())
             raise
         return task
 
     def __call__(self, task: Task[Any]) -> None:
         """The group is a registrant of its tasks: one of them has ended."""
+        need_stack(12)
         if task._cell is FAILED and not self._given_up:
             error = task.exception()
             assert error is not None

@@ -31,6 +31,7 @@ from typing import Any, Generic, TypeVar
 
 from fairpool._future import CANCELLED, Future, claim, finish
 from fairpool._runqueue import RunQueue
+from fairpool._sync import SHORT_OF_ROOM, start_new_thread
 
 __all__ = [
     "BoundedSemaphore",
@@ -219,31 +220,39 @@ class _Permits:
             return True
         waiter: Future[bool] = Future()
         self._waiters.append(waiter)  # L1
-        self._match()  # L2
-        # `close` wrote this before its last call on `_waiters`: whom that did not wake sees it
-        # here.
-        if self._closed:
-            self._wake_all()
         try:
+            self._match()  # L2
+            # `close` wrote this before its last call on `_waiters`: whom that did not wake sees it
+            # here.
+            if self._closed:
+                self._wake_all()
             return await waiter
         except BaseException:
-            _remove(self._waiters, waiter)
             if claim(waiter) is None and waiter._cell is not CANCELLED:
                 self.give()  # it was given a permit, and is not going to use it
+            _remove(self._waiters, waiter)
             raise
 
     def give(self) -> None:
         """Give a permit back, or add one."""
         self._free.append(None)  # M1
-        self._match()
+        try:
+            self._match()
+        except SHORT_OF_ROOM:
+            start_new_thread(self._match, ())
 
     def _match(self) -> None:
         """Bring permits and waiters together, as long as there are both."""
         waiters = self._waiters
         while waiters.holds_work() and self._pop():  # M2, L2
             waiter = waiters.take()
-            while waiter is not None and not _finish_if_waiting(waiter, True):
-                waiter = waiters.take()  # that one was cancelled
+            try:
+                while waiter is not None and not _finish_if_waiting(waiter, True):
+                    waiter = waiters.take()  # that one was cancelled
+            except RecursionError:  # it was not claimed
+                waiters.appendleft(waiter)
+                self._free.append(None)
+                raise
             if waiter is None:
                 self._free.append(None)  # M1
 
@@ -429,7 +438,10 @@ class Queue(Generic[T]):
         cell = [item]
         self._unfinished.append(None)  # before anyone could be done with it
         self._items.append(cell)  # P1
-        self._ready.give()
+        try:
+            self._ready.give()
+        except SHORT_OF_ROOM:
+            start_new_thread(self._ready.give, ())
         if self._shut.copy():  # P2
             self._taken_back.append(None)  # before it is: who meets the empty cell takes this out
             try:

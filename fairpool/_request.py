@@ -8,6 +8,8 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop, get_running_loop
 from typing import Any
 
+from fairpool._sync import SHORT_OF_ROOM, start_new_thread
+
 __all__ = ["Leave", "Once", "Request", "Wish"]
 
 
@@ -58,7 +60,10 @@ class Wish(list[Any]):
             self.pop()
         except IndexError:
             return False
-        self.lock.forget(self)
+        try:
+            self.lock.forget(self)
+        except SHORT_OF_ROOM:
+            start_new_thread(self.lock.forget, (self,))
         return True
 
 

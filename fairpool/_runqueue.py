@@ -49,6 +49,8 @@ class RunQueue(deque[Any]):
             look = _Look()
             try:
                 deque.count(self, look)
+            except RecursionError:
+                raise
             except RuntimeError:  # it was cut in two (A1)
                 continue
             return [*look]
@@ -61,6 +63,8 @@ class RunQueue(deque[Any]):
                 deque.index(self, look, 0, 1)
             except ValueError:
                 pass
+            except RecursionError:
+                raise
             except RuntimeError:  # as above
                 continue
             return look[0] if look else None
@@ -79,6 +83,8 @@ class RunQueue(deque[Any]):
         while True:
             try:
                 return deque.count(self, item)
+            except RecursionError:
+                raise
             except RuntimeError:  # as above
                 pass
 

@@ -36,6 +36,7 @@ from fairpool._sync import (
     in_child_after_fork,
     main_thread,
     monotonic,
+    start_new_thread,
     yield_cpu,
 )
 from fairpool._task import (
@@ -217,9 +218,8 @@ class Scheduler:
                 return
             try:
                 self.parking.notify()
-            except RecursionError:
-                if task.drop():
-                    raise
+            except RecursionError:  # the task is queued: so a worker is woken from another stack
+                start_new_thread(self.notify_or_abandon, ())
             except Exception as error:
                 # No thread could be started. Any worker will run the task; if there is none, it
                 # must not run later, behind the back of a caller that was told it failed. Nor may
@@ -301,8 +301,11 @@ class Scheduler:
             worker.queue.append(item)
         else:
             self.injector.append(item)
-        if self.seats and self._nobody_searches(worker):
-            self.notify()
+        try:
+            if self.seats and self._nobody_searches(worker):
+                self.notify()
+        except RecursionError:  # it is queued: a worker is woken from another stack
+            start_new_thread(self.notify_if_work, ())
 
     def _nobody_searches(self, worker: Worker | None) -> bool:
         """As a plain `not searching`, without `worker`, the calling one: see "Foreign code"."""
@@ -319,6 +322,8 @@ class Scheduler:
         """`Parking.notify`, where there is no caller to tell that no worker could be started."""
         try:
             self.parking.notify()
+        except RecursionError:
+            start_new_thread(self.notify_if_work, ())
         except Exception:
             LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
             self._start_again_later()
@@ -340,11 +345,18 @@ class Scheduler:
         self._starts_again.append(None)  # before the attempt, which may fail again
         self.notify_if_work()
 
-    def notify_or_abandon(self) -> None:
-        """As `notify_if_free`; what is queued ends where there is no worker to be had."""
+    def notify_or_abandon(self, target: Worker | None = None) -> None:
+        """As `notify_if_free`; what is queued ends where there is no worker to be had.
+
+        `target`: where it was queued. That one may have looked for the last time before.
+        """
+        if target is not None and target.gone:
+            target.give_back()
         if self.seats and self._nobody_searches(here.worker):
             try:
                 self.parking.notify()
+            except RecursionError:
+                raise  # for the caller, who knows what to do again on another stack
             except Exception as error:
                 LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
                 if self.workers.copy():

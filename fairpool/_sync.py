@@ -51,7 +51,7 @@ import sys
 import threading
 import time
 from _thread import allocate_lock as Lock
-from _thread import get_ident
+from _thread import get_ident, start_new_thread
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
@@ -64,6 +64,7 @@ from weakref import ref
 
 __all__ = [
     "FREE_THREADED",
+    "SHORT_OF_ROOM",
     "Condition",
     "Event",
     "Lock",
@@ -83,9 +84,11 @@ __all__ = [
     "main_thread",
     "monotonic",
     "monotonic_ns",
+    "need_stack",
     "new_thread",
     "read_by_many",
     "stack_is_deep",
+    "start_new_thread",
     "thread_name",
     "wait_until_set",
     "yield_cpu",
@@ -206,6 +209,20 @@ def stack_is_deep() -> bool:
     except ValueError:  # the stack is not that deep
         return False
     return True
+
+
+# What a call raises for want of stack or memory. A step that undoes something handles both where no
+# call of a Python function is needed for it: see docs/protocols/room.md.
+SHORT_OF_ROOM = (RecursionError, MemoryError)
+
+
+def need_stack(frames: int = 24) -> None:
+    """Raise RecursionError unless so many more frames fit on this thread's stack.
+
+    For steps that are slow anyway, and that could not be undone half-way: before the first of them.
+    """
+    if frames:
+        need_stack(frames - 1)
 
 
 def thread_name() -> str:

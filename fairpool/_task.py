@@ -48,7 +48,7 @@ from fairpool._future import (
     settle,
 )
 from fairpool._request import Leave, Request
-from fairpool._sync import monotonic_ns
+from fairpool._sync import SHORT_OF_ROOM, monotonic_ns, need_stack, start_new_thread
 from fairpool._waits import enter_wait, leave_wait
 
 __all__ = [
@@ -254,6 +254,7 @@ class Task(Future[T]):
 
     def drop(self) -> bool:
         """Cancel the task if it has not been started; whether it was."""
+        need_stack(6)  # what follows the claim takes
         work = claim(self)
         if work is None:
             return False
@@ -611,6 +612,8 @@ def _close(coroutine: Any) -> None:
 
 def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
+    if isinstance(error, SHORT_OF_ROOM):
+        _release_locks(task)
     if isinstance(error, CancelledError) and (is_coroutine(source) or source is _run_in_any_case):
         conclude(task, CANCELLED, None)
         return
@@ -619,6 +622,18 @@ def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
     error.__traceback__ = trace.tb_next if trace is not None else None
     del trace
     fail(task, error, source)
+
+
+def _release_locks(task: Task[Any]) -> None:
+    """Leave what a task is inside of that has ended without coming to its `__aexit__`.
+
+    A coroutine is resumed from outside to inside, and where there is no room for an inner one, that
+    ends without running any of its code.
+    """
+    for lock in task._pool.all_locks():
+        owner = lock.owner
+        if owner is not None and owner.task is task and not task.has_sources:
+            lock.leave_stack()
 
 
 class Continuation:
@@ -881,13 +896,18 @@ class Continuation:
             self.armed.pop()
         except IndexError:
             return
-        self.task._pool.resume(self)
+        pool = self.task._pool
+        try:
+            pool.resume(self)
+        except SHORT_OF_ROOM:  # it is in no queue
+            start_new_thread(pool.resume, (self,))
 
     def __call__(self, future: Any) -> None:
         self.wake()
 
     def interrupt(self) -> None:
         """A cancellation was requested (X1 is done)."""
+        need_stack(12)  # what follows a claim takes
         continuation = self
         while True:
             continuation._requested = True

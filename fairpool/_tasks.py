@@ -15,7 +15,7 @@ from weakref import getweakrefcount
 
 from fairpool._future import CANCELLED, FAILED, Failure, Future, claim, conclude, finish
 from fairpool._gather import Gather
-from fairpool._sync import here, monotonic
+from fairpool._sync import here, monotonic, need_stack
 from fairpool._task import (
     HELD_BY_ARGUMENT,
     HELD_BY_TUPLE,
@@ -266,6 +266,7 @@ class _Shield(Future[T]):
         return super().cancel()
 
     def __call__(self, inner: Any) -> None:
+        need_stack(8)
         self._inner = None
         if claim(self) is None:
             return

@@ -26,7 +26,7 @@ from typing import Any
 
 from fairpool._future import LOGGER
 from fairpool._runqueue import RunQueue
-from fairpool._sync import Lock, Thread, monotonic, new_thread
+from fairpool._sync import Lock, Thread, monotonic, need_stack, new_thread
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
@@ -125,6 +125,7 @@ class Timers:
     def _start(self) -> None:
         if not self._absent:
             return
+        need_stack()  # so that `start` does not fail when the thread is there
         thread = new_thread(lambda: self._live(thread), self._name, daemon=True)
         self._threads.append(thread)
         try:

@@ -24,7 +24,7 @@ from fairpool._future import LOGGER
 from fairpool._request import Once, Request
 from fairpool._runqueue import RunQueue
 from fairpool._share import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
-from fairpool._sync import here, monotonic_ns
+from fairpool._sync import SHORT_OF_ROOM, here, monotonic_ns, start_new_thread
 
 __all__ = ["Charging", "ChargingQueue", "UsageQueue"]
 
@@ -66,6 +66,7 @@ class ChargingQueue(RunQueue):
         """A section begins (key), unless (False) that share is to be held back."""
         self.current = self.ledger.find(principal)
         self.since = now
+        self.until = 0
         return True
 
     def end(self, now: int) -> None:
@@ -81,6 +82,7 @@ class ChargingQueue(RunQueue):
         """The section of a request begins, which was taken out (key)."""
         self.current = self.ledger.find(item.share)
         self.since = monotonic_ns()
+        self.until = 0
 
     def popleft(self) -> Any:
         """The section has ended, and the next one begins (key). IndexError if there is none."""
@@ -139,6 +141,10 @@ class UsageQueue(ChargingQueue):
         self._waiting.add(item)
         deque.append(self, item)  # L1
 
+    def appendleft(self, item: Any) -> None:
+        """Put back what could not be served, for want of memory."""
+        self.append(item)
+
     def remove(self, item: Any) -> None:
         """A request is given up, or served. From any thread. ValueError if it was before."""
         try:
@@ -173,6 +179,7 @@ class UsageQueue(ChargingQueue):
         self._served += 1
         self.current = standing
         self.since = now
+        self.until = 0
         return True
 
     def let_in(self, item: Any) -> None:
@@ -184,6 +191,7 @@ class UsageQueue(ChargingQueue):
             self._turns[standing] = self._served
         self.current = standing
         self.since = monotonic_ns()  # what the choice has taken is not charged to it
+        self.until = 0
 
     def popleft(self) -> Any:
         """The section has ended, and the next one begins (key).
@@ -244,17 +252,21 @@ class UsageQueue(ChargingQueue):
                 item = deque.popleft(self)
             except IndexError:  # it was given up
                 return
-            standing = self.ledger.find(item.share)
-            line = standing.queue
-            if not line:
-                self.ledger.arrive(standing, now)
-                self._turns.pop(standing, None)
-                self._turns[standing] = self._served
-                if not standing.listed:
-                    standing.listed = True
-                    entry = (standing.weighted, item.ticket, next(self._numbers), standing)
-                    heappush(self._heap, entry)
-            line.append(item)
+            try:
+                standing = self.ledger.find(item.share)
+                line = standing.queue
+                if not line:
+                    self.ledger.arrive(standing, now)
+                    self._turns.pop(standing, None)
+                    self._turns[standing] = self._served
+                    if not standing.listed:
+                        entry = (standing.weighted, item.ticket, next(self._numbers), standing)
+                        heappush(self._heap, entry)
+                        standing.listed = True
+                line.append(item)
+            except SHORT_OF_ROOM:
+                deque.appendleft(self, item)
+                raise
 
     def _choose(self, now: int) -> Any:
         self._held = False
@@ -367,15 +379,20 @@ class Charging(Combiner):
         return self.queue.ledger
 
     def __aenter__(self) -> Any:
+        principal = CURRENT.get()
         entered = Combiner.__aenter__(self)
         if type(entered) is not Once:  # a guest, whose request says whose it is
             return entered
-        principal = CURRENT.get()
         if entered:  # it holds a request
             entered[0].share = principal
             return entered
-        if self.queue.begin(principal, self.began):
-            return entered
+        try:
+            if self.queue.begin(principal, self.began):
+                return entered
+        except SHORT_OF_ROOM:
+            self.owner = None
+            start_new_thread(self._serve_elsewhere, ())
+            raise
         self._give_way()
         worker = here.worker
         if worker.item.task is None:
@@ -391,13 +408,22 @@ class Charging(Combiner):
         return request.door
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
-        self.queue.until = monotonic_ns()
+        try:
+            self.queue.until = monotonic_ns()
+        except MemoryError:
+            pass
         return Combiner.__aexit__(self, kind, error, trace)
 
     def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
+        now, principal = monotonic_ns(), CURRENT.get()
         if not self.queue and self.key.acquire(False):
-            now = monotonic_ns()
-            if self.queue.begin(CURRENT.get(), now):
+            try:
+                begun = self.queue.begin(principal, now)
+            except SHORT_OF_ROOM:
+                self.owner = None
+                start_new_thread(self._serve_elsewhere, ())
+                raise
+            if begun:
                 self.owner = owner
                 self.began = now
                 return True
@@ -409,7 +435,13 @@ class Charging(Combiner):
     def _give_way(self) -> None:
         """Give the key back that was there for the asking."""
         self.owner = None
-        self._serve_elsewhere()
+        try:
+            self._serve_elsewhere()
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(self._serve_elsewhere, ())
+            except (RuntimeError, MemoryError):
+                self.release_key()
 
     def line_up(self, item: Any) -> None:
         """As that of `Combiner`."""

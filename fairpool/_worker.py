@@ -43,6 +43,7 @@ from fairpool._sync import (
     current_thread,
     here,
     monotonic_ns,
+    need_stack,
     new_thread,
     stack_is_deep,
     wait_until_set,
@@ -115,7 +116,11 @@ class _SeatWaiter(Waiter):
             self._owed.pop()  # the arbiter, when a time-out and the completion meet
         except IndexError:
             return
-        self._parking.return_to_seat()
+        try:
+            self._parking.return_to_seat()
+        except RecursionError:
+            self._owed.append(None)
+            raise
 
 
 class _AdoptedEvent:
@@ -631,6 +636,7 @@ class Worker:
         """Park on a lock in the midst of a task, and let another worker run meanwhile."""
         if not self.seated:
             return acquire(parker, timeout)
+        need_stack()
         self._give_up_seat(reason)
         try:
             return acquire(parker, timeout)
@@ -806,7 +812,12 @@ class Worker:
         scheduler = self.scheduler
         if not self.seated or (scheduler.locks and scheduler.is_in_section(self.task)):
             return False
-        return not stack_is_deep() or not scheduler.may_start()
+        if not stack_is_deep():
+            return True
+        if scheduler.may_start():
+            return False
+        need_stack(100)  # it is raised here rather than in what is run
+        return True
 
     def may_fork(self, scheduler: Any) -> bool:
         """Whether the children of a gather of this pool may be started on top of the current task.
@@ -925,6 +936,7 @@ class Worker:
     def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
         if look_out(future):
             return True
+        need_stack()
         if not self.seated:
             return wait(future, timeout)
         waiter = _SeatWaiter(self.scheduler.parking)
@@ -978,6 +990,7 @@ class blocking:
         self._worker: Worker | None = None
 
     def __enter__(self) -> None:
+        need_stack()
         try:
             self._used.pop()
         except IndexError:
