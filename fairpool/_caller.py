@@ -98,7 +98,7 @@ class Caller(Worker):
             scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
             scheduler.workers.append(self)  # J1
             self._sit()  # J2
-            set_asyncgen_hooks(finalizer=scheduler.close_generator)
+            set_asyncgen_hooks(scheduler.watch_generator, scheduler.close_generator)
             self._do_what_it_came_for()
         finally:
             if here.worker is self:  # likewise

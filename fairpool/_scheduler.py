@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -19,7 +20,7 @@ from weakref import ref
 from fairpool._caller import LastCaller, Lender
 from fairpool._combiner import Combiner
 from fairpool._errors import BrokenFairPool
-from fairpool._future import LOGGER, Future
+from fairpool._future import LOGGER, Future, describe
 from fairpool._gather import Gather
 from fairpool._park import Parking
 from fairpool._runqueue import RunQueue
@@ -41,6 +42,7 @@ from fairpool._sync import (
 )
 from fairpool._task import (
     LINK,
+    Closing,
     Continuation,
     Handler,
     Link,
@@ -113,6 +115,7 @@ class Scheduler:
 
     __slots__ = (
         "__weakref__",
+        "_cancels_closings",
         "_cap",
         "_forked",
         "_initargs",
@@ -125,6 +128,7 @@ class Scheduler:
         "broken",
         "cancels_all",
         "ending",
+        "generators",
         "idle_timeout",
         "injector",
         "lends",
@@ -163,7 +167,7 @@ class Scheduler:
         self.seat_count = max_workers or cpu_count()
         self.idle_timeout = idle_timeout
         self._forked = False
-        self.cancels_all = False
+        self.cancels_all = self._cancels_closings = False
         self._warned = False
         self.backlog = None if max_pending is None else Backlog(max_pending)
         self._cap = max_workers + SPARE_WORKERS_MAX
@@ -191,6 +195,8 @@ class Scheduler:
         self.parking = Parking(self.seat_count, self._start_worker, self._overlooks_server)
         self.seats = self.parking.seats  # at hand for the quick look of every submission
         self.searching = self.parking.searching
+        # Weak references to the asynchronous generators that were first iterated here.
+        self.generators: set[Any] = set()
         self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
         self.timers = self._make_timers()
         self._starts_again = [None]  # empty while a timer is set for it
@@ -258,12 +264,45 @@ class Scheduler:
         self.put(task)
         return task
 
+    # --- asynchronous generators: docs/protocols/shutdown.md ---------------------------------
+
+    def watch_generator(self, generator: Any) -> None:
+        """An asynchronous generator is iterated for the first time, by one of the workers."""
+        self.generators.add(ref(generator, self.generators.discard))
+
     def close_generator(self, generator: Any) -> None:
-        """The collector found an async generator that was left early: let it clean up in a task."""
-        try:
-            self.spawn(_close_generator(generator))
-        except RuntimeError:  # closed
-            LOGGER.warning("%s is closed: %r cannot clean up", self._prefix, generator)
+        """One is freed that was left early: let it clean up in a task.
+
+        A finalizer: on any thread, at any moment.
+        """
+        if not self.refusals:
+            try:
+                self.put(_make_closing(self, generator))
+            except Exception:  # closed since, or there is no thread for it
+                pass
+            else:
+                return
+        closing = _make_closing(self, generator)
+        self.injector.append(closing)  # S1
+        # A worker that is listed now looks at the queues after it has been taken from the list.
+        if self.workers.copy():
+            self.notify_if_free()
+        elif closing.drop():
+            _close_now(generator)
+
+    def _close_generators(self) -> bool:
+        """Queue the closing of all that were left. The pool is closed, and nobody runs anything."""
+        generators: list[Any] = []
+        while True:
+            try:
+                generator = self.generators.pop()()
+            except KeyError:
+                break
+            if generator is not None:
+                generators.append(generator)
+        if generators:
+            self.injector.append(_make_closing(self, *generators))
+        return bool(generators)
 
     def link(
         self,
@@ -662,7 +701,7 @@ class Scheduler:
                         kept.append(item)
                     else:
                         item.fail(reason)
-                elif type(item) is Link and item.is_clean_up():
+                elif type(item) in (Link, Closing) and item.is_clean_up():
                     kept.append(item)
                 else:
                     end(item)
@@ -670,12 +709,22 @@ class Scheduler:
             self.resume(link)
         return started
 
-    def cancel_all(self) -> None:
-        """Ask every coroutine that has been started to end, also those in their first step."""
+    def cancel_all(self, closings: bool = False) -> None:
+        """Ask every coroutine that has been started to end, also those in their first step.
+
+        `closings`: also those that close asynchronous generators.
+        """
+        if closings:
+            self._cancels_closings = True
         self.cancels_all = True
         # Whoever is suspended for the first time adds itself, and then looks at the flag.
         for continuation in self.suspended.copy():
-            continuation.task.interrupt("the pool is ending")
+            if self.cancels(continuation.task):
+                continuation.task.interrupt("the pool is ending")
+
+    def cancels(self, task: Task[Any]) -> bool:
+        """Whether `cancel_all` is meant for this task."""
+        return self._cancels_closings or type(task) is not Closing
 
     def join(self) -> None:
         """Wait until all workers have ended. The pool must be closed."""
@@ -699,6 +748,8 @@ class Scheduler:
             if not roster:
                 if not over and not here.notifying:
                     yield_cpu()  # a `put` has taken the seat, and is about to list its worker
+                    continue
+                if self._close_generators():
                     continue
                 # What is run after this, a `put` that comes to its `notify` late or the link of a
                 # chain, has timers of its own: whoever is on the roster later has seen the new ones
@@ -751,8 +802,44 @@ def _no_lock() -> None:
     """An entry of `Scheduler.locks` that stands for no lock."""
 
 
-async def _close_generator(generator: Any) -> None:
-    await generator.aclose()
+def _make_closing(scheduler: Scheduler, *generators: Any) -> Closing:
+    """A task that closes asynchronous generators, to be queued."""
+    task: Closing = Closing()
+    task._pool = scheduler
+    close = partial(_close_generators, generators)
+    task._cell = [(copy_context(), None, _DONE, LINK, None, None, close)]
+    return task
+
+
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
+
+
+async def _close_generators(generators: tuple[Any, ...]) -> None:
+    # One after the other: one may close another one itself (`contextlib.aclosing`), and no two
+    # threads may be in that.
+    for generator in generators:
+        try:
+            await generator.aclose()
+        except Exception:
+            name = describe(generator)
+            LOGGER.exception("error while the asynchronous generator %s was closed", name)
+
+
+def _close_now(generator: Any) -> None:
+    """Close one up to its first suspension: the pool has ended, and nothing would resume it.
+
+    What it raises is the finalizer's, as it is where there are no hooks.
+    """
+    closing = generator.aclose()
+    try:
+        closing.send(None)
+    except (StopIteration, StopAsyncIteration):
+        return
+    LOGGER.warning(
+        "the asynchronous generator %s cannot clean up: its pool has ended", describe(generator)
+    )
+    closing.close()
 
 
 # Why no pool is open any more, once the program has ended.
@@ -794,7 +881,7 @@ def _close_all() -> None:
         if scheduler.is_open():
             scheduler.close(error)
         # A coroutine that waits for something which nobody is left to bring would keep the process.
-        scheduler.cancel_all()
+        scheduler.cancel_all(closings=True)
     for scheduler in live():
         if not scheduler.max_workers and not scheduler.is_over():
             LastCaller(scheduler).work()  # nobody else will

@@ -58,6 +58,7 @@ __all__ = [
     "HELD_BY_TUPLE_AND_LOCAL",
     "LINK",
     "CancelRequest",
+    "Closing",
     "Continuation",
     "Handler",
     "Joint",
@@ -483,6 +484,12 @@ class Link(Task[T]):
         return None
 
 
+class Closing(Link[None]):
+    """What closes an asynchronous generator: not cancelled where a pool's tasks are."""
+
+    __slots__ = ()
+
+
 def _waits_alone(link: Link[Any], source: Future[Any]) -> bool:
     cell = source._cell
     return type(cell) is list and all(
@@ -684,7 +691,7 @@ class Continuation:
         pool = task._pool
         pool.suspended.add(self)  # before the look at `cancels_all`: see `Scheduler.cancel_all`
         task._machine = self  # D1
-        if pool.cancels_all:
+        if pool.cancels_all and pool.cancels(task):
             task.interrupt("the pool is ending")
         # D2: a request that was made before D1 is in the cell (X1 and D2 are calls on the same
         # list); who makes one after it sees D1 in X2.

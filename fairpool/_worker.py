@@ -300,7 +300,7 @@ class Worker:
         self.queue = RunQueue()
         self.ready = Once()
         here.worker = self
-        set_asyncgen_hooks(finalizer=scheduler.close_generator)
+        set_asyncgen_hooks(scheduler.watch_generator, scheduler.close_generator)
         try:
             if self._initialize():
                 self._loop()
