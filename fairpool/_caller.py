@@ -23,6 +23,7 @@ from sys import _getframe, get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
 
 from fairpool._combiner import Combiner
+from fairpool._foreign import is_a
 from fairpool._future import Future, call, is_final, look_out
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
@@ -194,7 +195,7 @@ class Caller(Worker):
                 following = item.run(self)
             except BaseException as error:
                 self.rescue(item, error)
-                if isinstance(error, KeyboardInterrupt):
+                if is_a(error, KeyboardInterrupt):
                     raise
                 item = None
                 continue
@@ -285,7 +286,7 @@ class Caller(Worker):
         outer = self.awaited, self._deadline, self._holds_own, self._own_waits
         self._holds_own = self.own is not None and self.task is self.own
         self._own_waits = self._own_waits or self._holds_own
-        self._deadline = None if timeout is None else monotonic() + timeout
+        self._deadline = None if timeout is None else monotonic() + float(timeout)
         self.awaited = future
         self.leaving = False
         self._inline += 1
@@ -485,7 +486,7 @@ class Lender(Caller):
             following = item.run(self)
         except BaseException as error:
             self.rescue(item, error)
-            if isinstance(error, KeyboardInterrupt):
+            if is_a(error, KeyboardInterrupt):
                 raise
             return
         if errand is None:

@@ -43,7 +43,7 @@ from fairpool._sync import (
     read_by_many,
     stack_is_deep,
     start_new_thread,
-    thread_name,
+    this_thread,
     yield_cpu,
 )
 from fairpool._task import LINK, Link, Task
@@ -271,7 +271,7 @@ def who_calls() -> Any:
         return worker.item
     found: Visitor | None = here.visitor
     if found is None:
-        found = here.visitor = Visitor(f"the thread {thread_name()}")
+        found = here.visitor = Visitor(f"the thread {this_thread().name}")
     return found
 
 

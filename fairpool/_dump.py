@@ -9,7 +9,8 @@ from __future__ import annotations
 from concurrent.futures import Future as StdFuture
 from typing import Any, TextIO
 
-from fairpool._future import Future, describe, is_final
+from fairpool._foreign import describe, is_a
+from fairpool._future import Future, is_final
 from fairpool._waits import waits
 from fairpool._worker import Worker
 
@@ -70,7 +71,7 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
         return "in the initializer" if worker.initializes else "between tasks"
     # What has no task is the child of a gather; or a lock, before the first section of a pass.
     task = item.task or item
-    if not isinstance(task, Future):
+    if not is_a(task, Future):
         return f"serves {_short(task)}"
     running = f"{describe(fn)} {_short(task)}"
     if reason is None:
@@ -79,14 +80,14 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
             if not is_final(task)
             else f"has ended {running}: its callbacks, perhaps"
         )
-    what = _short(reason) if isinstance(reason, Future) else reason
+    what = _short(reason) if is_a(reason, Future) else reason
     return f"blocked in {running}, waiting for {what}"
 
 
 def _short(awaited: Any) -> str:
-    if isinstance(awaited, Future):
+    if is_a(awaited, Future):
         name = awaited._describe()
         return f"<{name + ' ' if name else ''}{id(awaited):#x} {awaited._state.lower()}>"
-    if isinstance(awaited, StdFuture):  # another executor's
+    if is_a(awaited, StdFuture):  # another executor's
         return f"<a future of {describe(type(awaited))} at {id(awaited):#x}>"
     return str(awaited._describe())  # a lock, or the wish to enter one

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
+from typing import NoReturn
 
-__all__ = ["BrokenFairPool", "DeadlockError"]
+__all__ = ["BrokenFairPool", "DeadlockError", "stays_here"]
 
 
 class BrokenFairPool(BrokenThreadPool):
@@ -17,3 +19,15 @@ class BrokenFairPool(BrokenThreadPool):
 
 class DeadlockError(RuntimeError):
     """This wait would never end: it would close a cycle, which the message names."""
+
+
+def stays_here(instead: str) -> Callable[[object, object], NoReturn]:
+    """A `__reduce_ex__` for what threads of this process share: it has no copy, here or elsewhere.
+
+    `instead`: what to do.
+    """
+
+    def __reduce_ex__(self: object, protocol: object) -> NoReturn:
+        raise TypeError(f"cannot pickle or copy {object.__repr__(self)}: {instead}")
+
+    return __reduce_ex__

@@ -22,7 +22,8 @@ Guarantees:
 
 from __future__ import annotations
 
-import logging
+import atexit
+import gc
 from asyncio import CancelledError as _TaskCancelledError
 from asyncio import _get_running_loop, wrap_future
 from collections.abc import Callable, Generator
@@ -30,10 +31,14 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import Future as _StdFuture
 from concurrent.futures import TimeoutError as _TimeoutError
 from functools import partial
+from logging import ERROR
 from sys import getrefcount
-from types import CoroutineType, TracebackType
+from types import CoroutineType
 from typing import Any, TypeVar
 
+from fairpool._errors import stays_here
+from fairpool._foreign import is_a, traceback_of, type_name, with_traceback, without_frame
+from fairpool._report import log, log_failure, log_failure_now, wait_for_log
 from fairpool._sync import (
     FREE_THREADED,
     SHORT_OF_ROOM,
@@ -42,6 +47,7 @@ from fairpool._sync import (
     RLock,
     acquire,
     here,
+    in_child_after_fork,
     monotonic_ns,
     need_stack,
     start_new_thread,
@@ -52,7 +58,6 @@ __all__ = [
     "CANCELLED",
     "FAILED",
     "FINISHED",
-    "LOGGER",
     "LOOKS_BEFORE_PARKING",
     "Failure",
     "Future",
@@ -61,11 +66,11 @@ __all__ = [
     "call_all",
     "claim",
     "conclude",
-    "describe",
     "fail",
     "finish",
     "is_final",
     "look_out",
+    "outcome_of",
     "put_back",
     "settle",
     "wait",
@@ -73,8 +78,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-LOGGER = logging.getLogger("concurrent.futures.fairpool")
 
 # How often a thread looks at a future before it parks on it. A look with its `yield_cpu` is about
 # 0.5 µs and a wake-up 30 to 100 µs (design notes), so this spends at most about one wake-up to save
@@ -125,31 +128,48 @@ class Failure:
         self.retrieved = False
         self.exception = exception
         self.source = source
-        self.traceback: TracebackType | None = exception.__traceback__
+        self.traceback = traceback_of(exception)
+        if not _failed:
+            _failed.append(None)
 
     def __del__(self) -> None:
         if not getattr(self, "retrieved", True):  # unset: __init__ was interrupted
-            error = self.exception
-            LOGGER.error(
-                "exception of %s was never retrieved",
-                describe(self.source),
-                exc_info=(type(error), error, self.traceback),
-            )
+            log_failure(self.source, self.exception, self.traceback)
 
     @classmethod
-    def handed_on(cls, future: Any, source: object) -> Failure:
+    def handed_on(cls, future: Future[Any], source: object) -> Failure:
         """The failure of `future`, for another future that fails with it.
 
         With the traceback that it had there: `exception.__traceback__` may have grown in a thread
         that has just raised it, by frames which still run, and must not be looked at from another
         thread.
         """
-        if not isinstance(future, Future):
-            return cls(future.exception(), source)
         first = future._failure()
         failure = cls(first.exception, source)
         failure.traceback = first.traceback
         return failure
+
+
+# Not empty once there was a failure.
+_failed: list[None] = []
+
+
+def log_at_exit() -> None:
+    """Log the exceptions that nobody has retrieved while it was possible, nor will.
+
+    At the end of the interpreter, because afterwards the modules are taken apart, and a finalizer
+    finds nothing to log with.
+    """
+    if _failed:
+        for each in gc.get_referrers(Failure):  # its instances among them
+            if type(each) is Failure and not getattr(each, "retrieved", True):
+                each.retrieved = True
+                log_failure_now(each.source, each.exception, each.traceback)
+    wait_for_log()
+
+
+atexit.register(log_at_exit)
+in_child_after_fork(_failed.clear)  # those are the parent's
 
 
 class Waiter:
@@ -314,6 +334,8 @@ class Future(_StdFuture[T]):
     _pool: Any
     _value: Any
 
+    __reduce_ex__ = stays_here("pass on what its result() returns instead")
+
     def __init__(self) -> None:  # the base class's would make its Condition
         self._cell = [_BY_HAND]
         self._pool = None
@@ -348,7 +370,7 @@ class Future(_StdFuture[T]):
             return self._value  # type: ignore[no-any-return]
         failure = self._failure()
         try:
-            raise failure.exception.with_traceback(failure.traceback)
+            raise with_traceback(failure.exception, failure.traceback)
         finally:
             # The exception's traceback holds this frame: no reference back to it may stay.
             del failure
@@ -553,7 +575,7 @@ class Future(_StdFuture[T]):
             self._end_by_hand()
             finish(self, None)
             return
-        if not isinstance(exception, BaseException):
+        if not is_a(exception, BaseException):
             raise TypeError(f"set_exception() takes an exception, not {exception!r}")
         self._end_by_hand()
         fail(self, exception, "a future that was set by hand")  # not `self`: that were a cycle
@@ -633,27 +655,13 @@ class Future(_StdFuture[T]):
         if type(cell) is list:
             state = "pending" if _unclaimed(cell) else "running"
         elif cell is FINISHED:
-            state = f"finished returned {type(self._value).__name__}"
+            state = f"finished returned {type_name(self._value)}"
         elif cell is FAILED:
-            state = f"finished raised {type(self._value.exception).__name__}"
+            state = f"finished raised {type_name(self._value.exception)}"
         else:
             state = "cancelled"
         what = self._describe()
-        return f"<{type(self).__name__} at {id(self):#x} {what + ' ' if what else ''}state={state}>"
-
-
-def describe(what: object) -> str:
-    """A short name for a function; a text stands for itself."""
-    if isinstance(what, str):
-        return what
-    try:
-        name = getattr(what, "__qualname__", None)
-        module = getattr(what, "__module__", None)
-    except Exception:  # a proxy's `__getattr__`, say
-        name = module = None
-    if not isinstance(name, str):
-        return object.__repr__(what)  # not the user's `__repr__`, which may raise
-    return f"{module}.{name}" if isinstance(module, str) else name
+        return f"<{type_name(self)} at {id(self):#x} {what + ' ' if what else ''}state={state}>"
 
 
 def _await_standard(future: _StdFuture[T]) -> Generator[Any, None, T]:
@@ -666,10 +674,13 @@ def _await_standard(future: _StdFuture[T]) -> Generator[Any, None, T]:
             yield future
     if future.cancelled():
         raise _TaskCancelledError
+    error = future.exception()
     try:
+        if error is not None:
+            raise error  # `result()` of the standard library takes one for none that is false
         return future.result()
     finally:
-        del future  # what is raised holds this frame: no cycle
+        del error, future  # what is raised holds this frame: no cycle
 
 
 # `await` looks for a method of the class, and the standard library's has none: so it gets one.
@@ -690,6 +701,29 @@ def _unclaimed(cell: list[Any]) -> bool:
         return type(cell[0]) is tuple
     except IndexError:
         return False
+
+
+def outcome_of(future: Any, source: object) -> tuple[_Final, Any]:
+    """How a final future has ended, be it another executor's: its state, and its result or Failure.
+
+    `source`: what the Failure is one of.
+    """
+    if is_a(future, Future):
+        if future._cell is FAILED:
+            return FAILED, Failure.handed_on(future, source)
+        state: Any = future._cell
+        return state, future._value
+    try:
+        if future.cancelled():
+            return CANCELLED, None
+        error = future.exception()
+        if error is None:
+            return FINISHED, future.result()
+        return FAILED, Failure(error, source)
+    except BaseException as raised:  # it may be anybody's
+        return FAILED, Failure(without_frame(raised), source)
+    finally:
+        error = None  # its traceback may lead to this frame: no cycle
 
 
 def claim(future: Future[Any]) -> tuple[Any, ...] | None:
@@ -802,10 +836,10 @@ def call(future: Future[Any], registrant: Callable[[Any], object]) -> None:
     except BaseException as error:
         # SystemExit too: a callback has no say over the thread that it happens to run on. Only
         # Ctrl-C is meant for the thread, if it is one of the user's.
-        if isinstance(error, KeyboardInterrupt) and here.worker is None:
+        if issubclass(type(error), KeyboardInterrupt) and here.worker is None:
             raise
-        if isinstance(error, SHORT_OF_ROOM):
-            trace = error.__traceback__
+        if issubclass(type(error), SHORT_OF_ROOM):
+            trace = traceback_of(error)
             # Ours do all or nothing. A user's function may have begun, if it was called at all.
             if type(registrant) is not _Callback or trace is None or trace.tb_next is None:
                 del trace
@@ -813,13 +847,15 @@ def call(future: Future[Any], registrant: Callable[[Any], object]) -> None:
                 return
             del trace
         try:
+            need_stack()
             _log_error_in_callback(future, error)
         except SHORT_OF_ROOM:
             start_new_thread(_log_error_in_callback, (future, error))
 
 
 def _log_error_in_callback(future: Future[Any], error: BaseException) -> None:
-    LOGGER.error("exception calling callback for %r", future, exc_info=error)
+    exc_info = (type(error), error, traceback_of(error))
+    log(ERROR, "exception calling callback for %r", future, exc_info=exc_info)
 
 
 def _call_late(future: Future[Any], cell: list[Any], registrant: Any) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Generator
 from contextvars import Context
 from typing import Any
 
+from fairpool._foreign import is_a
 from fairpool._future import (
     CANCELLED,
     FAILED,
@@ -30,6 +31,7 @@ from fairpool._future import (
     claim,
     finish,
     is_final,
+    outcome_of,
     settle,
 )
 from fairpool._sync import here, monotonic_ns, need_stack
@@ -112,7 +114,7 @@ class Gather(Joint):
         """Gather these. Called once, by whoever made the gather."""
         self._tasks.update(enumerate(children))
         for child in children:
-            if isinstance(child, Future):
+            if is_a(child, Future):
                 child._register(self)
             else:
                 child.add_done_callback(self)
@@ -306,7 +308,7 @@ class Gather(Joint):
             if self._have_ended(taken):
                 self._finish(None)
         elif taken and claim(self) is not None:
-            self._conclude(state, error and Failure(error, "gather()"), None)
+            self._conclude(state, None if error is None else Failure(error, "gather()"), None)
         return taken > 0
 
     # --- ending ----------------------------------------------------------------------------------
@@ -317,13 +319,11 @@ class Gather(Joint):
 
     def child_ended(self, child: Any, pool: Any) -> Any:
         """A child that is a future is final. Returns as `hand_over`, if `pool` is given."""
-        if self._all or _succeeded(child):
+        if self._all or _state_of(child) is FINISHED:
             return self._finish(pool) if self._have_ended(1) else None
         if claim(self) is None:
             return None
-        if child.cancelled():
-            return self._conclude(CANCELLED, None, pool)
-        return self._conclude(FAILED, Failure.handed_on(child, "gather()"), pool)
+        return self._conclude(*outcome_of(child, "gather()"), pool)
 
     def _have_ended(self, count: int) -> bool:
         """Account for `count` children that have ended; True to the one that completes the sum.
@@ -358,7 +358,7 @@ class Gather(Joint):
             for index, child in self._tasks.copy().items():
                 if child is _TO_BE_CANCELLED:
                     continue
-                if isinstance(child, Task) and not is_final(child):
+                if is_a(child, Task) and not is_final(child):
                     # It had returned already when somebody asked for the task of this worker: a
                     # `__del__`, or a signal handler. Nobody else would end it.
                     finish(child, results[index])
@@ -401,19 +401,25 @@ class Gather(Joint):
         if not self._tasks or self.done():
             return ()
         children = self._tasks.copy().values()
-        return tuple([child for child in children if isinstance(child, Future)])
+        return tuple([child for child in children if is_a(child, Future)])
 
 
-def _succeeded(child: Any) -> bool:
-    if isinstance(child, Future):
-        return child._cell is FINISHED
-    return not child.cancelled() and child.exception() is None
+def _state_of(child: Any) -> Any:
+    if type(child) is Task or is_a(child, Future):
+        return child._cell
+    try:
+        if child.cancelled():
+            return CANCELLED
+        return FINISHED if child.exception() is None else FAILED
+    except BaseException:  # it may be anybody's
+        return FAILED
 
 
 def _outcome(child: Any) -> Any:
-    if isinstance(child, Future) and child._cell is FINISHED:
+    if type(child) is Task and child._cell is FINISHED:
         return child._value
-    if child.cancelled():
-        return CancelledError()
-    error = child.exception()
-    return child.result() if error is None else error
+    state, value = outcome_of(child, "gather()")
+    if state is FAILED:
+        value.retrieved = True
+        return value.exception
+    return CancelledError() if state is CANCELLED else value

@@ -16,16 +16,19 @@ This code assumes A1 and A2 of `_sync`.
 from __future__ import annotations
 
 from asyncio import CancelledError, _get_running_loop
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
+from logging import CRITICAL, ERROR
 from math import inf
 from sys import getrefcount
 from types import CoroutineType
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
-from fairpool._errors import DeadlockError
-from fairpool._future import FAILED, LOGGER, Future, claim, finish
+from fairpool._errors import DeadlockError, stays_here
+from fairpool._foreign import context_of, exceptions_of, is_a, set_cause, set_context, type_name
+from fairpool._future import FAILED, Future, claim, finish
+from fairpool._report import log
 from fairpool._runqueue import RunQueue
 from fairpool._sync import SHORT_OF_ROOM, monotonic, need_stack, start_new_thread
 from fairpool._task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
@@ -117,6 +120,8 @@ class TaskGroup:
     # and the second ones of each pair are calls on `_children` and one other container: one of the
     # two sees the other.
 
+    __reduce_ex__ = stays_here("enter a TaskGroup where its tasks are to be made")
+
     def __init__(self) -> None:
         self._parent: Task[Any] | None = None
         self._entered = False
@@ -127,16 +132,20 @@ class TaskGroup:
         self._base_errors: list[BaseException] = []
         self._first = [None]  # taken by the first that shuts the group down
         self._request: CancelRequest | None = None  # the group's own, to its parent
+        # One bound method for all tasks. Not the group itself, because registrants are compared,
+        # and a subclass may have an `__eq__`.
+        self._registrant: Callable[[Any], None] | None = None
         self._given_up = False  # see `_give_up`
 
     def __repr__(self) -> str:
         state = self._closed[-1:] or (["entered"] if self._entered else ["not entered"])
-        return f"<{type(self).__name__} tasks={len(self._children)} {state[0]}>"
+        return f"<{type_name(self)} tasks={len(self._children)} {state[0]}>"
 
     async def __aenter__(self) -> TaskGroup:
         if self._entered:
             raise RuntimeError(f"{self!r} has been entered before")
         self._parent = _task_that_enters("a TaskGroup")
+        self._registrant = self._child_ended
         self._entered = True
         return self
 
@@ -170,7 +179,7 @@ class TaskGroup:
         task: Task[T] = Task()
         task._pool = pool = parent._pool
         context = copy_context() if context is None else context
-        task._cell = [(context, coro, None, None, None), self]
+        task._cell = [(context, coro, None, None, None), self._registrant or self._child_ended]
         task._machine = coro
         if name is not None:
             task.set_name(name)
@@ -189,14 +198,14 @@ class TaskGroup:
             raise
         return task
 
-    def __call__(self, task: Task[Any]) -> None:
-        """The group is a registrant of its tasks: one of them has ended."""
+    def _child_ended(self, task: Task[Any]) -> None:
+        """A registrant of the group's tasks: one of them has ended."""
         need_stack(12)
         if task._cell is FAILED and not self._given_up:
             error = task.exception()
             assert error is not None
             self._errors.append(error)
-            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            if is_a(error, SystemExit) or is_a(error, KeyboardInterrupt):
                 self._base_errors.append(error)
             if self._shut_down():
                 # Before this task is taken out: the parent sees it when it sees that no child is
@@ -206,7 +215,12 @@ class TaskGroup:
                 try:
                     _interrupt(self._parent, self._request)
                 except BaseException:  # of a foreign future's `cancel`, say
-                    LOGGER.exception("%r could not cancel what its block waits for", self)
+                    log(
+                        ERROR,
+                        "%r could not cancel what its block waits for",
+                        self,
+                        exc_info=True,
+                    )
         self._take_out(task)
 
     def _take_out(self, task: Task[Any]) -> None:
@@ -227,7 +241,7 @@ class TaskGroup:
             try:
                 child.cancel()
             except BaseException:  # of a foreign future's `cancel`, say: the others are to end
-                LOGGER.exception("%r could not cancel what %r waits for", self, child)
+                log(ERROR, "%r could not cancel what %r waits for", self, child, exc_info=True)
         return True
 
     def _has_children(self) -> bool:
@@ -253,12 +267,12 @@ class TaskGroup:
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         parent = self._parent
         assert parent is not None
-        cancelled = error if isinstance(error, CancelledError) else None
-        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        cancelled = error if is_a(error, CancelledError) else None
+        if is_a(error, SystemExit) or is_a(error, KeyboardInterrupt):
             self._base_errors.append(error)
         if error is not None:
             self._shut_down()
-        if isinstance(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
+        if is_a(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
             self._give_up()
             return
         deadlocks = 0
@@ -298,14 +312,14 @@ class TaskGroup:
                 raise base_errors[0]
             if cancelled is not None and not errors:
                 raise cancelled
-            if error is not None and not isinstance(error, CancelledError):
+            if error is not None and not is_a(error, CancelledError):
                 errors.append(error)
             if errors:
                 _deliver_again(parent)
                 raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
         finally:
             # The exceptions hold frames that hold all this: no cycle.
-            self._request = None
+            self._request = self._registrant = None
             del errors, base_errors, error, cancelled, parent
 
 
@@ -342,6 +356,8 @@ class Timeout:
     # decided. If it was the deadline, it asks the task to end, and then finishes `_landed`; the
     # block is not left before that, so that the request is there to be taken back.
 
+    __reduce_ex__ = stays_here("call timeout() where it is to be used")
+
     def __init__(self, when: float | None) -> None:
         self._when = _check_seconds("when", when)
         self._state = "created"
@@ -354,7 +370,7 @@ class Timeout:
 
     def __repr__(self) -> str:
         when = f" when={self._when:.3f}" if self._state == "active" and self._when else ""
-        return f"<{type(self).__name__} [{self._state}]{when}>"
+        return f"<{type_name(self)} [{self._state}]{when}>"
 
     def when(self) -> float | None:
         """The deadline, in seconds of `time.monotonic`, or None."""
@@ -418,7 +434,7 @@ class Timeout:
             assert task is not None
             _interrupt(task, self._request)
         except BaseException:  # of a foreign future's `cancel`, or a MemoryError
-            LOGGER.critical("%r could not cancel what its task waits for", self, exc_info=True)
+            log(CRITICAL, "%r could not cancel what its task waits for", self, exc_info=True)
         finally:
             if claim(self._landed) is not None:
                 finish(self._landed, None)
@@ -436,7 +452,7 @@ class Timeout:
             self._state = "finished"
             self._task = self._deadline = None
             return
-        if isinstance(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
+        if is_a(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
             return
         before = _delivered(task) - self._request.delivered
         while not self._landed.done():
@@ -448,7 +464,7 @@ class Timeout:
         after = _delivered(task)
         self._state = "expired"
         self._task = self._deadline = None
-        is_cancelled = isinstance(error, CancelledError)
+        is_cancelled = is_a(error, CancelledError)
         # What somebody else has asked for and the block has got goes before the time-out. (What it
         # has not got yet, it will get at its next `await`.)
         if after <= self._delivered:
@@ -456,8 +472,8 @@ class Timeout:
                 raise TimeoutError from error
             if error is not None:
                 _insert_timeout_error(error)
-                if isinstance(error, BaseExceptionGroup):
-                    for each in error.exceptions:
+                if is_a(error, BaseExceptionGroup):
+                    for each in exceptions_of(error):
                         _insert_timeout_error(each)
         elif after > before and not is_cancelled:
             _deliver_again(task)  # it was delivered above, and not to the block
@@ -465,13 +481,14 @@ class Timeout:
 
 def _insert_timeout_error(error: BaseException) -> None:
     """An error that was raised while the block was being cancelled tells that it was a timeout."""
-    while error.__context__ is not None:
-        if isinstance(error.__context__, CancelledError):
+    while (context := context_of(error)) is not None:
+        if is_a(context, CancelledError):
             timeout_error = TimeoutError()
-            timeout_error.__context__ = timeout_error.__cause__ = error.__context__
-            error.__context__ = timeout_error
+            set_context(timeout_error, context)
+            set_cause(timeout_error, context)
+            set_context(error, timeout_error)
             break
-        error = error.__context__
+        error = context
 
 
 def _check_seconds(name: str, seconds: float | None) -> float | None:

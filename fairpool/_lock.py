@@ -18,6 +18,8 @@ from fairpool._combiner import (
     Section,
     name_of_owner,
 )
+from fairpool._errors import stays_here
+from fairpool._foreign import plain_text
 from fairpool._future import Future
 from fairpool._map import map_calls
 from fairpool._sync import here, monotonic_ns
@@ -110,11 +112,13 @@ class Lock(Combiner, Executor):
     All methods may be called from any thread.
     """
 
+    __reduce_ex__ = stays_here("make one with pool.lock() where it is to be used")
+
     def __init__(self, scheduler: Any, name: str | None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         number = next(_numbers)
-        super().__init__(scheduler, name or f"lock-{number}")
+        super().__init__(scheduler, plain_text(name or "") or f"lock-{number}")
         self._number = number  # the order in which `all_of` takes locks
         self._closed = False
         scheduler.locks.add(ref(self, scheduler.locks.discard))
@@ -290,6 +294,8 @@ class Guarded(Generic[T]):
 
     __slots__ = ("_made", "_state", "lock")
 
+    __reduce_ex__ = stays_here("copy the state, inside of the lock")
+
     # _state: empty until the factory has ended; written inside the lock, read inside the lock.
 
     def __init__(self, lock: Lock, factory_or_value: Any) -> None:
@@ -362,6 +368,8 @@ class _AllOf:
     """Several locks, taken in the order in which they were made."""
 
     __slots__ = ("_guards", "_order")
+
+    __reduce_ex__ = stays_here("call all_of() where its locks are to be used")
 
     def __init__(self, guards: tuple[Lock | Guarded[Any], ...]) -> None:
         locks = []

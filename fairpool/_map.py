@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
+from fairpool._foreign import is_a
 from fairpool._future import Future
 from fairpool._sync import here, monotonic
 from fairpool._task import claim_coroutine, is_coroutine
@@ -86,7 +87,7 @@ async def _await_each(
     except GeneratorExit:
         raise
     except BaseException as error:
-        if isinstance(error, CancelledError) and here.worker.task.cancelling():
+        if is_a(error, CancelledError) and here.worker.task.cancelling():
             raise  # it is the chunk that is cancelled, and not one of its calls
         return results, error
     return results, None

@@ -17,6 +17,8 @@ from weakref import finalize, ref
 from fairpool._caller import Caller
 from fairpool._combiner import CriticalLink, Section
 from fairpool._dump import dump
+from fairpool._errors import stays_here
+from fairpool._foreign import plain_text
 from fairpool._future import Future, wait
 from fairpool._lock import Guarded, Lock, LockStatistics, make_lock
 from fairpool._map import map_calls
@@ -93,6 +95,8 @@ class FairPool(ThreadPoolExecutor):
 
     __slots__ = ("_close", "_scheduler")
 
+    __reduce_ex__ = stays_here("its threads are here; make a FairPool where it is to be used")
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -126,7 +130,7 @@ class FairPool(ThreadPoolExecutor):
             raise TypeError(f"lend must be a bool, not {lend!r}")
         self._scheduler = Scheduler(
             max_workers,
-            thread_name_prefix or f"FairPool-{next(_pool_numbers)}",
+            plain_text(thread_name_prefix) or f"FairPool-{next(_pool_numbers)}",
             initializer,
             tuple(initargs),
             max_pending,
@@ -304,7 +308,7 @@ class FairPool(ThreadPoolExecutor):
                 f"weight must be between {WEIGHT_MIN:g} and {WEIGHT_MAX:g}, not {weight!r}: only "
                 "the ratio between the weights of one pool counts"
             )
-        return Share(self, self._scheduler.share(name, float(weight)))
+        return Share(self, self._scheduler.share(plain_text(name), float(weight)))
 
     def statistics(self) -> PoolStatistics:
         """What has happened here so far. From any thread."""
@@ -349,6 +353,8 @@ class Share(Executor):
     """
 
     __slots__ = ("_closed", "_pending", "_pool", "_principal")
+
+    __reduce_ex__ = stays_here("make one with pool.share(name, weight) where it is to be used")
 
     def __init__(self, pool: FairPool, principal: Principal) -> None:
         self._pool = pool

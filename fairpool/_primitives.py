@@ -29,6 +29,8 @@ from collections import deque
 from itertools import count
 from typing import Any, Generic, TypeVar
 
+from fairpool._errors import stays_here
+from fairpool._foreign import type_name
 from fairpool._future import CANCELLED, Future, claim, finish
 from fairpool._runqueue import RunQueue
 from fairpool._sync import SHORT_OF_ROOM, start_new_thread
@@ -110,6 +112,8 @@ class Event:
 
     __slots__ = ("__weakref__", "_gate")
 
+    __reduce_ex__ = stays_here("make an Event where it is to be used")
+
     # A gate is opened once (`claim` is the arbiter), and has one successor (`setdefault` is).
     # `_gate` is a gate from which the last one is reached over the successors: when two threads
     # store it, it does not matter which of them is later.
@@ -119,7 +123,7 @@ class Event:
 
     def __repr__(self) -> str:
         state = "set" if self.is_set() else "unset"
-        return f"<{type(self).__name__} at {id(self):#x} [{state}]>"
+        return f"<{type_name(self)} at {id(self):#x} [{state}]>"
 
     def _last_gate(self) -> _Gate:
         gate = first = self._gate
@@ -275,6 +279,8 @@ class Semaphore:
 
     __slots__ = ("__weakref__", "_permits")
 
+    __reduce_ex__ = stays_here("make a Semaphore where it is to be used")
+
     def __init__(self, value: int = 1) -> None:
         _check_int("value", value)
         if value < 0:
@@ -285,7 +291,7 @@ class Semaphore:
         state = "locked" if self.locked() else "unlocked"
         waiting = self._permits.waiting()
         more = f", waiters:{waiting}" if waiting else ""
-        return f"<{type(self).__name__} at {id(self):#x} [{state}{more}]>"
+        return f"<{type_name(self)} at {id(self):#x} [{state}{more}]>"
 
     def locked(self) -> bool:
         """Whether `acquire` would wait. From any thread; true of one moment."""
@@ -354,6 +360,8 @@ class Queue(Generic[T]):
         "_unfinished",
     )
 
+    __reduce_ex__ = stays_here("get the items, and put them into a Queue where they are to be used")
+
     # An item lies in a list of its own, its cell: who takes it out of that has it. There is one
     # permit in `_ready` for each cell in `_items`, and while the queue is open, a cell is taken by
     # the holder of one. After `shutdown` permits mean nothing: who gets a cell has it.
@@ -387,7 +395,7 @@ class Queue(Generic[T]):
             state.append(f"unfinished={len(self._unfinished)}")
         if self._shut:
             state.append("shutdown")
-        return f"<{type(self).__name__} at {id(self):#x} {' '.join(state)}>"
+        return f"<{type_name(self)} at {id(self):#x} {' '.join(state)}>"
 
     @property
     def maxsize(self) -> int:

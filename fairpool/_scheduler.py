@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from itertools import count
+from logging import CRITICAL, ERROR, WARNING
 from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
@@ -20,9 +21,11 @@ from weakref import ref
 from fairpool._caller import LastCaller, Lender
 from fairpool._combiner import Combiner
 from fairpool._errors import BrokenFairPool
-from fairpool._future import LOGGER, Future, describe
+from fairpool._foreign import describe
+from fairpool._future import Future
 from fairpool._gather import Gather
 from fairpool._park import Parking
+from fairpool._report import log
 from fairpool._runqueue import RunQueue
 from fairpool._share import CURRENT, Principal, Shares
 from fairpool._sync import (
@@ -364,7 +367,7 @@ class Scheduler:
         except RecursionError:
             start_new_thread(self.notify_if_work, ())
         except Exception:
-            LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+            log(WARNING, "%s could not start a worker", self._prefix, exc_info=True)
             self._start_again_later()
 
     def _start_again_later(self) -> None:
@@ -377,7 +380,7 @@ class Scheduler:
             self.timers.add(monotonic() + START_AGAIN_AFTER, self)
         except Exception:
             self._starts_again.append(None)
-            LOGGER.critical("%s could not start its timer thread, either", self._prefix)
+            log(CRITICAL, "%s could not start its timer thread, either", self._prefix)
 
     def wake(self) -> None:
         """On the timer thread: it is time to try to start a worker again."""
@@ -397,7 +400,7 @@ class Scheduler:
             except RecursionError:
                 raise  # for the caller, who knows what to do again on another stack
             except Exception as error:
-                LOGGER.warning("%s could not start a worker", self._prefix, exc_info=True)
+                log(WARNING, "%s could not start a worker", self._prefix, exc_info=True)
                 if self.workers.copy():
                     self._start_again_later()
                 else:
@@ -543,7 +546,7 @@ class Scheduler:
     def warn_once(self, message: str) -> None:
         if not self._warned:
             self._warned = True  # two threads at once may both warn
-            LOGGER.warning("%s: %s", self._prefix, message)
+            log(WARNING, "%s: %s", self._prefix, message)
 
     def may_start(self) -> bool:
         """Whether the cap on workers leaves room for another one."""
@@ -592,7 +595,7 @@ class Scheduler:
                 result.close()
                 raise TypeError("an initializer must be a plain function: it returned a coroutine")
         except BaseException:
-            LOGGER.critical("Exception in initializer:", exc_info=True)
+            log(CRITICAL, "Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.broken = BrokenFairPool(message)
             self.close(BrokenFairPool(message))
@@ -823,7 +826,12 @@ async def _close_generators(generators: tuple[Any, ...]) -> None:
             await generator.aclose()
         except Exception:
             name = describe(generator)
-            LOGGER.exception("error while the asynchronous generator %s was closed", name)
+            log(
+                ERROR,
+                "error while the asynchronous generator %s was closed",
+                name,
+                exc_info=True,
+            )
 
 
 def _close_now(generator: Any) -> None:
@@ -836,8 +844,10 @@ def _close_now(generator: Any) -> None:
         closing.send(None)
     except (StopIteration, StopAsyncIteration):
         return
-    LOGGER.warning(
-        "the asynchronous generator %s cannot clean up: its pool has ended", describe(generator)
+    log(
+        WARNING,
+        "the asynchronous generator %s cannot clean up: its pool has ended",
+        describe(generator),
     )
     closing.close()
 

@@ -69,10 +69,12 @@ __all__ = [
     "Event",
     "Lock",
     "RLock",
+    "Stranger",
     "Thread",
     "acquire",
     "at_exit",
     "before_collection",
+    "call_as_stranger",
     "cpu_count",
     "current_thread",
     "enumerate_threads",
@@ -81,6 +83,7 @@ __all__ = [
     "handle_ctrl_c",
     "here",
     "in_child_after_fork",
+    "join",
     "main_thread",
     "monotonic",
     "monotonic_ns",
@@ -89,7 +92,7 @@ __all__ = [
     "read_by_many",
     "stack_is_deep",
     "start_new_thread",
-    "thread_name",
+    "this_thread",
     "wait_until_set",
     "yield_cpu",
 ]
@@ -225,9 +228,48 @@ def need_stack(frames: int = 24) -> None:
         need_stack(frames - 1)
 
 
-def thread_name() -> str:
-    """The name of the calling thread."""
-    return threading.current_thread().name
+class Stranger:
+    """A thread that `threading` does not know: what stands for its `Thread`."""
+
+    __slots__ = ("ident", "name")
+
+    def __init__(self, ident: int) -> None:
+        self.ident = ident
+        self.name = f"thread-{ident}"
+
+
+# The threads that `threading` knows, by their idents. It has no public name.
+_known_threads: Any = getattr(threading, "_active", None)
+
+
+def this_thread() -> Any:
+    """The calling thread, with a `name` and an `ident`.
+
+    `current_thread` makes a dummy for a thread that `threading` does not know, or not any more; and
+    if that is still there when the interpreter ends, its finalizer complains.
+    """
+    if _known_threads is None:
+        return current_thread()
+    ident = get_ident()
+    return _known_threads.get(ident) or Stranger(ident)
+
+
+def call_as_stranger(call: Callable[[], object]) -> None:
+    """Make a call that may make such a dummy, and take it out again."""
+    is_strange = type(this_thread()) is Stranger
+    try:
+        call()
+    finally:
+        if is_strange:
+            # From 3.12 on the dummy is taken out when this reference to it is dropped.
+            info = getattr(threading, "_thread_local_info", here)
+            vars(info).pop("_track_dummy_thread_ref", None)
+            _known_threads.pop(get_ident(), None)
+
+
+def join(thread: Thread) -> None:
+    """`thread.join()`, without a dummy of the calling thread."""
+    call_as_stranger(thread.join)
 
 
 def new_thread(target: Callable[[], object], name: str, daemon: bool) -> Thread:

@@ -25,30 +25,39 @@ from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
 from contextvars import Context
 from inspect import CO_ITERABLE_COROUTINE
+from logging import CRITICAL, ERROR, WARNING
 from sys import getrefcount
 from types import CoroutineType, GeneratorType
 from typing import Any, TypeVar
 from weakref import getweakrefcount, ref
 
 from fairpool._errors import DeadlockError
+from fairpool._foreign import (
+    describe,
+    is_a,
+    plain_text,
+    traceback_of,
+    type_name,
+    with_traceback,
+    without_frame,
+)
 from fairpool._future import (
     CANCELLED,
     FAILED,
     FINISHED,
-    LOGGER,
     Failure,
     Future,
     call,
     claim,
     conclude,
-    describe,
     fail,
     is_final,
     put_back,
     settle,
 )
+from fairpool._report import log
 from fairpool._request import Leave, Request
-from fairpool._sync import SHORT_OF_ROOM, monotonic_ns, need_stack, start_new_thread
+from fairpool._sync import SHORT_OF_ROOM, here, monotonic_ns, need_stack, start_new_thread
 from fairpool._waits import enter_wait, leave_wait
 
 __all__ = [
@@ -72,9 +81,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-# The types of what may be a coroutine: a generator is one if `types.coroutine` says so.
-COROUTINE_TYPES = frozenset({CoroutineType, GeneratorType})
 
 
 def is_coroutine(what: Any) -> bool:
@@ -190,7 +196,8 @@ class Task(Future[T]):
             fail_step(self, error, fn)
             del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
             return None
-        if type(result) in COROUTINE_TYPES and (args is None or is_coroutine(result)):
+        kind = type(result)  # compared by identity: its metaclass may have an `__eq__`
+        if kind is CoroutineType or (kind is GeneratorType and is_coroutine(result)):
             try:
                 if args is not None and (
                     getrefcount(result) != HELD_BY_LOCAL or getweakrefcount(result)
@@ -341,12 +348,12 @@ class Task(Future[T]):
 
     def set_name(self, name: object) -> None:
         """Give the task a name, for `repr` and `FairPool.dump`."""
-        self.__dict__["_name"] = str(name)
+        self.__dict__["_name"] = plain_text(str(name))
 
     def _describe(self) -> str:
         name = self.__dict__.get("_name")
         if name is not None:
-            return str(name)
+            return name  # type: ignore[no-any-return]
         cell = self._cell
         try:
             work = cell[0]  # type: ignore[index]
@@ -400,9 +407,9 @@ class Link(Task[T]):
             call = None
             del self, work, source, on_error, in_any_case, worker  # no cycle: see `Task.run`
             return None
-        if isinstance(result, _StdFuture):
+        if is_a(result, _StdFuture):
             result = _wait_for(result)
-        if type(result) in COROUTINE_TYPES and is_coroutine(result):
+        if is_coroutine(result):
             try:
                 if getrefcount(result) != HELD_BY_LOCAL or getweakrefcount(result):
                     claim_coroutine(result)
@@ -592,7 +599,7 @@ def _end_suspended(task: Task[Any], coroutine: Any, request: Any, error: BaseExc
 
     Here and not in `Worker.rescue`, which knows neither the child of a gather nor a lock's section.
     """
-    LOGGER.critical("%s cannot be suspended", describe(coroutine), exc_info=True)
+    log(CRITICAL, "%s cannot be suspended", describe(coroutine), exc_info=True)
     machine = task._machine if hasattr(task, "_machine") else None
     if type(machine) is Continuation:  # it has come as far as that
         task._pool.suspended.discard(machine)
@@ -600,7 +607,7 @@ def _end_suspended(task: Task[Any], coroutine: Any, request: Any, error: BaseExc
     if type(request) is Leave:
         request.lock.leave_stack()
     _close(coroutine)
-    fail(task, error.with_traceback(None), coroutine)  # whose frames lead to the task: no cycle
+    fail(task, with_traceback(error, None), coroutine)  # whose frames lead to the task: no cycle
 
 
 def _close(coroutine: Any) -> None:
@@ -614,19 +621,21 @@ def _close(coroutine: Any) -> None:
     except BaseException:  # GeneratorExit, as a rule; nobody asks what it ends with
         pass
     else:
-        LOGGER.warning("%s ignored that it was to end", describe(coroutine))
+        log(WARNING, "%s ignored that it was to end", describe(coroutine))
 
 
 def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
-    if isinstance(error, SHORT_OF_ROOM):
+    if issubclass(type(error), SHORT_OF_ROOM):
         _release_locks(task)
-    if isinstance(error, CancelledError) and (is_coroutine(source) or source is _run_in_any_case):
+    if issubclass(type(error), CancelledError) and (
+        is_coroutine(source) or source is _run_in_any_case
+    ):
         conclude(task, CANCELLED, None)
         return
     # The frame of `run` is of no use to whoever reads the traceback, and holds what it worked with.
-    trace = error.__traceback__
-    error.__traceback__ = trace.tb_next if trace is not None else None
+    trace = traceback_of(error)  # `without_frame`, written out: it needs no frame
+    with_traceback(error, trace.tb_next if trace is not None else None)
     del trace
     fail(task, error, source)
 
@@ -760,7 +769,7 @@ class Continuation:
             following = lock.queue_up(request, worker)
         except DeadlockError as error:
             self.request = self.awaited = None
-            self._error = error.with_traceback(None)
+            self._error = with_traceback(error, None)
             return self._throw(worker)
         # Q2: a call on `armed`, as X4 is. Who cancels before it is seen here; who cancels after it
         # sees what it waits for. (One that changes nothing: the next step may run elsewhere.)
@@ -806,12 +815,11 @@ class Continuation:
         """Suspend (True); or False: `_error` is to be thrown into the coroutine at once."""
         try:
             suspend = getattr(request, "_suspend", None)
-            is_future = isinstance(request, _StdFuture)
+            is_future = is_a(request, _StdFuture)
+            if suspend is None and not is_future:
+                raise _foreign(request)
         except BaseException as error:  # it is foreign, and may raise anything
-            self._error = error
-            return False
-        if suspend is None and not is_future:
-            self._error = _foreign(request)
+            self._error = without_frame(error)
             return False
         self.awaited = request if is_future else None
         if suspend is not None and is_future and (request._pool is not None or request.has_sources):
@@ -819,7 +827,7 @@ class Continuation:
             try:
                 enter_wait(self.task, self.coroutine, (request,))
             except DeadlockError as error:
-                self._error = error.with_traceback(None)
+                self._error = with_traceback(error, None)
                 return False
             self._waits = self._attention = True
         self.armed.append(None)  # A1
@@ -839,7 +847,7 @@ class Continuation:
                 suspend(self)
         except BaseException as error:
             if self.disarm():
-                self._error = error
+                self._error = without_frame(error)
                 return False
             # Woken meanwhile: it is resumed, asks again, and gets the error then.
         return True
@@ -853,7 +861,7 @@ class Continuation:
             leave_wait(task)
         returned = type(raised) is StopIteration
         if returned and self._refused and task.cancelling():
-            LOGGER.warning("%r was cancelled, and ended as if it had not been", task)
+            log(WARNING, "%r was cancelled, and ended as if it had not been", task)
         task._machine = coroutine.__qualname__  # no cycle is left behind
         self.coroutine = self.send = self.run_in = self.awaited = None  # type: ignore[assignment]
         self.drop_request()
@@ -923,29 +931,40 @@ class Continuation:
                 return  # its step runs, or is queued
             # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
             awaited = continuation.awaited
-            machine = getattr(awaited, "_machine", None)
+            machine = getattr(awaited, "_machine", None) if is_a(awaited, Future) else None
             if type(machine) is Continuation and awaited.request_cancel():
                 # Another coroutine: the same again with that. A loop: such chains may be long.
                 continuation._rearm(awaited)
                 continuation = machine
                 continue
-            if awaited is not None and type(awaited) is not Request and self._cancel(awaited):
-                continuation._rearm(awaited)
-            else:
-                continuation.task._pool.resume(continuation)
+            waits_on = False
+            try:
+                if awaited is not None and type(awaited) is not Request:
+                    waits_on = self._cancel(awaited)
+            finally:
+                if waits_on:
+                    continuation._rearm(awaited)
+                else:
+                    continuation.task._pool.resume(continuation)
             return
 
     def _cancel(self, awaited: Any) -> bool:
         try:
             return bool(awaited.cancel())
-        except Exception:  # it may be anybody's
-            LOGGER.exception("error in %s", describe(type(awaited).cancel))
+        except BaseException as error:  # it may be anybody's
+            log(ERROR, "error in the cancel() of a %s", type_name(awaited), exc_info=True)
+            if is_a(error, KeyboardInterrupt) and here.worker is None:
+                raise
             return False
 
     def _rearm(self, awaited: Any) -> None:
         """Go on waiting for `awaited`; its call may have come when nothing was in `armed`."""
         self.armed.append(None)
-        if awaited.done():
+        try:
+            is_done = awaited.done()
+        except BaseException:  # it may be anybody's; the coroutine asks again, and gets the error
+            is_done = True
+        if is_done:
             self.wake()
 
     def _attend(self) -> bool:
@@ -967,7 +986,7 @@ class Continuation:
         if type(awaited) is Request:
             if awaited.door is None:
                 self.request = self.awaited = None
-        elif isinstance(awaited, Future):  # it is given up, and need not keep this task alive
+        elif is_a(awaited, Future):  # it is given up, and need not keep this task alive
             awaited._unregister(self)
         msg = news[0].msg
         self._error = CancelledError() if msg is None else CancelledError(msg)
@@ -1015,7 +1034,7 @@ class Handler:
         self._types = types
 
     def handles(self, error: BaseException) -> bool:
-        return isinstance(error, self._types)
+        return any(is_a(error, kind) for kind in self._types)
 
 
 def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
@@ -1023,7 +1042,7 @@ def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
     if is_coroutine(result):
         claim_coroutine(result)
         return _pass_through(source, result)
-    if isinstance(result, _StdFuture):
+    if is_a(result, _StdFuture):
         return _pass_through(source, result)
     try:
         if source._cell is CANCELLED:

@@ -13,7 +13,8 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
-from fairpool._future import CANCELLED, FAILED, Failure, Future, claim, conclude, finish
+from fairpool._foreign import is_a
+from fairpool._future import Future, claim, conclude, outcome_of
 from fairpool._gather import Gather
 from fairpool._sync import here, monotonic, need_stack
 from fairpool._task import (
@@ -105,7 +106,7 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
         yield None
         return result
     current_scheduler("sleep()")
-    deadline = monotonic() + delay
+    deadline = float(monotonic() + delay)  # timers compare it
     del delay  # a million sleepers hold a million frames
     while True:
         nap = _Nap((deadline, None, None))
@@ -123,7 +124,7 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
 
 
 def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
-    if isinstance(awaitable, _StdFuture):
+    if is_a(awaitable, _StdFuture):
         return awaitable
     if is_coroutine(awaitable):
         return create_task(awaitable)
@@ -133,7 +134,7 @@ def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
 
 
 def _is_awaitable(what: object) -> bool:
-    return isinstance(what, _StdFuture) or is_coroutine(what) or hasattr(what, "__await__")
+    return is_a(what, _StdFuture) or is_coroutine(what) or hasattr(what, "__await__")
 
 
 def _close_all(awaitables: tuple[Any, ...]) -> None:
@@ -160,7 +161,7 @@ def _are_new(awaitables: tuple[Any, ...]) -> bool | None:
             if getrefcount(each) != HELD_BY_TUPLE_AND_LOCAL or getweakrefcount(each):
                 only_here = False
         return only_here
-    if {*map(type, awaitables)} != _COROUTINES_ONLY:
+    if {*map(id, map(type, awaitables))} != _COROUTINES_ONLY:
         return None
     references = sum(map(getrefcount, awaitables))
     return references == HELD_BY_TUPLE * len(awaitables) and not any(
@@ -188,7 +189,8 @@ async def _await(awaitable: Any) -> Any:
     return await awaitable
 
 
-_COROUTINES_ONLY = {CoroutineType}
+# Of types by their ids: their metaclass may have an `__eq__`, or no `__hash__`.
+_COROUTINES_ONLY = {id(CoroutineType)}
 
 
 def gather(
@@ -270,21 +272,16 @@ class _Shield(Future[T]):
         self._inner = None
         if claim(self) is None:
             return
-        if inner.cancelled():
-            conclude(self, CANCELLED, None)
-        elif inner.exception() is not None:
-            conclude(self, FAILED, Failure.handed_on(inner, "shield()"))
-        else:
-            finish(self, inner.result())
+        conclude(self, *outcome_of(inner, "shield()"))
 
 
 def shield(awaitable: Any) -> Future[Any]:
     """A future that has the outcome of this one, but whose cancellation does not cancel it."""
     inner = _as_future(awaitable, "shield()")
     outer: _Shield[Any] = _Shield()
-    outer._inner = inner if isinstance(inner, Future) else None
-    if isinstance(inner, Future):
-        inner._register(outer)
+    outer._inner = inner if is_a(inner, Future) else None
+    if outer._inner is not None:
+        outer._inner._register(outer)
     else:
         inner.add_done_callback(outer)
     return outer

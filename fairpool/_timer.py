@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 from itertools import count
+from logging import CRITICAL
 from math import inf
 from typing import Any
 
-from fairpool._future import LOGGER
+from fairpool._report import log
 from fairpool._runqueue import RunQueue
-from fairpool._sync import Lock, Thread, monotonic, need_stack, new_thread
+from fairpool._sync import Lock, Thread, join, monotonic, need_stack, new_thread
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
@@ -115,7 +116,7 @@ class Timers:
         self._unpark()
         for thread in self._threads.copy():
             if thread.ident is not None:  # else its start was interrupted
-                thread.join()
+                join(thread)
         self._stopped = False
 
     def threads(self) -> list[Thread]:
@@ -179,7 +180,7 @@ class Timers:
                     try:
                         target.wake()
                     except BaseException:  # the other timers are not to suffer from it
-                        LOGGER.critical("a timer could not wake %r", target, exc_info=True)
+                        log(CRITICAL, "a timer could not wake %r", target, exc_info=True)
             timer = target = None
             self._held = len(heap)
             self._wakes_at = heap[0][DEADLINE] if heap else inf  # U1

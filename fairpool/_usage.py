@@ -17,10 +17,11 @@ from asyncio import _get_running_loop
 from collections import deque
 from heapq import heappop, heappush, heapreplace
 from itertools import count
+from logging import WARNING
 from typing import Any
 
 from fairpool._combiner import Combiner, CriticalLink
-from fairpool._future import LOGGER
+from fairpool._report import log
 from fairpool._request import Once, Request
 from fairpool._runqueue import RunQueue
 from fairpool._share import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
@@ -349,7 +350,7 @@ class UsageQueue(ChargingQueue):
         try:
             self._lock.scheduler.timers.add(until * 1e-9, self)
         except BaseException:
-            LOGGER.warning("no timer could be started", exc_info=True)
+            log(WARNING, "no timer could be started", exc_info=True)
             self._armed.clear()
             return False
         return True

@@ -7,10 +7,12 @@ sources from birth. Protocol and proof: `docs/protocols/waiting.md`.
 
 from __future__ import annotations
 
+from types import CoroutineType
 from typing import Any
 
 from fairpool._errors import DeadlockError
-from fairpool._future import Future, describe, is_final
+from fairpool._foreign import describe
+from fairpool._future import Future, is_final
 
 __all__ = [
     "check_lock_wait",
@@ -55,6 +57,8 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Ed
                 break
             leave_wait(task, outer)
             raise DeadlockError(f"this wait would never end: {names}; do not wait for it there")
+        if not node.has_sources and node._pool is None:
+            continue  # worked by hand; its class may be the user's, and have a `__hash__`
         edge = waiting_tasks.get(node)
         if edge is not None:
             further = edge[0]
@@ -124,8 +128,8 @@ def _find_cycle(task: Future[Any], first: tuple[Node, ...]) -> list[tuple[Node, 
                 way.append((at[0], at[1]))
                 at = at[2]
             return way[::-1]
-        if node in seen:
-            continue
+        if (not node.has_sources and node._pool is None) or node in seen:
+            continue  # as in `enter_wait`
         seen.add(node)
         ways, edge = _ways(node)
         before = (node, edge, step[2])
@@ -163,9 +167,9 @@ def _name(node: Node, edge: Any) -> str:
 def _place(coroutine: Any) -> str:
     """Where a suspended coroutine has got to."""
     frame = None
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or frame
-        coroutine = getattr(coroutine, "cr_await", None)
+    while type(coroutine) is CoroutineType:  # what it awaits at last may be anything
+        frame = coroutine.cr_frame or frame
+        coroutine = coroutine.cr_await
     if frame is None:
         return ""
     return f" ({frame.f_code.co_filename}:{frame.f_lineno})"

@@ -15,13 +15,13 @@ from others and may see a moment ago).
 from __future__ import annotations
 
 from asyncio import _get_running_loop
+from logging import CRITICAL
 from random import random
 from sys import exception, set_asyncgen_hooks
 from typing import Any, cast
 
-from fairpool._errors import DeadlockError
+from fairpool._errors import DeadlockError, stays_here
 from fairpool._future import (
-    LOGGER,
     Future,
     Waiter,
     claim,
@@ -34,18 +34,20 @@ from fairpool._future import (
 )
 from fairpool._gather import FORKED_MAX, Gather
 from fairpool._park import Parker, Parking
+from fairpool._report import log
 from fairpool._request import Once
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     FREE_THREADED,
     Event,
     acquire,
-    current_thread,
     here,
+    join,
     monotonic_ns,
     need_stack,
     new_thread,
     stack_is_deep,
+    this_thread,
     wait_until_set,
     yield_cpu,
 )
@@ -285,7 +287,7 @@ class Worker:
         self.extra_steps = 0  # in the turns of shares
         self.steals = 0
         if name is None:  # a caller
-            self.thread = current_thread()
+            self.thread = this_thread()
         else:
             self.thread = new_thread(self.run, name, daemon=False)
 
@@ -335,7 +337,7 @@ class Worker:
         """Wait until the thread has ended."""
         wait_until_set(self.ended)
         if self.thread.ident is not None:  # None: it could not be started
-            self.thread.join()
+            join(self.thread)
 
     def be_born(self) -> bool:
         """True to the first that asks: the new thread, or the one that gave up starting it."""
@@ -418,7 +420,7 @@ class Worker:
 
     def rescue(self, item: Any, error: BaseException) -> None:
         """An error of the package's own has cut off a step of `item`: end its task with it."""
-        LOGGER.critical("error in a worker's loop; the worker goes on", exc_info=True)
+        log(CRITICAL, "error in a worker's loop; the worker goes on", exc_info=True)
         started = type(item) is Continuation and item.coroutine is not None
         if started or type(item) is Gather:
             item.abandon(error)
@@ -984,6 +986,8 @@ class blocking:
     """
 
     __slots__ = ("_used", "_worker")
+
+    __reduce_ex__ = stays_here("call blocking() where it is to be used")
 
     def __init__(self) -> None:
         self._used: list[None] = [None]

@@ -31,6 +31,7 @@ import fairpool._combiner
 import fairpool._future
 import fairpool._group
 import fairpool._pool
+import fairpool._report
 import fairpool._scheduler
 import fairpool._sync
 import fairpool._waits
@@ -469,7 +470,7 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
     return not (record.exc_info and record.exc_info[0] is Abandoned)
 
 
-fairpool._future.LOGGER.addFilter(_is_of_interest)
+fairpool._report.LOGGER.addFilter(_is_of_interest)
 
 
 # What stands for what, and values of names: see `world`.
@@ -508,6 +509,7 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]
                     if value is real:
                         yield module, attribute, ours
     yield fairpool._worker, "random", random
+    yield fairpool._future, "log_failure", fairpool._report.log_failure_now
     yield fairpool._scheduler, "set", new_set
     yield fairpool._group, "set", new_set
     yield concurrent.futures._base, "set", new_set
@@ -539,7 +541,7 @@ def world(more: Lowest = (), values: Values = SHRUNK) -> Iterator[None]:
     """
     missing = object()
     before = []
-    logger = fairpool._future.LOGGER
+    logger = fairpool._report.LOGGER
     kind = logger.__class__
     try:
         for module, name, value in list(_replacements(more, values)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import gc
 import threading
 import traceback
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, current_task
+from fairpool._report import wait_for_log
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 LENGTH = 100_000
@@ -289,6 +291,8 @@ def test_an_error_that_a_chain_has_taken_over_is_not_reported_twice(
 ) -> None:
     assert pool.submit(fail).then(int).catch(lambda _: 5).result(TIMEOUT) == 5
     del pool
+    gc.collect()
+    assert wait_for_log(TIMEOUT)
     assert not [record for record in caplog.records if "retrieved" in record.message]
 
 

@@ -25,6 +25,7 @@ from unit.conftest import TIMEOUT, occupy
 from unit.instructions import interleavings, moments
 
 from fairpool import FairPool, Future
+from fairpool._report import wait_for_log
 from fairpool._scheduler import Backlog
 
 
@@ -45,6 +46,7 @@ def outcome_of(step: Callable[[], object]) -> object:
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert wait_for_log(TIMEOUT)
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -52,6 +54,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     """What other tests have left behind is not logged in this one."""
     gc.collect()
+    assert wait_for_log(TIMEOUT)
     caplog.clear()
 
 
@@ -448,6 +451,7 @@ def test_an_exception_that_nobody_retrieves_is_logged_once(
     pool.submit(fail, Mishap, "for the log")
     pool.shutdown()
     gc.collect()
+    assert wait_for_log(TIMEOUT)
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert f"{fail.__module__}.fail" in record.getMessage()
     assert "never retrieved" in record.getMessage()

@@ -25,6 +25,7 @@ from unit.instructions import moments
 
 import fairpool._worker
 from fairpool import BrokenFairPool, FairPool, Future, blocking
+from fairpool._report import wait_for_log
 from fairpool._sync import yield_cpu
 
 MakePool = Callable[..., FairPool]
@@ -915,8 +916,10 @@ def test_ctrl_c_interrupts_at_once(use: str) -> None:
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing is logged as an error."""
     gc.collect()  # what other tests have left behind
+    assert wait_for_log(TIMEOUT)
     caplog.clear()
     yield
+    assert wait_for_log(TIMEOUT)
     assert errors(caplog) == []
 
 

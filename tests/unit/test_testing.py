@@ -409,7 +409,7 @@ def world() -> list[object]:
         fairpool._worker.random,
         fairpool._future.LOOKS_BEFORE_PARKING,
         vars(fairpool._scheduler).get("set"),
-        fairpool._future.LOGGER.__class__,
+        fairpool._report.LOGGER.__class__,
         sys.unraisablehook,
         getattr(sys, "monitoring", sys).__dict__.get("get_tool", lambda _: None)(3),
         sys.gettrace(),

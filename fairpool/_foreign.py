@@ -1,0 +1,99 @@
+"""What the package asks of objects of the user's, without running any code of their classes.
+
+An exception may refuse attributes (`@dataclass(frozen=True)`), a class may say of itself what it
+likes (`__class__`, `__subclasscheck__`, `__hash__`, `__eq__`), and a `__repr__` may raise, or take
+long, or wait for the pool. So no step of the package uses any of them: it asks the type, which is
+C's, by the functions of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType, TracebackType
+from typing import Any, TypeGuard, TypeVar
+
+__all__ = [
+    "context_of",
+    "describe",
+    "exceptions_of",
+    "is_a",
+    "plain_text",
+    "set_cause",
+    "set_context",
+    "traceback_of",
+    "type_name",
+    "with_traceback",
+    "without_frame",
+]
+
+T = TypeVar("T")
+
+_is_subtype: Callable[[Any, Any], bool] = (
+    type.__subclasscheck__
+)  # that of C, whatever a metaclass has
+_traceback: Any = BaseException.__dict__["__traceback__"]
+_context: Any = BaseException.__dict__["__context__"]
+_cause: Any = BaseException.__dict__["__cause__"]
+
+# Unlike the attribute and the method of an exception, these are never the user's.
+traceback_of: Callable[[BaseException], TracebackType | None] = _traceback.__get__
+context_of: Callable[[BaseException], BaseException | None] = _context.__get__
+set_context: Callable[[BaseException, BaseException | None], None] = _context.__set__
+set_cause: Callable[[BaseException, BaseException | None], None] = _cause.__set__
+with_traceback: Callable[[BaseException, TracebackType | None], BaseException] = (
+    BaseException.with_traceback
+)
+exceptions_of: Callable[[Any], tuple[BaseException, ...]] = BaseExceptionGroup.__dict__[
+    "exceptions"
+].__get__
+
+_qualname_of_type = type.__dict__["__qualname__"].__get__
+_module_of_type = type.__dict__["__module__"].__get__
+_name_of_type: Callable[[type], str] = type.__dict__["__name__"].__get__
+
+
+def is_a(what: object, kind: type[T]) -> TypeGuard[T]:
+    """`isinstance` as an `except` clause decides it: by the type, and nothing else."""
+    return _is_subtype(kind, type(what))
+
+
+def without_frame(error: BaseException) -> BaseException:
+    """`error` as it came to the calling frame, which has caught it, and without that frame.
+
+    Nobody who reads the traceback wants that frame, and what it works with may lead back to the
+    error.
+    """
+    trace = traceback_of(error)
+    return with_traceback(error, None if trace is None else trace.tb_next)
+
+
+def type_name(what: object) -> str:
+    """`type(what).__name__`, also where the metaclass has its own idea of that."""
+    return plain_text(_name_of_type(type(what)))
+
+
+def plain_text(text: str) -> str:
+    """The same characters as a `str`, where this may be one of a subclass."""
+    return str.__str__(text)
+
+
+def describe(what: object) -> str:
+    """A short name for a function; a text stands for itself."""
+    while type(what) is MethodType:
+        what = what.__func__
+    name: Any = None
+    module: Any = None
+    try:
+        if is_a(what, str):
+            return plain_text(what)
+        if is_a(what, type):
+            name, module = _qualname_of_type(what), _module_of_type(what)
+        else:  # not by `getattr`, which may call a `__getattr__`
+            name = object.__getattribute__(what, "__qualname__")
+            module = object.__getattribute__(what, "__module__")
+    except BaseException:  # it has none; a coroutine has no module
+        pass
+    if not is_a(name, str):
+        return object.__repr__(what)  # not the user's `__repr__`, which may raise
+    name = plain_text(name)
+    return f"{plain_text(module)}.{name}" if is_a(module, str) else name

@@ -1,0 +1,151 @@
+"""What the package says in the log: never in the way of the work, and never lost.
+
+Guarantees:
+
+- `log` raises nothing that a handler, a filter or the `__repr__` of an argument has raised.
+- `log_failure` may be called by a finalizer, that is: in the midst of anything, on any thread. It
+  waits for no lock that its thread may hold, `logging`'s own included, because it leaves the
+  logging to a thread (`_Reporter`) that is there as long as there is something to say.
+- What is still to be said when the interpreter ends is said before the modules are taken apart.
+
+Why not in the finalizer itself: from 3.13.4 on `logging` drops what a thread logs while it is
+logging; before, a handler with a lock of its own (a `QueueHandler`) may wait for itself. And on a
+thread that has left `threading`, or never was of it, `logging` makes a dummy thread object, which
+complains when the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from sys import is_finalizing
+from types import TracebackType
+from typing import Any
+
+from fairpool._foreign import describe
+from fairpool._sync import (
+    Lock,
+    Stranger,
+    call_as_stranger,
+    here,
+    in_child_after_fork,
+    new_thread,
+    this_thread,
+)
+
+__all__ = ["LOGGER", "log", "log_failure", "log_failure_now", "wait_for_log"]
+
+LOGGER = logging.getLogger("concurrent.futures.fairpool")
+
+# How long (s) the end of the interpreter waits for a handler that is just being called.
+LAST_WAIT = 5.0
+
+
+def log(level: int, message: str, *args: object, exc_info: Any = False) -> None:
+    """Log this. Raises nothing but the Ctrl-C of a thread of the user's."""
+    try:
+        if type(this_thread()) is Stranger:  # logging asks for the current thread
+            call_as_stranger(partial(LOGGER.log, level, message, *args, exc_info=exc_info))
+        else:
+            LOGGER.log(level, message, *args, exc_info=exc_info, stacklevel=2)
+    except BaseException as error:  # `logging` itself lets RecursionError and SystemExit through
+        if type(error) is KeyboardInterrupt and here.worker is None:
+            raise
+
+
+# --- exceptions that nobody has retrieved ---------------------------------------------------------
+
+# What failed, the exception, and its traceback.
+_Item = tuple[object, BaseException, TracebackType | None]
+
+
+def log_failure_now(source: object, error: BaseException, trace: TracebackType | None) -> None:
+    """Log an exception that nobody has retrieved."""
+    log(
+        logging.ERROR,
+        "exception of %s was never retrieved",
+        describe(source),
+        exc_info=(type(error), error, trace),
+    )
+
+
+class _Reporter:
+    """Logs what finalizers have left to it, on a thread that ends when there is nothing more.
+
+    Protocol: who leaves something does L1 append to `_items`, L2 try the lock `_there`, and starts
+    a thread with it. The thread does M1 release the lock, M2 look at `_items`. Both pairs are calls
+    on the same two objects (A2, A5): one of the two sees the other.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[_Item] = []
+        self._there = Lock()  # held while there is a thread, or one that starts it
+
+    def leave(self, item: _Item) -> None:
+        """Have it logged."""
+        self._items.append(item)  # L1
+        if not self._there.acquire(False):  # L2
+            return
+        begin = [None]
+        try:
+            # A daemon: `threading` takes a lock to start others, which this thread may hold.
+            new_thread(lambda: self._run(begin), "fairpool-log", daemon=True).start()
+        except BaseException as error:
+            try:
+                begin.pop()
+            except IndexError:  # an interrupt, and the thread is there
+                raise
+            self._there.release()
+            if type(error) is not RuntimeError:  # no memory, or stack: the next one sees to it
+                raise
+            self._log_all()  # no thread can be started
+
+    def _run(self, begin: list[None]) -> None:
+        try:
+            begin.pop()
+        except IndexError:  # whoever has started this has given it up
+            return
+        while True:
+            self._log_all()
+            self._there.release()  # M1
+            if not (self._items.copy() and self._there.acquire(False)):  # M2
+                return
+
+    def _log_all(self) -> None:
+        while True:
+            try:
+                item = self._items.pop(0)
+            except IndexError:
+                return
+            log_failure_now(*item)
+            del item  # the last reference, perhaps: to be dropped before there is no next one
+
+    def wait(self, timeout: float) -> bool:
+        """Log what is left on this thread, and wait for the other one; whether all is logged."""
+        self._log_all()
+        if not self._there.acquire(timeout=timeout):
+            return False
+        self._run([None])
+        return True
+
+    def forget(self) -> None:
+        """In the child of a fork: what is left is the parent's, and so is the thread."""
+        self._items.clear()
+        self._there = Lock()
+
+
+_reporter = _Reporter()
+in_child_after_fork(_reporter.forget)
+
+
+def log_failure(source: object, error: BaseException, trace: TracebackType | None) -> None:
+    """Have an exception logged that nobody has retrieved. For finalizers: it only leaves word."""
+    # At the very end the modules are taken apart, and a thread that is started does not come to
+    # begin (3.11). What there was to log, `log_at_exit` has logged.
+    if is_finalizing is not None and not is_finalizing():
+        _reporter.leave((source, error, trace))
+
+
+def wait_for_log(timeout: float = LAST_WAIT) -> bool:
+    """Wait until what `log_failure` was told of is logged; whether it is."""
+    return _reporter.wait(timeout)
