@@ -677,6 +677,7 @@ class Scheduler:
         What its tasks, their futures and its locks start until then, and later, is accepted.
         """
         self.ending.append(None)
+        self.timers.close()
         self.parking.unpark_all()
 
     def drain(
@@ -759,6 +760,7 @@ class Scheduler:
                 # (A2), and nobody is left who has seen the old ones.
                 used.append(self.timers)
                 self.timers = self._make_timers()
+                self.timers.close()
                 self._starts_again.append(None)  # a second one does no harm
                 if self.roster.copy():
                     continue

@@ -2,7 +2,9 @@
 
 A thread of its own, because the workers may all be in long steps when a deadline comes, and a
 worker that parks until the next deadline would have to be found and unparked whenever an earlier
-one is added. It is started with the first timer, and ends when there has been none for a while.
+one is added. It is started with the first timer, and ends when there has been none for a while; or
+at once, when there is none, after `close`. (So it can be waited for at the end, and need not be a
+daemon, which a subinterpreter forbids.)
 
 Protocol: an adder does T1 append to `_incoming`, T2 look at `_wakes_at`, and unpark the thread if
 that is too late. The thread does U1 write `_wakes_at`, U2 look at `_incoming` (`holds_work`), U3
@@ -57,6 +59,7 @@ class Timers:
         "_held",
         "_idle_timeout",
         "_incoming",
+        "_keeps",
         "_lock",
         "_name",
         "_numbers",
@@ -72,14 +75,15 @@ class Timers:
         self._numbers = count()
         self._incoming = RunQueue()
         self._cancelled = RunQueue()  # one item for each; only its length counts
-        # How many were in the heap when its thread parked. Read without order: a stale one only
-        # wakes the thread too early or too late to throw away what was cancelled.
+        # How many were in the heap when its thread parked. Read by `cancel` after a call on
+        # `_cancelled`, and followed by such a call where it is written (A7).
         self._held = 0
         self._absent = [None]  # holds a token while there is no thread
         self._runs = False  # whether the one that has the token can be counted on
         self._heap: list[Timer] = []  # for who has the token
         self._lock = Lock()
         self._wakes_at = -inf
+        self._keeps = CANCELLED_MIN  # how many cancelled timers may stay in the heap
         self._stopped = False
         self._threads: list[Thread] = []  # those that may be there, for `stop`
 
@@ -107,8 +111,19 @@ class Timers:
         timer[TARGET] = None
         self._cancelled.append(None)
         count = len(self._cancelled)
-        if count > CANCELLED_MIN and count > (self._held + len(self._incoming)) >> 1:
+        if count > self._keeps and count > (self._held + len(self._incoming)) >> 1:
             self._unpark()
+
+    def close(self) -> None:
+        """The thread need not wait for further timers. They may come: the next one starts another.
+
+        May be called repeatedly.
+        """
+        # `_unpark` and `cancel` each call something after their write (A7): either the thread sees
+        # what was cancelled, or the canceller sees this, and wakes the thread.
+        self._idle_timeout = 0.0
+        self._keeps = 0
+        self._unpark()
 
     def stop(self) -> None:
         """End the thread, and wait for it. No timer is needed any more."""
@@ -127,7 +142,7 @@ class Timers:
         if not self._absent:
             return
         need_stack()  # so that `start` does not fail when the thread is there
-        thread = new_thread(lambda: self._live(thread), self._name, daemon=True)
+        thread = new_thread(lambda: self._live(thread), self._name, daemon=False)
         self._threads.append(thread)
         try:
             thread.start()
@@ -157,6 +172,14 @@ class Timers:
         except RuntimeError:  # it has a token already
             pass
 
+    def _keeps_too_many(self) -> bool:
+        """Whether the heap holds more cancelled timers than it should: as `cancel` asks.
+
+        On its thread, after `_held` was written: ordered against `cancel` by the call on the deque.
+        """
+        self._cancelled.rotate(0)
+        return len(self._cancelled) > max(self._keeps, len(self._heap) >> 1)
+
     def _run(self) -> None:
         heap = self._heap
         while True:
@@ -167,8 +190,11 @@ class Timers:
                     self._cancelled.take()
                 else:
                     heappush(heap, timer)
-            if len(self._cancelled) > max(CANCELLED_MIN, len(heap) >> 1):
+            if self._keeps_too_many():
+                # Counts of timers in `_incoming` go, too: so those are to be looked at here.
                 self._cancelled.clear()
+                while (timer := self._incoming.take()) is not None:
+                    heap.append(timer)
                 heap[:] = [timer for timer in heap if timer[TARGET] is not None]
                 heapify(heap)
             now = monotonic()
@@ -184,7 +210,7 @@ class Timers:
             timer = target = None
             self._held = len(heap)
             self._wakes_at = heap[0][DEADLINE] if heap else inf  # U1
-            if self._incoming.holds_work():  # U2
+            if self._incoming.holds_work() or self._keeps_too_many():  # U2
                 continue
             if not self._stopped:
                 timeout = max(0.0, heap[0][DEADLINE] - monotonic()) if heap else self._idle_timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import gc
 import threading
 import time
@@ -272,6 +273,139 @@ def test_at_whatever_moment_of_the_threads_life_a_timer_comes(
             timers._run()
         assert not moment.reached or target.wait(), moment
         assert target.count <= 1, moment
+
+
+def ends(timers: Timers) -> bool:
+    """Whether its threads end by themselves, long before their idle time-out and LATER."""
+    threads = timers.threads()
+    for thread in threads:
+        while thread.ident is None:  # just being started
+            time.sleep(0)
+        thread.join(TIMEOUT)
+    return not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 3, 100])
+@pytest.mark.parametrize("closes_first", [False, True])
+def test_the_thread_of_closed_timers_ends_at_once(
+    closes_first: bool, cancelled: int, make_timers: Callable[..., Timers]
+) -> None:
+    timers = make_timers()
+    far = [timers.add(now() + LATER, Target()) for _ in range(cancelled)]
+    last = Target()
+    timers.add(now(), last)
+    assert last.wait()
+    if closes_first:
+        timers.close()
+    for timer in far:
+        timers.cancel(timer)
+    timers.close()
+    assert ends(timers)
+    again = Target()
+    timers.add(now() + 0.001, again)  # is not lost, and starts another thread
+    assert again.wait()
+    assert ends(timers)
+
+
+def test_closed_timers_are_still_kept(make_timers: Callable[..., Timers]) -> None:
+    timers = make_timers()
+    targets = [Target() for _ in range(5)]
+    far = timers.add(now() + LATER, Target())
+    for i, target in enumerate(targets):
+        timers.add(now() + 0.002 * i, target)
+    timers.close()
+    assert all(target.wait() for target in targets)
+    timers.cancel(far)
+    assert ends(timers)
+
+
+@pytest.mark.parametrize("first", ["close", "cancel", "run"])
+def test_closing_meets_a_cancellation(first: str, make_timers: Callable[..., Timers]) -> None:
+    # Whatever comes in the midst of the other, nobody is left to wait for the far deadline.
+    module: Any = pytest.importorskip("unit.instructions")
+    for moment in module.moments():
+        timers = make_timers()
+        timers._absent.clear()  # as if started: the test does the thread's work
+        timer = timers.add(now() + LATER, Target())
+        cancel = functools.partial(timers.cancel, timer)
+        if first == "run":
+            timers.close()
+            timers._lock.acquire(False)  # its token, so that it would park
+
+        def has_parked(timers: Timers = timers, moment: Any = moment) -> None:
+            raise AssertionError(f"parked for good: {moment}")
+
+        timers._lock = NeverParks(has_parked)
+        inner, outer = {
+            "close": (cancel, timers.close),
+            "cancel": (timers.close, cancel),
+            "run": (cancel, timers._run),
+        }[first]
+        parks = False
+        with moment.do(inner):
+            try:
+                outer()
+            except AssertionError:
+                parks = True
+        if first != "run":
+            if not moment.reached:
+                inner()
+            timers._run()
+        elif not moment.reached:
+            assert parks
+            timers._heap.clear()
+        assert timers._heap == [], moment
+
+
+class NeverParks:
+    """A lock that calls this where its thread would park for good."""
+
+    def __init__(self, would_park: Callable[[], None]) -> None:
+        self._tokens = 0
+        self._would_park = would_park
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._tokens:
+            self._tokens -= 1
+            return True
+        if timeout > 1:
+            self._would_park()
+        return False
+
+    def release(self) -> None:
+        self._tokens = 1
+
+
+async def sleeps() -> None:
+    await fairpool.sleep(0.001)
+
+
+async def times_out() -> None:
+    async with fairpool.timeout(LATER):
+        await fairpool.sleep(0.001)
+
+
+async def is_cancelled() -> None:
+    task = fairpool.create_task(fairpool.sleep(LATER))
+    await fairpool.sleep(0.001)
+    task.cancel()
+
+
+@pytest.mark.parametrize("work", [sleeps, times_out, is_cancelled])
+@pytest.mark.parametrize("end", ["shutdown", "drop", "drop before"])
+def test_no_timer_thread_outlives_what_needs_it(end: str, work: Callable[[], Any]) -> None:
+    pool = FairPool(2)
+    timers = pool._scheduler.timers
+    future = pool.submit(work)
+    if end == "drop before":
+        del pool
+    future.result(TIMEOUT)
+    if end == "shutdown":
+        pool.shutdown(wait=False)
+    elif end == "drop":
+        del pool
+    gc.collect()
+    assert ends(timers)
 
 
 @pytest.mark.parametrize("born", [True, False])
