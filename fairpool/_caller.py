@@ -39,7 +39,7 @@ from fairpool._sync import (
 from fairpool._task import Continuation, Task
 from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker, blocking
 
-__all__ = ["Caller", "LastCaller", "Lender"]
+__all__ = ["Caller", "LastCaller", "Lender", "may_be_cut_off"]
 
 
 class Caller(Worker):
@@ -362,7 +362,7 @@ def _is_packages(frame: Any) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("fairpool.")
 
 
-def _may_be_cut_off(frame: Any) -> bool:
+def may_be_cut_off(frame: Any) -> bool:
     """Whether this is not the package at its own work: other code, or a wait."""
     return not _is_packages(frame) or frame.f_code is acquire.__code__
 
@@ -373,7 +373,7 @@ def _may_raise(frame: Any) -> bool:
     Not where the package is at its own work, or calls what would swallow the exception.
     """
     if _is_packages(frame):
-        return _may_be_cut_off(frame) and _is_called_by_user(frame)
+        return may_be_cut_off(frame) and _is_called_by_user(frame)
     while frame is not None and not _is_packages(frame):
         frame = frame.f_back
     return frame is not None and frame.f_code in _STEPS
@@ -402,7 +402,7 @@ def _on_ctrl_c(signum: int, frame: Any) -> None:
         for caller in callers:
             caller.interrupted = caller.gives_up = True
             caller.wake()
-        if _may_be_cut_off(frame) and _is_called_by_user(frame, callbacks=True):
+        if may_be_cut_off(frame) and _is_called_by_user(frame, callbacks=True):
             raise KeyboardInterrupt
     elif not callers or (not others and _may_raise(frame)):
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
-from fairpool._caller import Caller
+from fairpool._caller import Caller, may_be_cut_off
 from fairpool._combiner import CriticalLink, Section
 from fairpool._dump import dump
 from fairpool._errors import stays_here
@@ -24,7 +24,7 @@ from fairpool._lock import Guarded, Lock, LockStatistics, make_lock
 from fairpool._map import map_calls
 from fairpool._scheduler import Scheduler
 from fairpool._share import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
-from fairpool._sync import cpu_count, here, monotonic_ns
+from fairpool._sync import cpu_count, handle_ctrl_c, here, monotonic_ns
 from fairpool._task import Task, claim_coroutine, is_coroutine
 
 __all__ = ["FairPool", "PoolStatistics", "Share", "run"]
@@ -453,20 +453,35 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
     pool = FairPool(max_workers, **options)
     scheduler = pool._scheduler
     task: Task[T] = scheduler.make_task(coro)
-    try:
-        try:
-            scheduler.put(task)
-            return task.result()
-        except BaseException:
-            # Of the coroutine's own, or an interrupt, which may have come while it was being queued
-            # and has been running for long. At first the coroutine alone is cancelled, which may
-            # need others to clean up: were all cancelled at once, one that ends at once could let
-            # it into its clean-up before its own turn comes.
+    pressed: list[None] = []
+
+    def on_ctrl_c(signum: int, frame: Any) -> None:
+        # At first the coroutine alone is cancelled, which may need others to clean up: were all
+        # cancelled at once, one that ends at once could let it into its clean-up before its own
+        # turn comes. The second time, and each time after that, it ends a wait.
+        pressed.append(None)
+        if len(pressed) == 1:
             task.cancel()
-            wait(task, None)
-            raise
-    finally:
-        # What it has left behind is cancelled, as asyncio.run does.
-        pool.shutdown(wait=False, cancel_futures=True)
-        scheduler.cancel_all()
-        pool.shutdown()
+        elif may_be_cut_off(frame):
+            raise KeyboardInterrupt
+
+    def body() -> None:
+        try:
+            try:
+                scheduler.put(task)
+                wait(task, None)
+            except BaseException:  # what a signal handler of the program's own has raised
+                if not pressed:
+                    task.cancel()
+                    wait(task, None)
+                raise
+        finally:
+            # What it has left behind is cancelled, as asyncio.run does.
+            pool.shutdown(wait=False, cancel_futures=True)
+            scheduler.cancel_all()
+            pool.shutdown()
+
+    handle_ctrl_c(on_ctrl_c, body)
+    if pressed:
+        raise KeyboardInterrupt
+    return task.result()

@@ -1051,7 +1051,7 @@ def test_ctrl_c_cancels_each_coroutine_once_so_that_no_clean_up_is_struck(held_u
         put = Scheduler.put
         def put_and_be_held_up(scheduler, task):
             put(scheduler, task)
-            while threading.current_thread() is threading.main_thread():
+            while threading.current_thread() is threading.main_thread() and not task.cancelling():
                 time.sleep(0.001)
         if "held up" in sys.argv:
             Scheduler.put = put_and_be_held_up

@@ -899,6 +899,73 @@ def test_ctrl_c_anywhere_in_run_harms_nobody(
         assert not lock.locked(), moment
 
 
+@pytest.mark.thread_unsafe(reason="watches all instructions")
+def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(ctrl_c: Callable[[], None]) -> None:
+    """`fairpool.run`: what was begun has cleaned up, and nothing of the pool is left."""
+    for moment in moments(interrupts=True):
+        begun: list[str] = []
+        cleaned: list[str] = []
+
+        async def part(name: str, begun: list[str] = begun, cleaned: list[str] = cleaned) -> None:
+            begun.append(name)
+            try:
+                await fairpool.sleep(0.0001)
+            finally:
+                cleaned.append(name)
+
+        async def main(part: Callable[[str], Any] = part) -> None:
+            left = fairpool.create_task(part("left"))
+            await fairpool.gather(part("a"), part("b"))
+            assert left
+
+        before = set(fairpool._scheduler.live())
+        coroutine = main()
+        try:
+            with contextlib.suppress(KeyboardInterrupt), moment.do(partial(press_inside, 1)):
+                fairpool.run(coroutine, max_workers=1)
+                assert not moment.reached, moment
+        finally:
+            coroutine.close()  # the main thread had not come as far as to begin
+        assert sorted(begun) == sorted(cleaned), moment
+        for scheduler in set(fairpool._scheduler.live()) - before:
+            assert scheduler.is_over() or not begun, moment
+            assert not [each for each in scheduler.roster if each.thread.is_alive()], moment
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, moment
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_second_ctrl_c_in_the_run_of_a_coroutine(times: int) -> None:
+    """The first asks it to end. The next ones end the waits for what does not react."""
+    body = f"""
+    import asyncio
+    asked, released = threading.Event(), threading.Event()
+    async def main():
+        try:
+            await fairpool.Event().wait()
+        except asyncio.CancelledError:
+            asked.set()
+            released.wait()
+    def press():
+        ctrl_c()
+        assert asked.wait(60)
+        ctrl_c()
+        if {times} == 2:
+            released.set()
+        while not came:
+            time.sleep(0.2)  # two at once are one
+            ctrl_c()
+    came = []
+    threading.Timer(0.05, press).start()
+    try:
+        fairpool.run(main(), max_workers=1)
+    except KeyboardInterrupt:
+        came.append(released.is_set())
+    print("interrupted", came)
+    released.set()
+    """
+    assert interrupted_program(body) == f"interrupted [{times == 2}]\n"
+
+
 # --- threads that wait are lent -------------------------------------------------------------------
 
 
