@@ -129,3 +129,12 @@ def check_whole(pool: FairPool) -> None:
     assert not scheduler.workers
     assert not scheduler.has_work()
     assert not threads_of(pool)
+
+
+def made_by(kind: type[threading.Thread]) -> Callable[..., threading.Thread]:
+    """What stands in for `_sync.new_thread`, and makes threads of this kind."""
+
+    def new_thread(target: Callable[[], object], name: str, daemon: bool) -> threading.Thread:
+        return kind(target=target, name=name, daemon=daemon)
+
+    return new_thread

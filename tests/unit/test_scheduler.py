@@ -20,7 +20,16 @@ from concurrent.futures import CancelledError, as_completed, wait
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, PATIENCE, TIMEOUT, check_whole, in_time, occupy, threads_of
+from unit.conftest import (
+    LONG,
+    PATIENCE,
+    TIMEOUT,
+    check_whole,
+    in_time,
+    made_by,
+    occupy,
+    threads_of,
+)
 from unit.instructions import moments
 
 import fairpool._worker
@@ -66,7 +75,7 @@ def test_submit_raises_where_no_thread_can_be_started(
     pool = make_pool(2, max_pending=1)
     calls: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", NoThread)
+        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
         for i in range(3):  # the backlog does not fill up with what was refused
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 pool.submit(calls.append, i)
@@ -83,7 +92,7 @@ def test_submit_does_not_raise_where_another_worker_can_run_it(
     pool = make_pool(2)
     occupy(pool, gate)
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", NoThread)
+        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
         future = pool.submit(int)
     gate.set()
     assert future.result(TIMEOUT) == 0
@@ -104,7 +113,7 @@ def test_a_wait_where_no_thread_can_be_started(
 
     pool.submit(int).result(TIMEOUT)  # one worker there is
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", NoThread)
+        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
         future = pool.submit(waits)
         assert started.wait(TIMEOUT)
         opened.set_result(5)
@@ -130,7 +139,7 @@ def test_a_failed_start_strands_nobody_elses_task(
             super().start()
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", Interrupted)
+        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
         with pytest.raises(RuntimeError, match="can't start new thread"):
             pool.submit(int)
     [other] = others
@@ -152,7 +161,7 @@ def test_an_interrupted_start_strands_nobody_elses_task(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", Interrupted)
+        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
     [other] = others
@@ -177,7 +186,7 @@ def test_a_failed_start_for_a_lock_strands_nobody_elses_task(
             super().start()
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", Interrupted)
+        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
         section = lock.submit(int)
         for future in (section, *others):
             with pytest.raises(RuntimeError, match="no worker could be started"):
@@ -205,7 +214,7 @@ def test_a_start_that_failed_is_tried_again_for_what_a_worker_waits_for(
 
     pool.submit(int).result(TIMEOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", Failing)
+        patch.setattr(fairpool._worker, "new_thread", made_by(Failing))
         future = pool.submit(lambda: pool.submit(yields).result())
         assert failed.wait(TIMEOUT)
     assert future.result(TIMEOUT) == 5
@@ -226,7 +235,7 @@ def test_a_start_that_failed_is_tried_again_where_all_workers_are_blocked(
     pool.submit(blocks)
     assert blocked.wait(TIMEOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", NoThread)
+        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
         future = pool.submit(int)
     assert future.result(PATIENCE) == 0  # before the other one has had enough of it
     gate.set()
@@ -263,7 +272,7 @@ def test_an_interrupted_start(make_pool: MakePool, monkeypatch: pytest.MonkeyPat
 
     real: list[threading.Thread] = []
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "Thread", Interrupted)
+        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
     future = pool.submit(int, "3")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from unit.conftest import made_by
 
 import fairpool
 from fairpool import CancelledError, FairPool
@@ -427,7 +428,7 @@ def test_an_interrupted_start_leaves_one_thread(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._timer, "Thread", Interrupted)
+        patch.setattr(fairpool._timer, "new_thread", made_by(Interrupted))
         with pytest.raises(KeyboardInterrupt):
             timers.add(now(), Target())
     second = Target()
@@ -469,7 +470,7 @@ def test_nobody_counts_on_a_thread_that_another_could_not_start(
             raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._timer, "Thread", NoThread)
+        patch.setattr(fairpool._timer, "new_thread", made_by(NoThread))
         with pytest.raises(RuntimeError, match="can't start new thread"):
             timers.add(now() + LATER, first)
     assert second.wait() if starts_then else errors
@@ -640,6 +641,6 @@ def test_the_end_where_no_thread_could_be_started(monkeypatch: pytest.MonkeyPatc
             raise RuntimeError("can't start new thread")
 
     with FairPool(1) as pool, monkeypatch.context() as patch:
-        patch.setattr(fairpool._timer, "Thread", NoThread)
+        patch.setattr(fairpool._timer, "new_thread", made_by(NoThread))
         with pytest.raises(RuntimeError, match="can't start new thread"):
             pool.submit(fairpool.sleep, 0.001).result(TIMEOUT)
