@@ -292,6 +292,7 @@ class _Worker(Worker):
     __slots__ = (
         "_begins",
         "_below",
+        "_child",
         "_makes_task",
         "_victim",
         "granted",
@@ -305,6 +306,7 @@ class _Worker(Worker):
     # returns_to:  to what it goes back, with the next store to `item`, from children of that
     # _makes_task: whether a store only puts a task in the place of what runs already
     # _begins: whether the next store to `fn` begins a task
+    # _child:  whether the next store to `item` says whose child is begun: see `Gather._start`
     # _below:  what it runs below the tasks that it runs inline
     # _victim: the run queue from which it has just stolen
 
@@ -313,7 +315,7 @@ class _Worker(Worker):
         self.granted: Any = None
         self.section: Any = None
         self.returns_to: Any = None
-        self._begins = self._makes_task = False
+        self._begins = self._child = self._makes_task = False
         self._below: list[Any] = []
         self._victim: Any = None
         super().__init__(scheduler, name)
@@ -327,6 +329,11 @@ class _Worker(Worker):
     def item(self, item: Any) -> None:
         _item.__set__(self, item)
         if item is None or self._makes_task:
+            return
+        child, self._child = self._child, False
+        if child:
+            self._begins = True
+            self.fn = self.fn
             return
         if item is self.returns_to or (self._below and self._below[-1] is item):
             self.returns_to = None
@@ -361,7 +368,9 @@ class _Worker(Worker):
     @fn.setter
     def fn(self, fn: Any) -> None:
         _fn.__set__(self, fn)
-        if self._begins and fn is not None and not self._makes_task:
+        if self.item is None:
+            self._child = type(fn) is int and not self._makes_task
+        elif self._begins and fn is not None and not self._makes_task:
             if type(self.item) is not Gather:  # which begins a child with each
                 self._begins = False
                 self.item.__dict__["_ran_on"] = self
