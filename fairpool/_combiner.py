@@ -27,6 +27,7 @@ from asyncio import _get_running_loop
 from contextvars import copy_context
 from functools import partial
 from typing import Any
+from weakref import ref
 
 from fairpool._errors import DeadlockError
 from fairpool._future import CANCELLED, Future, call_all, claim, finish, is_final
@@ -320,13 +321,20 @@ class Counters:
         self.others = RunQueue(maxlen=SAMPLES)
 
 
+def _take_nothing(blocking: bool) -> bool:
+    """`take_key` of a lock that is not in use: it comes into use first."""
+    return False
+
+
 class Combiner:
     """The queue and the key of a lock. `run` is a pass: a worker runs it like a task."""
 
     __slots__ = (
         "asked",
         "began",
+        "entry",
         "home",
+        "in_use",
         "key",
         "leave",
         "leaving",
@@ -352,14 +360,17 @@ class Combiner:
     # asked:     (key) when somebody was asked to serve the queue (ns)
     # preferred: (key) the worker that has served it first, while that is there
     # home:      (key) `preferred` if sections are worth going home for, else None
+    # in_use:    (key) whether it is among `Scheduler.locks_in_use`, as `entry`: see `come_into_use`
+    # take_key:  (key) takes the key in `__aenter__`; never while the lock is not in use
 
     def __init__(self, scheduler: Any, name: str) -> None:
         self.scheduler = scheduler
         self.name = name
+        self.entry = ref(self, scheduler.forget_lock)
         self.keep_requests_in(RunQueue())
         self.key = Lock()
-        # At hand for the quick way in and out.
-        self.take_key, self.release_key = self.key.acquire, self.key.release
+        self._use_key(self.key)
+        self.in_use = False
         self.owner: Any = None
         self.began = 0
         self.served = 0
@@ -370,7 +381,7 @@ class Combiner:
         self.leaving = Once((self.leave,))
         self.ready = Once()
         self.stats = Counters()
-        read_by_many(self.key, self.take_key, self.release_key, self.stats)
+        read_by_many(self.stats)
         if not locks:
             locks.append(None)
 
@@ -379,6 +390,56 @@ class Combiner:
         self.queue = queue
         self.rotate = queue.rotate
         read_by_many(queue, self.rotate)
+
+    # --- whether it is in use: docs/protocols/combining.md ---------------------------------------
+
+    def _use_key(self, key: Any) -> None:
+        """This is the key, and who takes it has to see to `in_use`. For who has the key."""
+        self.take_key = _take_nothing
+        self.release_key = key.release
+        read_by_many(key, self.release_key)
+        self.key = key  # last: from here on others take it
+
+    def _note_use(self) -> None:
+        """A section is about to run, so this is one of the locks to look at (key)."""
+        self.scheduler.locks_in_use.add(self.entry)  # C1
+        self.take_key = self.key.acquire
+        ref(self.take_key)  # see `read_by_many`
+        self.in_use = True
+
+    def come_into_use(self) -> bool:
+        """Let `take_key` take the key; False if that is not free."""
+        if not self.key.acquire(False):
+            return False
+        try:
+            self._note_use()
+        finally:
+            self.key.release()  # M1
+            self.rotate(0)  # M2
+            if self.queue:
+                try:
+                    self.see_to_queue()
+                except SHORT_OF_ROOM:
+                    start_new_thread(self.see_to_queue, ())
+        return True
+
+    def go_out_of_use(self) -> None:
+        """Be none of the locks to look at, if nobody is inside or waits. From any thread."""
+        key = Lock()
+        if self.queue or not self.key.acquire(False):  # D1
+            return
+        if not self.queue:
+            self.in_use = False
+            self.scheduler.locks_in_use.discard(self.entry)  # D2
+            # The old key is never released: those that have it at hand, since before D2, are not to
+            # be inside of a lock that is not in use.
+            self._use_key(key)  # D3
+            self.rotate(0)  # D4: M2, with the new key; and also for what is held back
+            if not self.queue:
+                return
+        else:
+            self.key.release()  # M1
+        self.see_to_queue()
 
     def _describe(self) -> str:
         return f"the lock {self.name}"
@@ -418,6 +479,8 @@ class Combiner:
             self.owner = owner
             self.began = began
             return worker.ready
+        if not self.in_use and self.come_into_use():
+            return Combiner.__aenter__(self)
         if (
             worker is None
             or worker.item is None  # its initializer calls `asyncio.run`
@@ -439,6 +502,12 @@ class Combiner:
                 if take_key(False):
                     self.owner = owner
                     self.began = began
+                    try:
+                        if not self.in_use:  # it has just gone out of use
+                            self._note_use()
+                    except SHORT_OF_ROOM:
+                        self.leave_stack()
+                        raise
                     try:
                         self.began = monotonic_ns()
                     except MemoryError:  # the time of the looks is counted, too
@@ -553,6 +622,8 @@ class Combiner:
         if worker is not stats.last_server:
             stats.last_server = worker
             stats.hand_offs += 1
+        if not self.in_use:
+            self._note_use()
         worker.item = self
         count = 0
         self.began = now = monotonic_ns()
@@ -567,6 +638,8 @@ class Combiner:
                 self.key.release()  # M1
                 if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
                     return None
+                if not self.in_use:
+                    self._note_use()
                 stats.passes += 1  # it has become the combiner again
                 count = 0
                 self.began = now
@@ -637,6 +710,8 @@ class Combiner:
 
     def _grant(self, item: Any) -> bool:
         """Give the key to who waits outside of this pool's tasks; False if it has given up."""
+        if not self.in_use:
+            self._note_use()
         if type(item) is Stay:
             self.began = monotonic_ns()  # first: it may raise
             try:
@@ -730,6 +805,8 @@ class Combiner:
 
     def see_to_queue(self) -> None:
         """Have it served what this thread has put into the queue."""
+        if not self.in_use:
+            self.scheduler.locks_in_use.add(self.entry)  # C2
         if self.key.acquire(False):  # L2
             try:
                 self._serve_elsewhere()
@@ -931,7 +1008,9 @@ class Combiner:
 
     def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
         now = monotonic_ns()  # before the key is taken: it may raise
-        if not self.queue and self.key.acquire(False):
+        if not self.in_use:
+            self.come_into_use()
+        if not self.queue and self.take_key(False):
             self.owner = owner
             self.began = now
             return True

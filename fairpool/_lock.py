@@ -8,7 +8,6 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, TypeVar
-from weakref import ref
 
 from fairpool._combiner import (
     GO_HOME_ABOVE,
@@ -121,7 +120,6 @@ class Lock(Combiner, Executor):
         super().__init__(scheduler, plain_text(name or "") or f"lock-{number}")
         self._number = number  # the order in which `all_of` takes locks
         self._closed = False
-        scheduler.locks.add(ref(self, scheduler.locks.discard))
 
     def __repr__(self) -> str:
         owner = self.owner
@@ -273,10 +271,13 @@ def make_lock(scheduler: Any, name: str | None, order: str, strict: bool) -> Loc
         raise TypeError(f"strict must be a bool, not {strict!r}")
     if strict and order != "usage":
         raise ValueError('only a lock with order="usage" can be strict')
+    lock: Lock
     if order == "ticket" and not scheduler.shares:
-        return Lock(scheduler, name)
-    lock = ChargedLock(scheduler, name)
-    lock.keep_requests_in(UsageQueue(lock, strict) if order == "usage" else ChargingQueue())
+        lock = Lock(scheduler, name)
+    else:
+        lock = ChargedLock(scheduler, name)
+        lock.keep_requests_in(UsageQueue(lock, strict) if order == "usage" else ChargingQueue())
+    scheduler.locks.add(lock.entry)  # last: from here on others look at it
     return lock
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
 from typing import Any
+from weakref import ref
 
 from fairpool._sync import SHORT_OF_ROOM, start_new_thread
 
@@ -100,10 +101,23 @@ class Leave:
     which takes it for a future.
     """
 
-    __slots__ = ("lock",)
+    # _lock: a weak reference. The lock refers to this, and a lock that its users have dropped must
+    #        go at once, and not with the next collection.
+    __slots__ = ("_lock",)
 
     def __init__(self, lock: Any) -> None:
-        self.lock = lock
+        self._lock = ref(lock)
+
+    def leave_stack(self) -> None:
+        """Release the lock, if it is there still: else nobody waits for it. The stack goes on."""
+        lock = self._lock()
+        if lock is not None:
+            lock.leave_stack()
+
+    def left(self, continuation: Any, worker: Any) -> Any:
+        """As that of the lock; where it has gone, the coroutine has only yielded."""
+        lock = self._lock()
+        return continuation if lock is None else lock.left(continuation, worker)
 
     @property
     def _asyncio_future_blocking(self) -> bool:
@@ -118,7 +132,7 @@ class Leave:
 
     def add_done_callback(self, callback: Any, *, context: Any = None) -> None:
         """The loop waits for this, and so has nothing else to do in that task: release."""
-        self.lock.leave_stack()
+        self.leave_stack()
         get_running_loop().call_soon(callback, self, context=context)
 
     def cancel(self, msg: Any = None) -> bool:

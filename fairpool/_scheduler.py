@@ -40,6 +40,7 @@ from fairpool._sync import (
     in_child_after_fork,
     main_thread,
     monotonic,
+    stack_is_deep,
     start_new_thread,
     yield_cpu,
 )
@@ -66,6 +67,11 @@ SPARE_WORKERS_MAX = 1000
 # After so long (s) it is tried again to start a worker where no thread could be started: some
 # threads of others may have ended. Far above what an attempt costs, and not yet a hang.
 START_AGAIN_AFTER = 0.05
+
+
+# When so many locks are in use, those that nobody is in go out of use. To come into use again costs
+# a lock some µs, and to be looked at 0.2.
+LOCKS_IN_USE = 8
 
 
 class Backlog:
@@ -136,6 +142,7 @@ class Scheduler:
         "injector",
         "lends",
         "locks",
+        "locks_in_use",
         "max_workers",
         "mean_continuation",
         "parking",
@@ -191,6 +198,9 @@ class Scheduler:
         self.injector = RunQueue()
         self.workers: list[Worker] = []
         self.locks: set[Any] = set()  # weak references to all of them
+        # Those of them that somebody is in, or waits for, and some that are just out of use: what
+        # looks whether there are such looks only at these. See `Combiner.come_into_use`.
+        self.locks_in_use: set[Any] = set()
         # Locks that lie in a queue to be served, or have done so; kept where there are no threads.
         self.unserved: set[Combiner] = set()
         self.shares = Shares()  # empty in most pools
@@ -213,7 +223,7 @@ class Scheduler:
         """Queue a task, or a gather; raise if it will not be run."""
         worker = here.worker
         if self.shares and (principal := self.principal_of(task)) is not None:
-            principal.queue.append(task)  # S1
+            principal.append(task)  # S1
         elif worker is not None and worker.scheduler is self:
             worker.queue.append(task)  # S1
         else:
@@ -338,7 +348,7 @@ class Scheduler:
         """Queue a continuation, or a task that has been accepted before. From any thread."""
         worker = here.worker
         if self.shares and (principal := self.principal_of(item)) is not None:
-            principal.queue.append(item)
+            principal.append(item)
         elif worker is not None and worker.scheduler is self:
             worker.queue.append(item)
         else:
@@ -413,7 +423,7 @@ class Scheduler:
 
     def take_out(self, lock: Combiner) -> bool:
         """Take a lock, with its key, out of the queue that it lies in; whether it was there."""
-        for queue in self.queues():
+        for queue in self._own_queues():
             try:
                 queue.remove(lock)
             except ValueError:
@@ -431,8 +441,8 @@ class Scheduler:
         """Whether any queue holds a task: ordered against every `append`."""
         if self.injector.holds_work():
             return True
-        # `copy`, here and below: a share that is listed later gets its first task later, too.
-        if self.shares and any(each.queue.holds_work() for each in self.shares.copy()):
+        # `copy`, here and below: a share that becomes active later has got its task later, too.
+        if self.shares and any(each.queue.holds_work() for each in self.shares.active.copy()):
             return True
         # `copy` takes the list's mutex: a worker that is listed later started to queue tasks
         # after that, and sees what this thread did before it asked.
@@ -443,7 +453,11 @@ class Scheduler:
 
     def queues(self) -> list[RunQueue]:
         """All of the pool's queues, at one moment."""
-        queues = [self.injector, *(principal.queue for principal in self.shares.copy())]
+        return [*self._own_queues(), *(principal.queue for principal in self.shares.copy())]
+
+    def _own_queues(self) -> list[RunQueue]:
+        """Those that are no share's: where locks lie that are to be served."""
+        queues = [self.injector]
         for worker in self.workers.copy():
             queues += (worker.queue, worker.services)
         return queues
@@ -541,7 +555,7 @@ class Scheduler:
 
     def lies_in_queue(self, lock: Combiner) -> bool:
         """Whether a lock, with its key, lies in one of the pool's queues."""
-        return any(queue.count(lock) for queue in self.queues())
+        return any(queue.count(lock) for queue in self._own_queues())
 
     def warn_once(self, message: str) -> None:
         if not self._warned:
@@ -644,8 +658,17 @@ class Scheduler:
         self.suspended.discard(None)  # takes the set's mutex: ordered against `suspended_ended`
         return self.is_ending() and (
             bool(self.suspended)
-            or any(lock.queue.holds_work() or lock.queue for lock in self.all_locks())
+            or any(lock.queue.holds_work() or lock.queue for lock in self.used_locks())
         )
+
+    def forget_lock(self, entry: Any) -> None:
+        """A lock has gone."""
+        self.locks.discard(entry)
+        self.locks_in_use.discard(entry)
+
+    def used_locks(self) -> list[Any]:
+        """All locks that somebody is in, or waits for, and perhaps some more."""
+        return [lock for entry in self.locks_in_use.copy() if (lock := entry()) is not None]
 
     def all_locks(self) -> list[Any]:
         """The pool's locks that are still there."""
@@ -653,8 +676,17 @@ class Scheduler:
 
     def is_in_section(self, task: Task[Any] | None) -> bool:
         """Whether this task, which runs on the calling thread, holds a lock of the pool."""
-        # Who is inside has written it down itself, or was told by who let it in.
-        return any(lock.holder() == (task,) for lock in self.all_locks())
+        # Who is inside has written it down itself, or was told by who let it in. And the lock came
+        # into use before.
+        used = self.used_locks()
+        for lock in used:
+            owner = lock.owner
+            if owner is not None:
+                if owner.task is task:
+                    return True
+            elif len(used) > LOCKS_IN_USE and not stack_is_deep():
+                lock.go_out_of_use()
+        return False
 
     def is_over(self) -> bool:
         """Whether the pool is ending, and nothing is left to be run."""

@@ -151,11 +151,12 @@ class Principal:
     `run` is a turn: a worker runs it like a task.
     """
 
-    __slots__ = ("charges", "estimate", "name", "queue", "scheduler", "weight")
+    __slots__ = ("charges", "estimate", "listed", "name", "queue", "scheduler", "weight")
 
     # queue:    its tasks and continuations, oldest first
     # charges:  worker time (ns) that `Shares.settle` has not written into the ledger yet
     # estimate: what a turn takes (ns), about; a lost update does no harm
+    # listed:   whether it is among the pool's `Shares`
 
     # What a worker runs has a task. A turn is nobody's.
     task = None
@@ -168,13 +169,19 @@ class Principal:
         self.queue = RunQueue()
         self.charges: deque[int] = deque()
         self.estimate = TURN_TIME
+        self.listed = False
 
     def __repr__(self) -> str:
         return f"<share {self.name}, weight {self.weight:g}>"
 
+    def append(self, item: Any) -> None:
+        """Queue what is runnable. The caller notifies (S3)."""
+        self.queue.append(item)  # S1
+        self.scheduler.shares.active[self] = None  # S1: where it is looked for
+
     def put(self, item: Any) -> None:
         """Queue what is runnable, at the end of a step."""
-        self.queue.append(item)  # S1
+        self.append(item)
         self.scheduler.notify_if_free()  # S3
 
     def run(self, worker: Any) -> Any:
@@ -212,6 +219,7 @@ class Principal:
         finally:
             used = clock() - began - (worker.away - away)
             self.charges.append(used - estimate)
+            self.scheduler.shares.active[self] = None
             self.estimate = estimate + ((used - estimate) >> 3)
         return following
 
@@ -219,15 +227,19 @@ class Principal:
 class Shares(list[Principal]):
     """The principals of one pool, and the ledger of their worker time. Only ever appended to."""
 
-    __slots__ = ("ledger", "names", "token")
+    __slots__ = ("active", "ledger", "names", "token")
 
-    # names: the principals by their names
-    # token: held for a moment by who brings the ledger up to date; nobody waits for it
+    # names:  the principals by their names
+    # active: those that have something queued, or charges to be settled; who looks for work looks
+    #         only at these. A dict, because it keeps its order: two runs of the same schedule
+    #         choose the same.
+    # token:  held for a moment by who brings the ledger up to date; nobody waits for it
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger()
         self.names: dict[str, Principal] = {}
+        self.active: dict[Principal, None] = {}
         self.token = [None]
 
     def add(self, principal: Principal) -> Principal:
@@ -235,9 +247,9 @@ class Shares(list[Principal]):
         there = self.names.setdefault(principal.name, principal)  # A1: the arbiter
         # Before it is listed: the others look for it once it is.
         self.ledger.standings.setdefault(there, Standing(there, there.queue))
-        # Whoever gets a principal may queue a task with it, which is looked for in the list.
-        if there not in self.copy():
+        if not there.listed:  # before anybody who gets it queues a task with it
             self.append(there)  # perhaps twice, which does no harm
+            there.listed = True
         return there
 
     def choose(self) -> Principal | None:
@@ -245,7 +257,7 @@ class Shares(list[Principal]):
         self.settle(monotonic_ns())
         standings = self.ledger.standings
         best: Standing | None = None
-        for principal in self:
+        for principal in self.active.copy():
             if principal.queue:
                 standing = standings[principal]
                 if best is None or standing.weighted < best.weighted:
@@ -264,15 +276,25 @@ class Shares(list[Principal]):
             return
         try:
             ledger = self.ledger
-            for principal in self:
+            for principal in self.active.copy():
                 standing = ledger.standings[principal]
                 charges = principal.charges
                 while charges:
                     ledger.charge(standing, charges.popleft(), now)
                 if not principal.queue:
                     standing.listed = False
+                    self._deactivate(principal)
                 elif not standing.listed:
                     standing.listed = True
                     ledger.arrive(standing, now)
         finally:
             self.token.append(None)
+
+    def _deactivate(self, principal: Principal) -> None:
+        """Nothing of it is queued, it seems."""
+        self.active.pop(principal, None)  # R1
+        # R2: a call on the queue, as S1 is. What was queued before it is seen here; who queues
+        # something after it makes the principal active after R1.
+        if principal.queue.holds_work() or principal.charges:
+            self.active[principal] = None
+            principal.scheduler.notify_if_free()  # S3: it was nowhere for a moment

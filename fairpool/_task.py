@@ -605,7 +605,7 @@ def _end_suspended(task: Task[Any], coroutine: Any, request: Any, error: BaseExc
         task._pool.suspended.discard(machine)
     task._machine = coroutine.__qualname__
     if type(request) is Leave:
-        request.lock.leave_stack()
+        request.leave_stack()
     _close(coroutine)
     fail(task, with_traceback(error, None), coroutine)  # whose frames lead to the task: no cycle
 
@@ -617,7 +617,7 @@ def _close(coroutine: Any) -> None:
     """
     try:
         while type(leave := coroutine.throw(GeneratorExit)) is Leave:
-            leave.lock.leave_stack()
+            leave.leave_stack()
     except BaseException:  # GeneratorExit, as a rule; nobody asks what it ends with
         pass
     else:
@@ -755,7 +755,7 @@ class Continuation:
         if kind is Request:
             return self._queue_up(request, worker)
         if kind is Leave:
-            return request.lock.left(self, worker)
+            return request.left(self, worker)
         return None if self._arm(request) else self._throw(worker)
 
     def _queue_up(self, request: Request, worker: Any) -> Any:

@@ -19,6 +19,7 @@ from heapq import heappop, heappush, heapreplace
 from itertools import count
 from logging import WARNING
 from typing import Any
+from weakref import ref
 
 from fairpool._combiner import Combiner, CriticalLink
 from fairpool._report import log
@@ -123,7 +124,7 @@ class UsageQueue(ChargingQueue):
 
     def __init__(self, lock: Combiner, strict: bool) -> None:
         super().__init__()
-        self._lock = lock
+        self._lock = ref(lock)  # which refers to this: no cycle
         self._strict = strict
         self._waiting: set[Any] = set()
         self._heap: list[tuple[int, int, int, Standing]] = []
@@ -241,8 +242,9 @@ class UsageQueue(ChargingQueue):
     def wake(self) -> None:
         """The time is up for which something was held back."""
         self._armed.clear()
-        if self._lock.key.acquire(False):
-            self._lock._serve_elsewhere()
+        lock = self._lock()
+        if lock is not None and lock.key.acquire(False):
+            lock._serve_elsewhere()
 
     # --- for who holds the key -------------------------------------------------------------------
 
@@ -348,7 +350,9 @@ class UsageQueue(ChargingQueue):
             return True  # not later than that, or a little
         self._armed.append(None)
         try:
-            self._lock.scheduler.timers.add(until * 1e-9, self)
+            lock = self._lock()
+            if lock is not None:
+                lock.scheduler.timers.add(until * 1e-9, self)
         except BaseException:
             log(WARNING, "no timer could be started", exc_info=True)
             self._armed.clear()
@@ -417,7 +421,9 @@ class Charging(Combiner):
 
     def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
         now, principal = monotonic_ns(), CURRENT.get()
-        if not self.queue and self.key.acquire(False):
+        if not self.in_use:
+            self.come_into_use()
+        if not self.queue and self.take_key(False):
             try:
                 begun = self.queue.begin(principal, now)
             except SHORT_OF_ROOM:

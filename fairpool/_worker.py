@@ -812,7 +812,7 @@ class Worker:
         it needs, unless there can be no other worker to run it.
         """
         scheduler = self.scheduler
-        if not self.seated or (scheduler.locks and scheduler.is_in_section(self.task)):
+        if not self.seated or (scheduler.locks_in_use and scheduler.is_in_section(self.task)):
             return False
         if not stack_is_deep():
             return True
@@ -842,7 +842,7 @@ class Worker:
             and _get_running_loop() is None
             and exception() is None
             and not stack_is_deep()
-            and not (scheduler.locks and scheduler.is_in_section(self.task))
+            and not (scheduler.locks_in_use and scheduler.is_in_section(self.task))
         )
 
     def take_back(self, item: Any) -> None:

@@ -28,6 +28,7 @@ class LockOfItsOwn(Lock):
     def __init__(self, max_workers: int, **options: Any) -> None:
         self._pool = FairPool(max_workers, **options)
         super().__init__(self._pool._scheduler, None)
+        self._pool._scheduler.locks.add(self.entry)  # as `make_lock` does
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)

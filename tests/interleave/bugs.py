@@ -474,6 +474,48 @@ BUGS = [
     ),
     # --- locks: in and out --------------------------------------------------------------------
     Bug(
+        "a lock goes out of use with the key that others have at hand (D3)",
+        "_combiner",
+        "Combiner.go_out_of_use",
+        """            self._use_key(key)  # D3
+""",
+        """            key = self.key
+            self.take_key = _take_nothing
+            key.release()
+""",
+        k.OUT_OF_USE["stack"],
+        3000,
+    ),
+    Bug(
+        "a lock's new key can be taken before it is the one that is released (D3)",
+        "_combiner",
+        "Combiner._use_key",
+        """        self.take_key = _take_nothing
+        self.release_key = key.release
+        read_by_many(key, self.release_key)
+        self.key = key  # last: from here on others take it
+""",
+        """        self.key = key
+        self.take_key = _take_nothing
+        self.release_key = key.release
+""",
+        k.OUT_OF_USE["task"],
+        3000,
+    ),
+    Bug(
+        "a lock that goes out of use does not look at its queue again (D4)",
+        "_combiner",
+        "Combiner.go_out_of_use",
+        """            self.rotate(0)  # D4: M2, with the new key; and also for what is held back
+            if not self.queue:
+                return
+""",
+        """            return
+""",
+        k.OUT_OF_USE["section"],
+        3000,
+    ),
+    Bug(
         "a task that gives the key back does not look at the queue again (M2)",
         "_combiner",
         "Combiner.__aexit__",
@@ -535,7 +577,7 @@ BUGS = [
         "a thread that finds the key enters before those in the queue (E1)",
         "_combiner",
         "Combiner._enter_stack",
-        "        if not self.queue and self.key.acquire(False):\n",
+        "        if not self.queue and self.take_key(False):\n",
         "        if self.key.acquire(False):\n",
         k.nobody_overtakes,
         10000,
@@ -800,7 +842,7 @@ BUGS = [
         "a thread that enters at once does not ask for the key",
         "_combiner",
         "Combiner._enter_stack",
-        "        if not self.queue and self.key.acquire(False):\n",
+        "        if not self.queue and self.take_key(False):\n",
         "        if not self.queue:\n",
         a.ALL[0],
         10,
@@ -1175,7 +1217,7 @@ BUGS = [
         "a stack is to serve its lock with the tasks of others, inside another section",
         "_worker",
         "Worker.may_run_inline",
-        "        if not self.seated or (scheduler.locks and scheduler.is_in_section(self.task)):\n",
+        "        if not self.seated or (scheduler.locks_in_use and scheduler.is_in_section(self.task)):\n",
         "        if False:\n",
         s.nobody_serves_inside_a_section,
         200,

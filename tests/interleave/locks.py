@@ -218,6 +218,44 @@ def no_task_overtakes() -> None:
     assert inside.order == [0, 1], inside.order
 
 
+# --- in use and out of use ------------------------------------------------------------------------
+
+
+def out_of_use(way: Way) -> Callable[[], None]:
+    """A lock goes out of use, again and again, while others enter it."""
+
+    def scenario() -> None:
+        with pool_of(2) as pool:
+            inside = Inside(pool.lock())
+            used, lock = pool._scheduler.locks_in_use, inside.lock
+            begin = inside.begin
+
+            def look_and_begin(who: Any) -> None:
+                begin(who)
+                assert lock.entry in used, f"{who} is inside of a lock that is not in use"
+
+            inside.begin = look_and_begin  # type: ignore[method-assign]
+
+            def client() -> None:
+                waits = [way(pool, inside, who) for who in "ab"]
+                for wait in waits:
+                    wait()
+
+            def others() -> None:
+                for _ in range(4):
+                    lock.go_out_of_use()
+
+            at_once(client, others)
+        inside.check("a", "b")
+
+    scenario.__name__ = f"{_name_of(way)}_meets_out_of_use"
+    scenario.__doc__ = out_of_use.__doc__
+    return scenario
+
+
+OUT_OF_USE = {_name_of(way): out_of_use(way) for way in WAYS}
+
+
 # --- the way out ----------------------------------------------------------------------------------
 
 
@@ -972,11 +1010,12 @@ def last_worker_ends_with_a_lock() -> None:
     inside.check(0, 1, 2, 3)
 
 
-NOT_SCENARIOS = (set_to, meeting, in_turn, caller, *WAYS)
+NOT_SCENARIOS = (set_to, meeting, in_turn, out_of_use, caller, *WAYS)
 
 ALL = [
     *MEETS.values(),
     *BEHIND.values(),
+    *OUT_OF_USE.values(),
     *[
         thing
         for thing in list(vars().values())

@@ -236,7 +236,7 @@ class Party:
             while True:  # also past a `Leave`
                 yielded = self.future.send(None)
                 if not isinstance(yielded, Future):
-                    yielded.lock.leave_stack()
+                    yielded.leave_stack()
                 elif not yielded.done():
                     return
         except StopIteration:

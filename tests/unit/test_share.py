@@ -201,8 +201,12 @@ class Division:
 
     def add(self, name: str, weight: float = 1.0, tasks: int = 1) -> Principal:
         principal = self.shares.add(Principal(None, name, weight))
-        principal.queue.extend(range(tasks))
+        self.queue(principal, tasks)
         return principal
+
+    def queue(self, principal: Principal, tasks: int) -> None:
+        principal.queue.extend(range(tasks))
+        self.shares.active[principal] = None
 
     def run(self, turns: int, milliseconds: float = 1.0) -> str:
         """Run turns, each one task of so long; who had them, by their names."""
@@ -214,6 +218,7 @@ class Division:
             principal.queue.take()
             self.clock.work(milliseconds)
             principal.charges.append(int(milliseconds * MILLISECOND))
+            self.shares.active[principal] = None
             names += principal.name
         return names
 
@@ -279,11 +284,12 @@ def test_two_workers_that_choose_at_once_choose_differently(division: Division) 
             chosen.append(division.shares.choose())  # the other worker, meanwhile
             division.clock.work(TURN_TIME / MILLISECOND)  # as is expected
 
-    scheduler: Any = type("Scheduler", (), {"principal_of": None})
+    scheduler: Any = type("Scheduler", (), {"principal_of": None, "shares": division.shares})
     worker: Any = type("Worker", (), {"away": 0, "extra_steps": 0})()
     both = [division.shares.add(Principal(scheduler, name, 1)) for name in "ab"]
     for principal in both:
-        principal.queue.extend(Item() for _ in range(10))
+        for _ in range(10):
+            principal.append(Item())
     for _ in range(10):
         first = division.shares.choose()
         assert first is not None
@@ -303,7 +309,7 @@ def test_one_that_comes_back_has_no_credit_for_its_absence(division: Division) -
     division.add("a", tasks=10_000)
     b = division.add("b", tasks=1)
     division.run(1 + ABSENCE // MILLISECOND * 2)
-    b.queue.extend(range(1000))
+    division.queue(b, 1000)
     assert division.run(100).count("b") == 50
 
 
@@ -312,8 +318,8 @@ def test_the_credit_of_one_that_uses_little_is_bounded(division: Division) -> No
     b = division.add("b")
     for _ in range(20):  # never away for long enough to be a newcomer
         division.run(ABSENCE // MILLISECOND // 2)
-        b.queue.append(0)
-    b.queue.extend(range(10_000))
+        division.queue(b, 1)
+    division.queue(b, 10_000)
     alone = CREDIT // VIRTUAL_NANOSECOND // MILLISECOND
     assert division.run(3 * alone).count("b") == pytest.approx(2 * alone, abs=2)
 
@@ -521,7 +527,7 @@ def test_the_last_look_sees_the_queues_of_shares(make_pool: Callable[..., FairPo
     principal = pool.share("a")._principal
     scheduler = pool._scheduler
     assert not scheduler.has_work()
-    principal.queue.append(fairpool.Task())
+    principal.append(fairpool.Task())
     assert scheduler.has_work()
     assert scheduler.queued() == 1
     assert "1 tasks queued" in repr(pool)

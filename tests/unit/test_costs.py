@@ -1,0 +1,310 @@
+"""No operation costs more because of things that it has nothing to do with.
+
+What an operation does is counted, not timed: the lines of Python that run in its thread, in a pool
+with one such thing and in one with many. And what nobody uses any more is gone at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import fairpool
+import fairpool._scheduler
+from fairpool import FairPool
+
+TIMEOUT = 60
+MANY = 1_000
+
+
+class Lines:
+    """Counts the lines that run on this thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def _trace(self, frame: Any, event: str, argument: Any) -> Any:
+        self.count += event == "line"
+        return self._trace
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+def lines_of(operation: Callable[[], object]) -> int:
+    """The least of several runs: a step of others' may come between."""
+    counts = []
+    for _ in range(10):
+        lines = Lines()
+        with lines.counted():
+            operation()
+        counts.append(lines.count)
+    return min(counts)
+
+
+# --- things that an operation has nothing to do with ----------------------------------------------
+
+
+def unused_locks(pool: FairPool, count: int) -> Any:
+    return [pool.lock() for _ in range(count)]
+
+
+def locks_out_of_use(pool: FairPool, count: int) -> Any:
+    """Each was entered once."""
+    locks = [pool.lock() for _ in range(count)]
+    for lock in locks:
+        with lock:
+            pass
+    return locks
+
+
+def guarded_states(pool: FairPool, count: int) -> Any:
+    return [pool.guarded([]) for _ in range(count)]
+
+
+def usage_locks(pool: FairPool, count: int) -> Any:
+    return [pool.lock(order="usage") for _ in range(count)]
+
+
+def idle_shares(pool: FairPool, count: int) -> Any:
+    return [pool.share(f"idle {number}") for number in range(count)]
+
+
+def shares_out_of_use(pool: FairPool, count: int) -> Any:
+    """Each has run a task."""
+    shares = [pool.share(f"used {number}") for number in range(count)]
+    for share in shares:
+        share.submit(int)
+
+    async def until_all_have_run() -> None:
+        while pool._scheduler.has_work():
+            await fairpool.yield_now()
+
+    pool.run(until_all_have_run)
+    return shares
+
+
+def suspended_tasks(pool: FairPool, count: int) -> Any:
+    event = fairpool.Event()
+    futures = [pool.submit(event.wait) for _ in range(count)]
+    while pool.statistics().suspended < count:
+        pool.run(int)
+    return event, futures
+
+
+def timers(pool: FairPool, count: int) -> Any:
+    futures = [pool.submit(fairpool.sleep, 3600) for _ in range(count)]
+    while pool.statistics().suspended < count:
+        pool.run(int)
+    return futures
+
+
+THINGS = [
+    unused_locks,
+    locks_out_of_use,
+    guarded_states,
+    usage_locks,
+    idle_shares,
+    shares_out_of_use,
+    suspended_tasks,
+    timers,
+]
+
+
+# --- operations -----------------------------------------------------------------------------------
+
+
+def noop() -> None:
+    pass
+
+
+def submitting(pool: FairPool) -> Callable[[], object]:
+    return lambda: pool.submit(noop)
+
+
+def nested_result(pool: FairPool) -> Callable[[], object]:
+    return lambda: pool.submit(noop).result()
+
+
+def running(pool: FairPool) -> Callable[[], object]:
+    return lambda: pool.run(noop)
+
+
+def delegating(pool: FairPool) -> Callable[[], object]:
+    lock = pool.lock()
+    return lambda: lock.submit(noop)
+
+
+def entering(pool: FairPool) -> Callable[[], object]:
+    lock = pool.lock()
+
+    def enter() -> None:
+        with lock:
+            pass
+
+    return enter
+
+
+def making_a_lock(pool: FairPool) -> Callable[[], object]:
+    return lambda: pool.lock()
+
+
+def making_a_share(pool: FairPool) -> Callable[[], object]:
+    names = iter(range(1_000))
+    return lambda: pool.share(f"new {next(names)}")
+
+
+def submitting_to_a_share(pool: FairPool) -> Callable[[], object]:
+    share = pool.share("this one")
+    return lambda: share.submit(noop)
+
+
+def looking_for_work(pool: FairPool) -> Callable[[], object]:
+    return pool._scheduler.has_work
+
+
+def eager_gather(pool: FairPool) -> Callable[[], object]:
+    async def child() -> None:
+        pass
+
+    async def parent() -> None:
+        await fairpool.gather(child(), child(), eager_start=True)
+
+    return lambda: pool.run(parent)
+
+
+def sleeping(pool: FairPool) -> Callable[[], object]:
+    async def nap() -> None:
+        async with fairpool.timeout(3600):
+            await fairpool.sleep(0)
+
+    return lambda: pool.run(nap)
+
+
+OPERATIONS = [
+    submitting,
+    nested_result,
+    running,
+    delegating,
+    entering,
+    making_a_lock,
+    making_a_share,
+    submitting_to_a_share,
+    looking_for_work,
+    eager_gather,
+    sleeping,
+]
+
+
+def cost(operation: Any, thing: Any, count: int) -> int:
+    """Lines, in a pool without threads: so all that is done is done by this one."""
+    pool = FairPool(max_workers=0)
+
+    def measure() -> int:
+        return lines_of(operation(pool))
+
+    try:
+        kept = thing(pool, count)
+        # A nested `result` is one in a task.
+        found: int = pool.run(measure) if operation is nested_result else measure()
+        del kept
+        return found
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        pool._scheduler.cancel_all()
+        pool.shutdown()
+
+
+@pytest.mark.parametrize("thing", THINGS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_does_not_look_at_what_it_does_not_use(operation: Any, thing: Any) -> None:
+    few, many = cost(operation, thing, 1), cost(operation, thing, MANY)
+    # Not one line for each thing; what differs is which way is taken through a queue.
+    assert many - few < MANY // 10, (few, many)
+
+
+# --- what is no longer used is gone ---------------------------------------------------------------
+
+
+async def enter(lock: Any, count: int = 1) -> None:
+    for _ in range(count):
+        async with lock:
+            await fairpool.yield_now()
+
+
+def use_not(pool: FairPool, lock: Any) -> None:
+    """It was made, and that is all."""
+
+
+def use_by_tasks(pool: FairPool, lock: Any) -> None:
+    for future in [pool.submit(enter, lock, 5) for _ in range(4)]:
+        future.result(TIMEOUT)
+
+
+def use_by_stack(pool: FairPool, lock: Any) -> None:
+    with lock:
+        pass
+
+
+def use_by_delegation(pool: FairPool, lock: Any) -> None:
+    for future in [lock.submit(lambda *state: None) for _ in range(4)]:
+        future.result(TIMEOUT)
+
+
+def use_by_chain(pool: FairPool, lock: Any) -> None:
+    lock = lock.lock if isinstance(lock, fairpool.Guarded) else lock
+    pool.submit(int).then(lambda _: None, lock=lock).result(TIMEOUT)
+
+
+KINDS: dict[str, Callable[[FairPool], Any]] = {
+    "ticket": lambda pool: pool.lock(),
+    "guarded value": lambda pool: pool.guarded([]),
+    "guarded factory": lambda pool: pool.guarded(list),
+    "charging": lambda pool: pool.share("one") and pool.lock(),
+    "usage": lambda pool: pool.lock(order="usage"),
+    "strict": lambda pool: pool.lock(order="usage", strict=True),
+}
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "use", [use_not, use_by_tasks, use_by_stack, use_by_delegation, use_by_chain]
+)
+def test_a_dropped_lock_does_not_wait_for_the_collector(
+    no_collector: None, use: Any, kind: str
+) -> None:
+    with FairPool(2, idle_timeout=1e6) as pool:
+        guard = KINDS[kind](pool)
+        use(pool, guard)
+        gone = weakref.ref(guard.lock if isinstance(guard, fairpool.Guarded) else guard)
+        del guard
+        # Not at once, but soon: a worker may have it in hand still, until it has parked.
+        end = time.monotonic() + TIMEOUT
+        while gone() is not None or pool._scheduler.locks - {fairpool._scheduler._no_lock}:
+            assert time.monotonic() < end, gc.get_referrers(gone())
+            time.sleep(0)
+        assert not pool._scheduler.locks_in_use
+        assert pool.statistics().locks == ()
