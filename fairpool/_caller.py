@@ -290,7 +290,7 @@ class Caller(Worker):
         self.awaited = future
         self.leaving = False
         self._inline += 1
-        future._register(self)
+        future.register_for_now(self)
         try:
             self._work(None)
             self._end_wait(self._holds_own)

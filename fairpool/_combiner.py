@@ -30,9 +30,9 @@ from typing import Any
 from weakref import ref
 
 from fairpool._errors import DeadlockError
-from fairpool._future import CANCELLED, Future, call_all, claim, finish, is_final
-from fairpool._request import Leave, Once, Request, Wish
-from fairpool._runqueue import RunQueue
+from fairpool._future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
+from fairpool._request import Leave, Once, Request, Sweep, Wish
+from fairpool._runqueue import RunQueue, WaitQueue
 from fairpool._sync import (
     FREE_THREADED,
     SHORT_OF_ROOM,
@@ -50,7 +50,15 @@ from fairpool._sync import (
 from fairpool._task import LINK, Link, Task
 from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
-__all__ = ["Combiner", "CriticalLink", "Guest", "Section", "name_of_owner", "who_calls"]
+__all__ = [
+    "Combiner",
+    "CriticalLink",
+    "Guest",
+    "Section",
+    "has_given_up",
+    "name_of_owner",
+    "who_calls",
+]
 
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
 # work has its turn.
@@ -91,7 +99,7 @@ class Stay(Wish):
     lend it (`Combiner.nominate`).
     """
 
-    __slots__ = ("errand", "helps", "lender", "lent", "owner", "parker", "serves")
+    __slots__ = ("errand", "helps", "lender", "lent", "owner", "parker", "passed_over", "serves")
 
     # helps:  whether its thread may be lent for a continuation; and …
     # serves: … to serve the lock. Written by that thread, before it is queued (the queue's `append`
@@ -100,9 +108,10 @@ class Stay(Wish):
     # lent:   whether it was: then it has a seat, and is in `searching`. Written by who has claimed
     #         it, last of all but waking the thread.
     # lender: what its thread is to the pool meanwhile
+    # passed_over: whether a combiner has taken it from the queue while it was claimed
 
     def __init__(self, lock: Combiner, ticket: int, owner: Any) -> None:
-        self.helps = self.serves = self.lent = False
+        self.helps = self.serves = self.lent = self.passed_over = self.given_up = False
         self.errand: Combiner | None = None
         self.lender: Any = None
         self.lock = lock
@@ -265,6 +274,11 @@ class Visitor(Future[None]):
         return self._name
 
 
+def has_given_up(item: Any) -> bool:
+    """Whether what is in a queue will not be let in any more."""
+    return item.given_up if isinstance(item, Wish) else is_claimed(item)
+
+
 def who_calls() -> Any:
     """What runs on this thread: a task, its continuation, or a thread that is no worker."""
     worker = here.worker
@@ -367,7 +381,7 @@ class Combiner:
         self.scheduler = scheduler
         self.name = name
         self.entry = ref(self, scheduler.forget_lock)
-        self.keep_requests_in(RunQueue())
+        self.keep_requests_in(WaitQueue())
         self.key = Lock()
         self._use_key(self.key)
         self.in_use = False
@@ -385,7 +399,7 @@ class Combiner:
         if not locks:
             locks.append(None)
 
-    def keep_requests_in(self, queue: RunQueue) -> None:
+    def keep_requests_in(self, queue: WaitQueue) -> None:
         """This is the queue, in its order. Before anybody else knows the lock."""
         self.queue = queue
         self.rotate = queue.rotate
@@ -593,9 +607,10 @@ class Combiner:
         try:
             await guest
         except BaseException:
-            self.forget(guest)
             if claim(guest) is None and guest._cell is not CANCELLED:
                 self.leave_stack()  # it was granted, and nobody will leave
+            else:
+                self.forget(guest)
             raise
 
     # --- a pass ------------------------------------------------------------------------------
@@ -715,14 +730,23 @@ class Combiner:
         if type(item) is Stay:
             self.began = monotonic_ns()  # first: it may raise
             try:
-                parker = item.pop()
-            except IndexError:
-                lender = item.lender
-                if lender is not None:
-                    lender.leaving = True  # its turn has come; only an optimization
-                return False
+                parker = item.pop()  # T2
+            except IndexError:  # lent, or given up
+                item.passed_over = True  # T3
+                try:
+                    parker = item.pop()  # T4
+                except IndexError:
+                    lender = item.lender
+                    if lender is not None:
+                        lender.leaving = True  # its turn has come; only an optimization
+                    return False
             self.owner = item.owner  # last: see `enter_stack`
             parker.release()
+        elif type(item) is Sweep:
+            try:
+                item.pop()
+            except IndexError:
+                return False
         else:
             self.began = monotonic_ns()
             self.owner = item
@@ -851,13 +875,13 @@ class Combiner:
 
     def cancel_sections(self, *kinds: type) -> None:
         """Cancel the sections of these kinds that wait here now."""
-        for item in self.queue.items():
+        for item in self.waiting():
             if type(item) in kinds:
                 item.drop()
 
     def abandon_sections(self, error: BaseException) -> None:
         """End the sections that wait here now, with an error that has been reported."""
-        for item in self.queue.items():
+        for item in self.waiting():
             if isinstance(item, Task):
                 item.abandon(error)
                 self.forget(item)
@@ -914,13 +938,14 @@ class Combiner:
                 if first:
                     self.dispatch()
                     return
-                self.forget(first)  # given up
+                self.queue.discard(first)  # given up
             elif isinstance(first, Task):
                 self.dispatch()
                 return
             else:
                 need_stack()
-                self.forget(first)
+                if not queue.discard(first):
+                    continue  # given up, or in the hands of a sweeper, who stands in front
                 try:
                     granted = self._grant(first)
                 except MemoryError:
@@ -983,12 +1008,44 @@ class Combiner:
         return 0 if item is None else item.ticket
 
     def forget(self, item: Any) -> None:
-        """Take a request that was given up out of the queue, if it is still there."""
-        try:
-            self.queue.remove(item)
-        except ValueError:
-            return
+        """A request was given up. Whoever has claimed it calls this, after that."""
+        if self.queue.give_up(item):
+            self.sweep()
         self._tell_workers()
+
+    def waiting(self) -> list[Any]:
+        """All that wait, and perhaps some that have given up. From any thread."""
+        items = self.queue.items()
+        for sweep in {item for item in items if type(item) is Sweep}:
+            items += sweep.taken.copy()
+        return items
+
+    def sweep(self) -> None:
+        """Take those out of the queue that have given up. From any thread, without the key.
+
+        The thread goes to the head of the queue, as one that waits. So nobody is served past it,
+        and the key may be given to it: then it serves when it has done.
+        """
+        queue = self.queue
+        while queue.is_half_empty():
+            need_stack()
+            try:
+                queue.idle.pop()  # W0
+            except IndexError:
+                return  # another one is doing it, and looks again after W6
+            sweep = Sweep()
+            try:
+                # Three times: a combiner takes one of them, and the queue is still not empty.
+                queue.sweep((sweep, sweep, sweep), sweep.taken, has_given_up)
+            finally:
+                got_key = not sweep.end()  # W5
+                while queue.discard(sweep):
+                    pass
+                queue.idle.append(None)  # W6
+                if got_key:
+                    self._serve_elsewhere()
+                elif self.scheduler.unserved:
+                    self.scheduler.notify_if_work()  # a stay in its hands was overlooked
 
     # --- a stack enters --------------------------------------------------------------------------
 
@@ -1204,8 +1261,8 @@ class Combiner:
         """Let a stay be claimed again; the first in line if its turn has come meanwhile."""
         queue = self.queue
         stay.append(parker)  # R1
-        if not queue.count(stay):  # R2
-            stay.helps = stay.serves = False  # it is passed over once
+        if stay.passed_over:  # R2
+            stay.passed_over = stay.helps = stay.serves = False  # it is passed over once
             queue.appendleft(stay)  # R3
             if self.key.acquire(False):  # R4
                 self._serve_elsewhere()

@@ -59,6 +59,7 @@ __all__ = [
     "FAILED",
     "FINISHED",
     "LOOKS_BEFORE_PARKING",
+    "Crowd",
     "Failure",
     "Future",
     "Waiter",
@@ -68,6 +69,7 @@ __all__ = [
     "conclude",
     "fail",
     "finish",
+    "is_claimed",
     "is_final",
     "look_out",
     "outcome_of",
@@ -83,6 +85,10 @@ T = TypeVar("T")
 # 0.5 µs and a wake-up 30 to 100 µs (design notes), so this spends at most about one wake-up to save
 # one. With the GIL, a thread that looks keeps the one it waits for from running.
 LOOKS_BEFORE_PARKING = 60 if FREE_THREADED else 0
+
+# So many registrants a future keeps in one list, from which one is taken out the slower the longer
+# it is. What may be taken out again, and comes when there are more, goes into a `Crowd`.
+CROWDED = 64
 
 # Nanoseconds. A parked thread that is woken before this has waited for little more than its own
 # wake-up, and would have seen the end while it looked.
@@ -212,6 +218,41 @@ class _Callback:
             if getrefcount(result) <= 2:  # else somebody else has it, too
                 result.close()
             raise TypeError("a callback returned a coroutine, which nobody runs: use then()")
+
+
+class Crowd(dict[Callable[[Any], object], None]):
+    """A registrant for many: those of one future that may be taken out again, beyond `CROWDED`.
+
+    To join it: J1 item assignment; J2 if the future is final by now, take oneself out, and call
+    late. It is called after the future has become final (D0): D1 `copy`, and whoever takes one of
+    those out calls it. Either J1 was before D1, or D0 was before J2.
+    """
+
+    __slots__ = ("registered",)
+
+    # Compared by identity, although it is a dict (A1).
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+    def __init__(self) -> None:
+        self.registered = False
+
+    def leave(self, registrant: Callable[[Any], object]) -> bool:
+        """Take this one out; False if it is not in here."""
+        return self.pop(registrant, self) is None
+
+    def __call__(self, future: Future[Any]) -> None:
+        interrupt = None
+        while self:
+            for registrant in self.copy():  # D1
+                if self.leave(registrant):
+                    try:
+                        call(future, registrant)
+                    except KeyboardInterrupt as error:  # the others must not suffer from it
+                        interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
 
 class _View:
@@ -418,7 +459,7 @@ class Future(_StdFuture[T]):
 
     def _suspend(self, continuation: Any) -> None:
         """Called by the worker of a coroutine that has yielded this future."""
-        self._register(continuation)
+        self.register_for_now(continuation)
 
     def put_back(self, registrant: Any) -> None:
         """Called when a claim has taken out `registrant` and put it back."""
@@ -528,14 +569,44 @@ class Future(_StdFuture[T]):
         else:
             call(self, registrant)
 
+    def register_for_now(self, registrant: Callable[[Any], object]) -> None:
+        """As `_register`, for one that may be taken out again, and is not in there yet."""
+        cell = self._cell
+        if type(cell) is not list:
+            call(self, registrant)
+        elif len(cell) > CROWDED:
+            self._join_crowd(registrant)
+        else:
+            cell.append(registrant)  # R1
+            if type(self._cell) is not list:  # R2
+                _call_late(self, cell, registrant)
+
+    def _join_crowd(self, registrant: Callable[[Any], object]) -> None:
+        crowd: Crowd = self.__dict__.setdefault("_crowd", Crowd())  # A1: one for all
+        crowd[registrant] = None  # J1
+        if type(self._cell) is not list:  # J2
+            if crowd.leave(registrant):
+                call(self, registrant)
+        elif not crowd.registered:
+            # Not only whoever made it does this: that thread may have been interrupted in between.
+            self._register(crowd)
+            crowd.registered = True
+
     def _unregister(self, registrant: Callable[[Any], object]) -> None:
         """Forget a registrant that has not been called yet, if it is still there."""
         cell = self._cell
-        if type(cell) is list:
-            try:
-                cell.remove(registrant)
-            except ValueError:
-                pass
+        if type(cell) is not list:
+            return
+        if len(cell) > CROWDED and self._leave_crowd(registrant):
+            return
+        try:
+            cell.remove(registrant)
+        except ValueError:
+            self._leave_crowd(registrant)
+
+    def _leave_crowd(self, registrant: Callable[[Any], object]) -> bool:
+        crowd: Crowd | None = self.__dict__.get("_crowd")
+        return crowd is not None and crowd.leave(registrant)
 
     # --- ending it ---------------------------------------------------------------------------
 
@@ -694,6 +765,12 @@ if not hasattr(_StdFuture, "__await__"):
 def is_final(future: Future[Any]) -> bool:
     """`future.done()` without a method call."""
     return type(future._cell) is _Final
+
+
+def is_claimed(future: Future[Any]) -> bool:
+    """Whether somebody has claimed the future, or it is final."""
+    cell = future._cell
+    return type(cell) is not list or not _unclaimed(cell)
 
 
 def _unclaimed(cell: list[Any]) -> bool:
@@ -900,7 +977,7 @@ def wait(future: Future[Any], timeout: float | None) -> bool:
     if future._pool is not None:
         future._pool.check_same_process()
     waiter = Waiter()
-    future._register(waiter)
+    future.register_for_now(waiter)
     try:
         return waiter.park(timeout, future._pool) or type(future._cell) is _Final
     finally:

@@ -15,6 +15,7 @@ from fairpool._combiner import (
     Combiner,
     Guest,
     Section,
+    has_given_up,
     name_of_owner,
 )
 from fairpool._errors import stays_here
@@ -124,7 +125,7 @@ class Lock(Combiner, Executor):
     def __repr__(self) -> str:
         owner = self.owner
         state = "unlocked" if owner is None else f"held by {name_of_owner(owner.task)}"
-        waiting = len(self.queue)
+        waiting = self.queue.how_many(has_given_up)
         return f"<Lock {self.name} {state}{f', {waiting} waiting' if waiting else ''}>"
 
     # --- delegation ------------------------------------------------------------------------------
@@ -231,7 +232,11 @@ class Lock(Combiner, Executor):
 
         The number of those before it times the mean section.
         """
-        return (len(self.queue) + self.key.locked()) * self.mean_section() * NANOSECOND
+        return (
+            (self.queue.how_many(has_given_up) + self.key.locked())
+            * self.mean_section()
+            * NANOSECOND
+        )
 
     def statistics(self) -> LockStatistics:
         """What has happened here so far."""
@@ -247,7 +252,7 @@ class Lock(Combiner, Executor):
             longest_pass=stats.longest_pass,
             busy=stats.busy * NANOSECOND,
             mean_section=self.mean_section() * NANOSECOND,
-            waiting=len(self.queue),
+            waiting=self.queue.how_many(has_given_up),
             home=None if home is None else home.thread.name,
             go_home_above=GO_HOME_ABOVE * NANOSECOND,
             stay_below=STAY_BELOW * NANOSECOND,

@@ -31,9 +31,9 @@ from typing import Any, Generic, TypeVar
 
 from fairpool._errors import stays_here
 from fairpool._foreign import type_name
-from fairpool._future import CANCELLED, Future, claim, finish
-from fairpool._runqueue import RunQueue
-from fairpool._sync import SHORT_OF_ROOM, start_new_thread
+from fairpool._future import CANCELLED, Future, claim, finish, is_claimed
+from fairpool._runqueue import RunQueue, WaitQueue
+from fairpool._sync import SHORT_OF_ROOM, need_stack, start_new_thread
 
 __all__ = [
     "BoundedSemaphore",
@@ -61,13 +61,6 @@ def _finish_if_waiting(waiter: Future[Any], value: object) -> bool:
         return False
     finish(waiter, value)
     return True
-
-
-def _remove(waiters: Any, waiter: object) -> None:
-    try:
-        waiters.remove(waiter)
-    except ValueError:  # it was taken out by whoever wakes it
-        pass
 
 
 def _check_int(name: str, value: object) -> None:
@@ -154,7 +147,7 @@ class Event:
         if gate.is_open():
             return True
         waiter = _GateWaiter()
-        gate._register(waiter)  # called at once if the gate was opened meanwhile
+        gate.register_for_now(waiter)  # called at once if the gate was opened meanwhile
         try:
             return await waiter
         except BaseException:
@@ -168,11 +161,12 @@ class Event:
 class _Permits:
     """A number of permits, and the line of tasks that wait for one.
 
-    Protocol: who wants one does L1 append to `_waiters`, L2 take from `_free` (in `_match`); who
-    gives one does M1 append to `_free`, M2 look at `_waiters` (`holds_work`). One of the two sees
-    the other, and whoever sees both a permit and a waiter brings them together. A permit or a
-    waiter that it holds for a moment is missed by others, but it hands the permit over, or puts it
-    back (M1) and looks again (M2).
+    Protocol: who wants one does L1 append to `_waiters`, L2 `_match`; who gives one does M1 append
+    to `_free`, M2 `_match`. In there, who sees waiters, and something to do for them, does T1 take
+    the item out of `idle`, serves, T2 puts it back, and looks again. Who finds it taken has nothing
+    to do: T1 came before that T2, so the look after it sees what was done before T1.
+
+    One thread at a time, so that nobody is passed over while the line is swept.
     """
 
     __slots__ = ("_closed", "_dry", "_free", "_fresh", "_limit", "_waiters")
@@ -183,7 +177,7 @@ class _Permits:
         self._fresh = count()
         self._dry = limit <= 0  # a hint: once it is set, no fresh one is left
         self._free: deque[None] = deque()  # those that came back
-        self._waiters = RunQueue()
+        self._waiters = WaitQueue()
         self._closed = False
 
     def __len__(self) -> int:
@@ -192,7 +186,7 @@ class _Permits:
 
     def waiting(self) -> int:
         """How many tasks wait."""
-        return len(self._waiters)
+        return self._waiters.how_many(is_claimed)
 
     def is_locked(self) -> bool:
         """Whether there is none for one that comes now."""
@@ -226,48 +220,73 @@ class _Permits:
         self._waiters.append(waiter)  # L1
         try:
             self._match()  # L2
-            # `close` wrote this before its last call on `_waiters`: whom that did not wake sees it
-            # here.
-            if self._closed:
-                self._wake_all()
             return await waiter
         except BaseException:
             if claim(waiter) is None and waiter._cell is not CANCELLED:
                 self.give()  # it was given a permit, and is not going to use it
-            _remove(self._waiters, waiter)
+            else:
+                self._give_up(waiter)
             raise
 
     def give(self) -> None:
         """Give a permit back, or add one."""
         self._free.append(None)  # M1
         try:
-            self._match()
+            self._match()  # M2
         except SHORT_OF_ROOM:
             start_new_thread(self._match, ())
 
-    def _match(self) -> None:
-        """Bring permits and waiters together, as long as there are both."""
-        waiters = self._waiters
-        while waiters.holds_work() and self._pop():  # M2, L2
-            waiter = waiters.take()
-            try:
-                while waiter is not None and not _finish_if_waiting(waiter, True):
-                    waiter = waiters.take()  # that one was cancelled
-            except RecursionError:  # it was not claimed
-                waiters.appendleft(waiter)
-                self._free.append(None)
-                raise
-            if waiter is None:
-                self._free.append(None)  # M1
+    def _give_up(self, waiter: Future[bool]) -> None:
+        try:
+            if self._waiters.give_up(waiter):
+                self._match()
+        except SHORT_OF_ROOM:
+            start_new_thread(self._give_up, (waiter,))
 
     def close(self) -> None:
         """Wake all that wait, now and later."""
         self._closed = True
-        self._wake_all()
+        self._match()
 
-    def _wake_all(self) -> None:
-        while (waiter := self._waiters.take()) is not None:
-            _finish_if_waiting(waiter, False)
+    def _match(self) -> None:
+        """Serve those that wait, as far as there is anything for them."""
+        waiters = self._waiters
+        while waiters.holds_work() and (
+            self._free or not self._dry or self._closed or waiters.is_half_empty()
+        ):
+            try:
+                waiters.idle.pop()  # T1
+            except IndexError:
+                return
+            try:
+                if waiters.given_up:
+                    self._sweep()
+                while waiters and (self._closed or self._pop()):
+                    waiter = waiters.take()
+                    try:
+                        while waiter is not None and not _finish_if_waiting(
+                            waiter, not self._closed
+                        ):
+                            waiter = waiters.take()  # that one was cancelled
+                    except RecursionError:  # it was not claimed
+                        waiters.appendleft(waiter)
+                        if not self._closed:
+                            self._free.append(None)
+                        raise
+                    if waiter is None and not self._closed:
+                        self._free.append(None)  # M1
+            finally:
+                waiters.idle.append(None)  # T2
+
+    def _sweep(self) -> None:
+        waiters = self._waiters
+        if waiters.is_half_empty():
+            need_stack()
+            head: Future[bool] = Future()
+            try:
+                waiters.sweep((head,), [], is_claimed)
+            finally:
+                waiters.discard(head)
 
 
 class Semaphore:
@@ -380,7 +399,7 @@ class Queue(Generic[T]):
         self._ready = _Permits(0)
         self._places = _Permits(maxsize) if maxsize > 0 else None
         self._unfinished = RunQueue()  # one item for each that is still without its `task_done`
-        self._joiners: list[Future[None]] = []
+        self._joiners: dict[Future[None], None] = {}
         self._shut: list[None] = []  # empty while the queue is open
         self._taken_back: deque[None] = deque()  # one item for each empty cell in `_items`
 
@@ -514,8 +533,10 @@ class Queue(Generic[T]):
             return False
         # First who waits, then whether all is done: so each of them was there when all was done.
         # (One that comes later may wait for an item that was put meanwhile.) `join` does first its
-        # append to `_joiners`, then its look at `_unfinished`: it sees the `pop` above, or is in
-        # the copy.
+        # item in `_joiners`, then its look at `_unfinished`: it sees the `pop` above, or is in the
+        # copy. (The last one sees that it is the last by a plain read, too, after its own `pop`.)
+        if self._unfinished:
+            return True
         joiners = self._joiners.copy()
         if joiners and not self._unfinished.holds_work():
             for joiner in joiners:
@@ -527,12 +548,12 @@ class Queue(Generic[T]):
         if not self._unfinished.holds_work():
             return
         joiner: Future[None] = Future()
-        self._joiners.append(joiner)
+        self._joiners[joiner] = None
         try:
             if self._unfinished.holds_work():
                 await joiner
         finally:
-            _remove(self._joiners, joiner)
+            self._joiners.pop(joiner, None)
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let `put` raise `QueueShutDown` from now on, and `get` when the queue is empty.

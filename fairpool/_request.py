@@ -11,7 +11,7 @@ from weakref import ref
 
 from fairpool._sync import SHORT_OF_ROOM, start_new_thread
 
-__all__ = ["Leave", "Once", "Request", "Wish"]
+__all__ = ["Leave", "Once", "Request", "Sweep", "Wish"]
 
 
 class Once(tuple[Any, ...]):
@@ -27,11 +27,13 @@ class Wish(list[Any]):
     The combiner claims it to grant it; who waits, or cancels the waiting, claims it to give it up.
     """
 
-    __slots__ = ("lock", "share", "ticket")
+    __slots__ = ("given_up", "lock", "share", "ticket")
 
-    # ticket: when it arrived (ns)
-    # share:  whom its section is charged to, where the lock counts that
+    # given_up: whether it was; written by who has claimed it, before `Combiner.forget`
+    # ticket:   when it arrived (ns)
+    # share:    whom its section is charged to, where the lock counts that
 
+    given_up: bool
     lock: Any
     ticket: int
     share: Any
@@ -61,6 +63,7 @@ class Wish(list[Any]):
             self.pop()
         except IndexError:
             return False
+        self.given_up = True
         try:
             self.lock.forget(self)
         except SHORT_OF_ROOM:
@@ -85,12 +88,37 @@ class Request(Wish):
     holds_continuation = True
 
     def __init__(self) -> None:
+        self.given_up = False
         self.door: Once | None = Once((self,))
 
     def give_up(self) -> bool:
         if not Wish.give_up(self):
             return False
         self.door = None
+        return True
+
+
+class Sweep(Wish):
+    """A thread that sweeps a lock's queue waits at the head of it: see `Combiner.sweep`."""
+
+    __slots__ = ("taken",)
+
+    # taken: what it has in its hands, oldest first
+
+    def __init__(self) -> None:
+        self.append(None)
+        self.given_up = False
+        self.ticket = 0
+        self.share = None
+        self.taken: list[Any] = []
+
+    def end(self) -> bool:
+        """It is over. False if the key was given to it meanwhile."""
+        try:
+            self.pop()
+        except IndexError:
+            return False
+        self.given_up = True
         return True
 
 

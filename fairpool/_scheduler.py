@@ -341,7 +341,7 @@ class Scheduler:
                 context.run(CURRENT.set, principal)
                 link.__dict__["_principal"] = principal
         link._cell = [(context, on_result, source, LINK, None, handler, in_any_case)]
-        source._register(link)
+        source.register_for_now(link)
         return link
 
     def resume(self, item: Any) -> None:

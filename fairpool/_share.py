@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
-from fairpool._runqueue import RunQueue
+from fairpool._runqueue import RunQueue, WaitQueue
 from fairpool._sync import monotonic_ns
 
 __all__ = [
@@ -77,10 +77,10 @@ class Standing:
     # weighted: usage by weight (virtual time), moved up where the principal came late
     # pace:     the virtual time of one nanosecond of use
     # seen:     when it last came, or ended what it did here (ns)
-    # queue:    what of it waits
+    # queue:    what of it waits: (lock) a `WaitQueue`; (workers) the principal's run queue
     # listed:   (lock) whether it is in the heap; (workers) whether it had work at the last choice
 
-    def __init__(self, principal: Principal | None, queue: RunQueue) -> None:
+    def __init__(self, principal: Principal | None, queue: Any) -> None:
         self.principal = principal
         self.weight = 1.0 if principal is None else principal.weight
         self.pace = round(VIRTUAL_NANOSECOND / self.weight)
@@ -106,7 +106,7 @@ class Ledger:
         """The standing of a principal, which may be a new one."""
         standing = self.standings.get(principal)
         if standing is None:
-            standing = self.standings[principal] = Standing(principal, RunQueue())
+            standing = self.standings[principal] = Standing(principal, WaitQueue())
         return standing
 
     def arrive(self, standing: Standing, now: int) -> None:

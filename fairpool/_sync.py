@@ -5,11 +5,12 @@ be read to know what the package asks of the interpreter, and one seam can be re
 
 This code assumes, of CPython (checked in the sources of 3.13, true with and without the GIL):
 
-- A1. One call of `append`, `appendleft`, `pop`, `popleft`, `remove`, `count`, `index`, `clear` or
-  `rotate` on a `deque`, of `append`, `insert`, `pop`, `remove`, `reverse`, `clear`, `copy` or item
-  assignment on a `list`, of `add`, `discard`, `pop` or `copy` on a `set`, and of `setdefault`,
-  `pop`, `copy` or item assignment on a `dict` is atomic. On a free-threaded build each of them
-  takes the object's own mutex (a "critical section" in CPython's words); with the GIL each is one
+- A1. One call of `append`, `appendleft`, `extendleft` (with a list or a tuple), `pop`, `popleft`,
+  `remove`, `count`, `index`, `clear` or `rotate` on a `deque`, of `append`, `insert`, `pop`,
+  `remove`, `reverse`, `clear`, `copy` or item assignment on a `list`, of `add`, `discard`, `pop` or
+  `copy` on a `set`, and of `setdefault`, `pop`, `copy` or item assignment on a `dict` is atomic. On
+  a free-threaded build each of them takes the
+  object's own mutex (a "critical section" in CPython's words); with the GIL each is one
   uninterrupted C call. Elements are only compared by identity before a foreign `__eq__` could run,
   because what the package keeps in these containers are its own objects, which compare by identity.
   With one exception: on a free-threaded build `remove`, `count` and `index` let go of the mutex

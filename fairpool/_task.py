@@ -45,6 +45,7 @@ from fairpool._future import (
     CANCELLED,
     FAILED,
     FINISHED,
+    Crowd,
     Failure,
     Future,
     call,
@@ -447,6 +448,7 @@ class Link(Task[T]):
                 if not link.drop():
                     break
                 answer = True
+                sources[0]._unregister(link)  # which may live for long
             if sources[0]._pool is None or not _waits_alone(link, sources[0]):
                 return answer  # what is worked by hand is somebody else's affair
             link = sources[0]
@@ -500,7 +502,10 @@ class Closing(Link[None]):
 def _waits_alone(link: Link[Any], source: Future[Any]) -> bool:
     cell = source._cell
     return type(cell) is list and all(
-        entry is link or type(entry) in (tuple, CancelRequest) for entry in cell.copy()
+        entry is link
+        or type(entry) in (tuple, CancelRequest)
+        or (type(entry) is Crowd and len(entry) == (link in entry))
+        for entry in cell.copy()
     )
 
 

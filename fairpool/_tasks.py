@@ -281,7 +281,7 @@ def shield(awaitable: Any) -> Future[Any]:
     outer: _Shield[Any] = _Shield()
     outer._inner = inner if is_a(inner, Future) else None
     if outer._inner is not None:
-        outer._inner._register(outer)
+        outer._inner.register_for_now(outer)
     else:
         inner.add_done_callback(outer)
     return outer

@@ -23,8 +23,8 @@ from weakref import ref
 
 from fairpool._combiner import Combiner, CriticalLink
 from fairpool._report import log
-from fairpool._request import Once, Request
-from fairpool._runqueue import RunQueue
+from fairpool._request import Once, Request, Sweep
+from fairpool._runqueue import RunQueue, WaitQueue
 from fairpool._share import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
 from fairpool._sync import SHORT_OF_ROOM, here, monotonic_ns, start_new_thread
 
@@ -44,7 +44,7 @@ SLACK = 1_000_000 * VIRTUAL_NANOSECOND
 HOLD_BACK = 5_000_000
 
 
-class ChargingQueue(RunQueue):
+class ChargingQueue(WaitQueue):
     """Requests, oldest first; sections are timed, and charged to shares."""
 
     __slots__ = ("current", "ledger", "since", "until")
@@ -97,11 +97,12 @@ class ChargingQueue(RunQueue):
 class UsageQueue(ChargingQueue):
     """Requests, those of the share first that has used the lock least.
 
-    The deque itself holds what has come since the last look.
+    The deque itself is empty: calls on it order those on what holds the requests.
     """
 
     __slots__ = (
         "_armed",
+        "_arrived",
         "_chosen",
         "_heap",
         "_held",
@@ -114,6 +115,7 @@ class UsageQueue(ChargingQueue):
     )
 
     # _waiting: all requests that are neither served nor given up
+    # _arrived: those that have come since the last look, oldest first, and have not given up
     # _heap:    (key) the shares that wait: (weighted usage, ticket, number, standing). The usage
     #           only grows: an entry that is behind is put right when it has come to the top
     # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
@@ -127,6 +129,7 @@ class UsageQueue(ChargingQueue):
         self._lock = ref(lock)  # which refers to this: no cycle
         self._strict = strict
         self._waiting: set[Any] = set()
+        self._arrived: dict[Any, bool] = {}
         self._heap: list[tuple[int, int, int, Standing]] = []
         self._numbers = count()
         self._turns: dict[Standing, int] = {}
@@ -141,28 +144,30 @@ class UsageQueue(ChargingQueue):
     def append(self, item: Any) -> None:
         """Queue a request. From any thread."""
         self._waiting.add(item)
-        deque.append(self, item)  # L1
+        self._arrived[item] = True
+        self.rotate(0)  # L1
 
     def appendleft(self, item: Any) -> None:
         """Put back what could not be served, for want of memory."""
         self.append(item)
 
     def remove(self, item: Any) -> None:
-        """A request is given up, or served. From any thread. ValueError if it was before."""
+        """A request is served (key). ValueError if it was given up."""
         try:
             self._waiting.remove(item)  # A1: the arbiter
         except KeyError:
             raise ValueError("it does not wait") from None
-        if deque.__len__(self):
-            try:
-                RunQueue.remove(self, item)
-                return
-            except ValueError:
-                pass
-        # On its way from the deque into the line it is in neither: it is found when its turn comes.
-        standing = self.ledger.standings.get(item.share)
-        if standing is not None:
-            _discard(standing.queue, item)
+        self.ledger.find(item.share).queue.discard(item)  # it is the first there
+
+    def give_up(self, item: Any) -> bool:
+        """A request is given up. From any thread. Nothing is to be swept for that."""
+        self._waiting.discard(item)
+        if not self._arrived.pop(item, False):
+            # On its way into the line it is in neither: it is found when its turn comes.
+            standing = self.ledger.standings.get(item.share)
+            if standing is not None:
+                standing.queue.give_up(item)
+        return False
 
     def holds_work(self) -> bool:
         """Whether anything can be served, ordered as that of `RunQueue`.
@@ -170,7 +175,7 @@ class UsageQueue(ChargingQueue):
         Who has left something held back, and finds that no timer is to come, is to look again.
         """
         self.rotate(0)
-        return deque.__len__(self) > 0 or (self._held and not self._armed.copy())
+        return bool(self._arrived) or (self._held and not self._armed.copy())
 
     def begin(self, principal: Principal | None, now: int) -> bool:
         """A section begins at once, because nobody waits (key), unless it is to be held back."""
@@ -189,7 +194,7 @@ class UsageQueue(ChargingQueue):
         standing = self.ledger.find(item.share)
         self._served += 1
         self._turns.pop(standing, None)
-        if standing.queue:
+        if self._anyone_of(standing):
             self._turns[standing] = self._served
         self.current = standing
         self.since = monotonic_ns()  # what the choice has taken is not charged to it
@@ -222,9 +227,9 @@ class UsageQueue(ChargingQueue):
         self._line_up(monotonic_ns())
         self._chosen = None
         for standing in self.ledger.standings.copy().values():
-            item = standing.queue.take()
+            item = self._first_of(standing)
             if item is not None:
-                self._waiting.discard(item)
+                self.remove(item)
                 return item
         return None
 
@@ -234,8 +239,8 @@ class UsageQueue(ChargingQueue):
 
     def clear(self) -> None:
         """Forget all that wait: for the child of a fork."""
-        deque.clear(self)
         self._waiting.clear()
+        self._arrived.clear()
         for standing in self.ledger.standings.values():
             standing.queue.clear()
 
@@ -250,26 +255,30 @@ class UsageQueue(ChargingQueue):
 
     def _line_up(self, now: int) -> None:
         """Let those that have come since the last look stand in line with their shares."""
-        while deque.__len__(self):
-            try:
-                item = deque.popleft(self)
-            except IndexError:  # it was given up
-                return
-            try:
-                standing = self.ledger.find(item.share)
-                line = standing.queue
-                if not line:
-                    self.ledger.arrive(standing, now)
-                    self._turns.pop(standing, None)
-                    self._turns[standing] = self._served
-                    if not standing.listed:
-                        entry = (standing.weighted, item.ticket, next(self._numbers), standing)
-                        heappush(self._heap, entry)
-                        standing.listed = True
-                line.append(item)
-            except SHORT_OF_ROOM:
-                deque.appendleft(self, item)
-                raise
+        while self._arrived:
+            for item in self._arrived.copy():
+                self._join_line(item, now)
+
+    def _join_line(self, item: Any, now: int) -> None:
+        standing = self.ledger.find(item.share)
+        line = standing.queue
+        if line.is_half_empty():
+            waiting = [each for each in line.items() if each in self._waiting]
+            line.given_up.clear()
+            RunQueue.clear(line)
+            line.extend(waiting)
+        if not self._anyone_of(standing):
+            self.ledger.arrive(standing, now)
+            self._turns.pop(standing, None)
+            self._turns[standing] = self._served
+            if not standing.listed:
+                entry = (standing.weighted, item.ticket, next(self._numbers), standing)
+                heappush(self._heap, entry)
+                standing.listed = True
+        line.append(item)
+        # Last: whoever is short of room above leaves it where it was.
+        if not self._arrived.pop(item, False):
+            line.given_up.append(None)  # it was given up meanwhile, and counted by nobody
 
     def _choose(self, now: int) -> Any:
         self._held = False
@@ -319,6 +328,11 @@ class UsageQueue(ChargingQueue):
                 heapreplace(heap, entry)
         return None
 
+    def _anyone_of(self, standing: Standing) -> bool:
+        """Whether anything of a share's waits in its line."""
+        line = standing.queue
+        return bool(line) and (not line.given_up or self._first_of(standing) is not None)
+
     def _first_of(self, standing: Standing) -> Any:
         """The oldest that waits of a share, or None."""
         line = standing.queue
@@ -330,7 +344,7 @@ class UsageQueue(ChargingQueue):
             line.appendleft(item)
             if item in self._waiting:
                 return item
-            _discard(line, item)  # given up, perhaps while it was not in the line
+            line.discard(item)  # given up, perhaps while it was not in the line
         return None
 
     def _held_until(self, standing: Standing) -> int:
@@ -362,13 +376,6 @@ class UsageQueue(ChargingQueue):
 
 def _ticket_of(item: Any) -> int:
     return item.ticket  # type: ignore[no-any-return]
-
-
-def _discard(line: RunQueue, item: Any) -> None:
-    try:
-        line.remove(item)
-    except ValueError:
-        pass
 
 
 class Charging(Combiner):
@@ -463,6 +470,9 @@ class Charging(Combiner):
 
     def _grant(self, item: Any) -> bool:
         queue = self.queue
+        if type(item) is Sweep:
+            queue.current = None
+            return Combiner._grant(self, item)
         if queue.current is None:  # not by a pass, which has taken it with `popleft`
             queue.let_in(item)
         if Combiner._grant(self, item):

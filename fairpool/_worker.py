@@ -944,7 +944,7 @@ class Worker:
         waiter = _SeatWaiter(self.scheduler.parking)
         self._give_up_seat(future)
         try:
-            future._register(waiter)
+            future.register_for_now(waiter)
             return waiter.park(timeout, future._pool) or is_final(future)
         finally:
             self.sit_down()

@@ -427,13 +427,13 @@ def test_queue_join_is_not_woken_by_a_moment_before_it_came() -> None:
                 time.sleep(0)
 
         early: Future[None] = Future()
-        queue._joiners.append(early)  # 1. somebody waits
+        queue._joiners[early] = None  # 1. somebody waits
         queue._unfinished = scripted = ScriptedRunQueue(queue._unfinished)
         # 2. `task_done` takes the last item off, and sees that; 3. another one comes, and a joiner
         scripted.script = [put_and_join]
         queue.task_done()
         assert early.done()
-        assert queue._joiners[-1].done() is False
+        assert [each.done() for each in queue._joiners] == [True, False]
         queue.get_nowait()
         queue.task_done()
         joining[0].result(PATIENCE)

@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -223,7 +222,7 @@ def test_the_wait_is_bounded(kind: str, seed: int, request: pytest.FixtureReques
         if rng.random() < 0.1 and waiting[name := rng.choice(names)]:
             given_up = waiting[name].pop(rng.randrange(len(waiting[name])))
             given_up.clear()
-            desk.queue.remove(given_up)
+            desk.queue.give_up(given_up)
         assert len(desk.queue) == sum(map(len, waiting.values()))
         try:
             item = desk.queue.popleft()
@@ -254,8 +253,7 @@ def test_a_request_that_is_given_up_is_out_of_the_line(desk: Desk, looked: str) 
         desk.use(1)
         assert desk.queue.first() is request
     before = len(desk.queue)
-    with suppress(ValueError):  # as `Combiner.forget`
-        desk.queue.remove(request)
+    desk.queue.give_up(request)
     assert len(desk.queue) == before - 1
     assert desk.serve() == ("b" if looked == "not yet" else None)
     assert desk.serve() is None
@@ -269,7 +267,7 @@ def test_a_request_that_is_given_up_on_its_way_into_the_line(desk: Desk) -> None
 
     class Slow(type(line)):  # type: ignore[misc]
         def append(self, item: Any) -> None:
-            desk.queue.remove(item)
+            desk.queue.give_up(item)
             super().append(item)
 
     standing = desk.queue.ledger.find(desk.share("a"))
