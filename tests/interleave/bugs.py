@@ -1218,7 +1218,8 @@ BUGS = [
         "a stack is to serve its lock with the tasks of others, inside another section",
         "_worker",
         "Worker.may_run_inline",
-        "        if not self.seated or (scheduler.locks_in_use and scheduler.is_in_section(self.task)):\n",
+        "        if not self.seated or "
+        "(scheduler.locks_in_use and scheduler.is_in_section(self.task)):\n",
         "        if False:\n",
         s.nobody_serves_inside_a_section,
         200,

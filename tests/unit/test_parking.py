@@ -24,8 +24,8 @@ from unit.conftest import LONG, TIMEOUT
 from unit.instructions import moments
 
 from fairpool import FairPool, Future, blocking
-from fairpool._future import LOGGER
 from fairpool._park import Parker, Parking
+from fairpool._report import LOGGER
 from fairpool._runqueue import RunQueue
 from fairpool._scheduler import Scheduler
 from fairpool._sync import here, yield_cpu
