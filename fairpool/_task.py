@@ -667,6 +667,7 @@ class Continuation:
     __slots__ = (
         "_attention",
         "_error",
+        "_passed_on",
         "_refused",
         "_requested",
         "_waits",
@@ -698,6 +699,8 @@ class Continuation:
         self._waits = False  # whether `enter_wait` was called
         self._refused = False  # got a cancellation, and did not end
         self._error: BaseException | None = None  # to be thrown into the coroutine
+        # The request that `awaited` has agreed to end for. What that ends with comes out.
+        self._passed_on: CancelRequest | None = None
         # Set by whoever cancels, after X1; looked at after `armed` was emptied or filled.
         self._requested = False
         # Whether there is something to do before the next step: set with either of the two.
@@ -840,6 +843,7 @@ class Continuation:
             # Whoever cancels after A1 wakes the continuation; who did so before it is seen here. As
             # in `interrupt`, what it is about to wait for is cancelled first.
             if is_future and self.task._has_news() and self._cancel(request):
+                self._pass_on()
                 self.armed.append(None)
                 break
             if self._attend():
@@ -939,6 +943,7 @@ class Continuation:
             machine = getattr(awaited, "_machine", None) if is_a(awaited, Future) else None
             if type(machine) is Continuation and awaited.request_cancel():
                 # Another coroutine: the same again with that. A loop: such chains may be long.
+                continuation._pass_on()
                 continuation._rearm(awaited)
                 continuation = machine
                 continue
@@ -948,6 +953,7 @@ class Continuation:
                     waits_on = self._cancel(awaited)
             finally:
                 if waits_on:
+                    continuation._pass_on()
                     continuation._rearm(awaited)
                 else:
                     continuation.task._pool.resume(continuation)
@@ -961,6 +967,14 @@ class Continuation:
             if is_a(error, KeyboardInterrupt) and here.worker is None:
                 raise
             return False
+
+    def _pass_on(self) -> None:
+        """What it waits for has agreed to end. For who has disarmed it, and will arm it again."""
+        for request in self.task.cancel_requests():
+            if not request.delivered:
+                request.delivered = True
+                self._passed_on = request
+        self._attention = True
 
     def _rearm(self, awaited: Any) -> None:
         """Go on waiting for `awaited`; its call may have come when nothing was in `armed`."""
@@ -978,16 +992,29 @@ class Continuation:
         if self._waits:
             self._waits = False
             leave_wait(self.task)
-        if not self._requested:
+        awaited, passed_on = self.awaited, self._passed_on
+        if not self._requested and passed_on is None:
             return False
         self._requested = False
         news = [request for request in self.task.cancel_requests() if not request.delivered]
         if not news:
-            return False
+            if passed_on is None:
+                return False
+            try:
+                is_done, was_cancelled = awaited.done(), awaited.cancelled()
+            except BaseException:  # as in `_rearm`
+                is_done, was_cancelled = True, False
+            if not is_done:  # a wake-up is a hint
+                self._attention = True
+                return False
+            self._passed_on = None
+            if not was_cancelled:
+                return False
+            news.append(passed_on)  # for its message
         for request in news:
             request.delivered = True
         self._refused = True
-        awaited = self.awaited
+        self._passed_on = None
         if type(awaited) is Request:
             if awaited.door is None:
                 self.request = self.awaited = None
