@@ -702,6 +702,7 @@ class Combiner:
                     publish(following)  # S1
                     if seats:  # S3
                         notify()
+                item = following = None  # what it has raised leads to this frame: no cycle
             else:
                 self._account_pass(now, count)
                 if self._grant(item):

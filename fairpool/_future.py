@@ -447,7 +447,9 @@ class Future(_StdFuture[T]):
         if type(self._cell) is list:
             loop = _get_running_loop()
             if loop is not None:
-                return (yield from wrap_future(self, loop=loop).__await__())
+                wrapped = [wrap_future(self, loop=loop)]
+                del self  # no cycle: see below
+                return (yield from wrapped.pop().__await__())
             while type(self._cell) is list:  # a wake-up is a hint
                 yield self
         if self._cell is CANCELLED:
@@ -740,7 +742,9 @@ def _await_standard(future: _StdFuture[T]) -> Generator[Any, None, T]:
     if not future.done():
         loop = _get_running_loop()
         if loop is not None:
-            return (yield from wrap_future(future, loop=loop).__await__())
+            wrapped = [wrap_future(future, loop=loop)]
+            del future  # no cycle: see below
+            return (yield from wrapped.pop().__await__())
         while not future.done():
             yield future
     if future.cancelled():

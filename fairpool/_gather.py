@@ -195,7 +195,9 @@ class Gather(Joint):
             fail_step(self._task_of(index, worker), error, coroutine)
             del self, worker, coroutine  # as in `Task.run`
             return None
-        return suspend_first(self._task_of(index, worker), context, coroutine, request, worker)
+        following = suspend_first(self._task_of(index, worker), context, coroutine, request, worker)
+        del self, worker, coroutine
+        return following
 
     # --- on top of the one that waits ------------------------------------------------------------
 

@@ -173,6 +173,8 @@ class TaskGroup:
         parent = self._parent
         if parent is None:
             coro.close()
+            if self._closed:
+                raise RuntimeError(f"{self!r} takes no more tasks: it is {self._closed[-1]}")
             raise RuntimeError(f"{self!r} takes no tasks: enter it with `async with` first")
         if type(coro) is not CoroutineType:  # a generator that is one (`sleep`), or Cython's
             coro = _await(coro)
@@ -195,6 +197,7 @@ class TaskGroup:
                 task.cancel()  # which closes the coroutine, and takes it out
             except SHORT_OF_ROOM:
                 start_new_thread(task.cancel, ())
+            del self, parent, task, coro  # what is raised holds this frame: no cycle
             raise
         return task
 
@@ -319,8 +322,8 @@ class TaskGroup:
                 raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
         finally:
             # The exceptions hold frames that hold all this: no cycle.
-            self._request = self._registrant = None
-            del errors, base_errors, error, cancelled, parent
+            self._request = self._registrant = self._parent = None
+            del kind, trace, errors, base_errors, error, cancelled, parent
 
 
 # --- timeouts -------------------------------------------------------------------------------------
@@ -440,6 +443,12 @@ class Timeout:
                 finish(self._landed, None)
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            await self._leave(error)
+        finally:
+            del self, error, trace  # what is raised holds this frame: no cycle
+
+    async def _leave(self, error: BaseException | None) -> None:
         task, deadline = self._task, self._deadline
         assert task is not None
         if deadline is not None and deadline.call_off() and deadline.timer is not None:
@@ -469,7 +478,10 @@ class Timeout:
         # has not got yet, it will get at its next `await`.)
         if after <= self._delivered:
             if is_cancelled:
-                raise TimeoutError from error
+                try:
+                    raise TimeoutError from error
+                finally:
+                    del self, task, deadline, error  # likewise
             if error is not None:
                 _insert_timeout_error(error)
                 if is_a(error, BaseExceptionGroup):

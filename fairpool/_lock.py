@@ -286,6 +286,22 @@ def make_lock(scheduler: Any, name: str | None, order: str, strict: bool) -> Loc
     return lock
 
 
+# Not methods of the guarded state: what they raise is kept there, and leads to its callers.
+
+
+def _make(state: list[Any], factory: Callable[[], Any]) -> Any:
+    made = factory()
+    if is_coroutine(made):
+        claim_coroutine(made)
+        return _make_later(state, made)
+    state.append(made)
+    return None
+
+
+async def _make_later(state: list[Any], coroutine: Any) -> None:
+    state.append(await coroutine)
+
+
 class Guarded(Generic[T]):
     """State that can be reached only inside its lock. `pool.guarded(…)` makes one.
 
@@ -309,29 +325,22 @@ class Guarded(Generic[T]):
         self._state: list[T] = []
         self._made: Future[None] | None = None
         if callable(factory_or_value):
-            self._made = lock.submit(self._make, factory_or_value)
+            self._made = lock.submit(_make, self._state, factory_or_value)
         else:
             self._state.append(factory_or_value)
 
     def __repr__(self) -> str:
         return f"<Guarded by {self.lock!r}>"
 
-    def _make(self, factory: Callable[[], Any]) -> Any:
-        state = factory()
-        if is_coroutine(state):
-            claim_coroutine(state)
-            return self._make_later(state)
-        self._state.append(state)
-        return None
-
-    async def _make_later(self, coroutine: Any) -> None:
-        self._state.append(await coroutine)
-
     def _get(self) -> T:
         """The state, for who is inside the lock."""
         if not self._state:
             assert self._made is not None
-            self._made.result()  # it was the first section here: it has raised
+            try:
+                self._made.result()  # it was the first section here: it has raised
+            except BaseException:
+                del self  # what is raised holds this frame: no cycle
+                raise
         return self._state[0]
 
     async def __aenter__(self) -> T:
@@ -340,6 +349,7 @@ class Guarded(Generic[T]):
             return self._get()
         except BaseException:
             self.lock.leave_stack()
+            del self  # likewise
             raise
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
@@ -351,6 +361,7 @@ class Guarded(Generic[T]):
             return self._get()
         except BaseException:
             self.lock.leave_stack()
+            del self  # likewise
             raise
 
     def __exit__(self, *exc_info: object) -> None:
@@ -363,7 +374,10 @@ class Guarded(Generic[T]):
         return self.lock.submit(self._call, fn, args, kwargs)
 
     def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return fn(self._get(), *args, **kwargs)
+        try:
+            return fn(self._get(), *args, **kwargs)
+        finally:
+            del self  # what is raised holds this frame: no cycle
 
     def statistics(self) -> LockStatistics:
         """Those of the lock."""

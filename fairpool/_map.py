@@ -69,13 +69,13 @@ def _call_each(fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Any:
                 return _await_each(fn, rest, results, result)
             results.append(result)
     except BaseException as error:
-        return results, error
-    return results, None
+        return [results, error]
+    return [results, None]
 
 
 async def _await_each(
     fn: Callable[..., Any], rest: Iterator[tuple[Any, ...]], results: list[Any], first: Any
-) -> tuple[list[Any], BaseException | None]:
+) -> list[Any]:
     try:
         results.append(await first)
         for args in rest:
@@ -89,13 +89,15 @@ async def _await_each(
     except BaseException as error:
         if is_a(error, CancelledError) and here.worker.task.cancelling():
             raise  # it is the chunk that is cancelled, and not one of its calls
-        return results, error
-    return results, None
+        return [results, error]
+    return [results, None]
 
 
-def _unpack(chunks: Iterator[tuple[list[T], BaseException | None]]) -> Iterator[T]:
+def _unpack(chunks: Iterator[list[Any]]) -> Iterator[Any]:
     try:
-        for results, error in chunks:
+        for chunk in chunks:
+            results, error = chunk
+            chunk.clear()  # frames of the error's may lead to it: no cycle
             yield from results
             if error is not None:
                 raise error
@@ -116,11 +118,12 @@ def _results(
                 try:
                     pending.extend(islice(more, 1))  # before the consumer has its turn, not after
                 except Exception as error:  # of the input: it is raised where it comes
-                    failed: Future[Any] = Future()
-                    failed.set_exception(error)
-                    pending.append(failed)
+                    pending.append(Future())
+                    pending[-1].set_exception(error)
                     more = None
             yield result.pop()  # and what is yielded is the consumer's alone
     finally:
-        for task in pending:
-            task.cancel()
+        # What is raised holds this frame, so this holds no future: no cycle.
+        more = None
+        while pending:
+            pending.popleft().cancel()

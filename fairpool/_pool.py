@@ -484,4 +484,7 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
     handle_ctrl_c(on_ctrl_c, body)
     if pressed:
         raise KeyboardInterrupt
-    return task.result()
+    try:
+        return task.result()
+    finally:
+        task = coro = None  # type: ignore[assignment]  # what is raised holds this frame: no cycle

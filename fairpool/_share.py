@@ -217,6 +217,7 @@ class Principal:
                 if late or (item := take()) is None:
                     break
         finally:
+            item = None  # what it has raised leads to this frame: no cycle
             used = clock() - began - (worker.away - away)
             self.charges.append(used - estimate)
             self.scheduler.shares.active[self] = None

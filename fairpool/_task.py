@@ -195,7 +195,13 @@ class Task(Future[T]):
                 result = context.run(fn)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
             fail_step(self, error, fn)
-            del self, work, args, kwargs  # what `error` holds leads back to this frame: no cycle
+            del (
+                self,
+                work,
+                fn,
+                args,
+                kwargs,
+            )  # what `error` holds leads back to this frame: no cycle
             return None
         kind = type(result)  # compared by identity: its metaclass may have an `__eq__`
         if kind is CoroutineType or (kind is GeneratorType and is_coroutine(result)):
@@ -212,7 +218,9 @@ class Task(Future[T]):
                 fail_step(self, error, result)
                 del self, work, args, kwargs, result
                 return None
-            return suspend_first(self, context, result, request, worker)
+            following = suspend_first(self, context, result, request, worker)
+            del self, work, args, kwargs, result  # it may have ended with an error: as above
+            return following
         self._value = result
         self._cell = FINISHED
         cell.reverse()
@@ -596,6 +604,7 @@ def suspend_first(
     if request is None or following is continuation:  # it has only yielded
         worker.requeue(continuation)
         return None
+    del task, continuation  # it may have ended with an error: no cycle
     return following
 
 
@@ -721,7 +730,9 @@ class Continuation:
         worker.item = self
         if self._attention:
             if self._attend():
-                return self._throw(worker)
+                following = self._throw(worker)
+                del self, worker  # as below: a frame leads to the one that has called it
+                return following
             # Without a local for it: what is raised below leads to this frame, and so no cycle.
             if type(self.awaited) is Request and self.awaited.door is None:
                 return self._ask_again(self.awaited, worker)
@@ -735,7 +746,9 @@ class Continuation:
             return self
         if type(request) is Request:  # `suspend`, without a call
             return self._queue_up(request, worker)
-        return self.suspend(request, worker)
+        following = self.suspend(request, worker)
+        del self, worker, request  # likewise
+        return following
 
     def sample(self, now: int) -> None:
         """Let the lock that this comes from count how long it took to come so far."""
@@ -764,7 +777,11 @@ class Continuation:
             return self._queue_up(request, worker)
         if kind is Leave:
             return request.left(self, worker)
-        return None if self._arm(request) else self._throw(worker)
+        if self._arm(request):
+            return None
+        following = self._throw(worker)
+        del self, worker, request  # no cycle: see `run`
+        return following
 
     def _queue_up(self, request: Request, worker: Any) -> Any:
         """Wait for a lock. Returns as `run`."""
@@ -828,6 +845,7 @@ class Continuation:
                 raise _foreign(request)
         except BaseException as error:  # it is foreign, and may raise anything
             self._error = without_frame(error)
+            del self, request  # its frames lead to this one: no cycle
             return False
         self.awaited = request if is_future else None
         if suspend is not None and is_future and (request._pool is not None or request.has_sources):
@@ -857,6 +875,7 @@ class Continuation:
         except BaseException as error:
             if self.disarm():
                 self._error = without_frame(error)
+                del self, request, suspend  # likewise
                 return False
             # Woken meanwhile: it is resumed, asks again, and gets the error then.
         return True
