@@ -432,7 +432,9 @@ class Queue(Generic[T]):
         return not self.qsize()
 
     def full(self) -> bool:
-        """Whether `put_nowait` would raise `QueueFull`. True of one moment."""
+        """Whether no place is free for an item that comes now. True of one moment."""
+        if self._shut:  # permits mean nothing any more
+            return 0 < self._maxsize <= self.qsize()
         return self._places is not None and self._places.is_locked()
 
     # --- putting ---------------------------------------------------------------------------------
