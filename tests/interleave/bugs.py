@@ -316,10 +316,10 @@ BUGS = [
         "_scheduler",
         "Scheduler.link",
         """        link._cell = [(context, on_result, source, LINK, None, handler, in_any_case)]
-        source._register(link)
+        source.register_for_now(link)
 """,
         """        link._cell = []
-        source._register(link)
+        source.register_for_now(link)
         link._cell.append((context, on_result, source, LINK, None, handler, in_any_case))
 """,
         s.chain_meets_completion,
