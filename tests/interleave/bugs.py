@@ -906,9 +906,9 @@ BUGS = [
         "_usage",
         "UsageQueue.append",
         """        self._waiting.add(item)
-        deque.append(self, item)  # L1
+        self._arrived[item] = True
 """,
-        """        deque.append(self, item)
+        """        self._arrived[item] = True
         self._waiting.add(item)
 """,
         k.usage_order_drops_sections,
