@@ -335,7 +335,7 @@ class _Deadline:
     __slots__ = ("_live", "_timeout", "timer")
 
     def __init__(self, timeout: Timeout) -> None:
-        self._timeout = timeout
+        self._timeout: Any = timeout
         self._live = [None]
         self.timer: Any = None
 
@@ -349,7 +349,8 @@ class _Deadline:
 
     def wake(self) -> None:
         if self.call_off():
-            self._timeout._expire()
+            timeout, self._timeout, self.timer = self._timeout, None, None  # no cycle
+            timeout._expire()
 
 
 class Timeout:

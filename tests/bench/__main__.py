@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import against
+import bench_beside  # noqa: F401  (registers its benchmarks)
 import bench_costs  # noqa: F401  (registers its benchmarks)
 import bench_executor  # noqa: F401  (registers its benchmarks)
 import bench_joined  # noqa: F401  (registers its benchmarks)

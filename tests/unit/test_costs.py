@@ -308,3 +308,20 @@ def test_a_dropped_lock_does_not_wait_for_the_collector(
             time.sleep(0)
         assert not pool._scheduler.locks_in_use
         assert pool.statistics().locks == ()
+
+
+def test_a_timeout_that_expires_leaves_nothing_to_the_collector(no_collector: None) -> None:
+    async def too_long() -> Any:
+        try:
+            async with fairpool.timeout(0.001) as timeout:
+                await fairpool.sleep(3600)
+        except TimeoutError:
+            pass
+        return weakref.ref(timeout)
+
+    with FairPool(2) as pool:
+        blocks = [pool.submit(too_long).result(TIMEOUT) for _ in range(20)]
+        end = time.monotonic() + TIMEOUT
+        while any(block() is not None for block in blocks):
+            assert time.monotonic() < end, "a cycle"
+            time.sleep(0)
