@@ -151,12 +151,23 @@ class Principal:
     `run` is a turn: a worker runs it like a task.
     """
 
-    __slots__ = ("charges", "estimate", "listed", "name", "queue", "scheduler", "weight")
+    __slots__ = (
+        "charges",
+        "estimate",
+        "is_active",
+        "listed",
+        "name",
+        "queue",
+        "scheduler",
+        "weight",
+    )
 
     # queue:    its tasks and continuations, oldest first
     # charges:  worker time (ns) that `Shares.settle` has not written into the ledger yet
     # estimate: what a turn takes (ns), about; a lost update does no harm
     # listed:   whether it is among the pool's `Shares`
+    # is_active: whether it is in `Shares.active`, or about to be: a plain read, because threads that
+    #           meet at the mutex of the dict pay for it
 
     # What a worker runs has a task. A turn is nobody's.
     task = None
@@ -169,7 +180,7 @@ class Principal:
         self.queue = RunQueue()
         self.charges: deque[int] = deque()
         self.estimate = TURN_TIME
-        self.listed = False
+        self.listed = self.is_active = False
 
     def __repr__(self) -> str:
         return f"<share {self.name}, weight {self.weight:g}>"
@@ -177,7 +188,13 @@ class Principal:
     def append(self, item: Any) -> None:
         """Queue what is runnable. The caller notifies (S3)."""
         self.queue.append(item)  # S1
-        self.scheduler.shares.active[self] = None  # S1: where it is looked for
+        if not self.is_active:  # S1: where it is looked for
+            self.activate()
+
+    def activate(self) -> None:
+        """Be one of those that are looked at."""
+        self.is_active = True
+        self.scheduler.shares.active[self] = None
 
     def put(self, item: Any) -> None:
         """Queue what is runnable, at the end of a step."""
@@ -220,7 +237,8 @@ class Principal:
             item = None  # what it has raised leads to this frame: no cycle
             used = clock() - began - (worker.away - away)
             self.charges.append(used - estimate)
-            self.scheduler.shares.active[self] = None
+            if not self.is_active:
+                self.activate()
             self.estimate = estimate + ((used - estimate) >> 3)
         return following
 
@@ -293,9 +311,10 @@ class Shares(list[Principal]):
 
     def _deactivate(self, principal: Principal) -> None:
         """Nothing of it is queued, it seems."""
+        principal.is_active = False  # R0
         self.active.pop(principal, None)  # R1
         # R2: a call on the queue, as S1 is. What was queued before it is seen here; who queues
         # something after it makes the principal active after R1.
         if principal.queue.holds_work() or principal.charges:
-            self.active[principal] = None
+            principal.activate()
             principal.scheduler.notify_if_free()  # S3: it was nowhere for a moment
