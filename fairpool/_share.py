@@ -166,7 +166,7 @@ class Principal:
     # charges:  worker time (ns) that `Shares.settle` has not written into the ledger yet
     # estimate: what a turn takes (ns), about; a lost update does no harm
     # listed:   whether it is among the pool's `Shares`
-    # is_active: whether it is in `Shares.active`, or about to be: a plain read, because threads that
+    # is_active: whether it is in `Shares.active`, or about to be. A plain read: threads that
     #           meet at the mutex of the dict pay for it
 
     # What a worker runs has a task. A turn is nobody's.
