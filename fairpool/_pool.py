@@ -87,8 +87,9 @@ class FairPool(ThreadPoolExecutor):
     `idle_timeout`: seconds without work after which a worker's thread ends. `lend`: whether a
     thread of the program's that waits for one of the pool's locks (`with lock`, without a time-out,
     outside any other of its sections) may run a step of a coroutine meanwhile: one that has left
-    its section, and for which no worker is there. Switch it off where such threads hold locks of
-    `threading` while they wait, and coroutines take those, too.
+    its section, and for which no worker is there. Off by default in a pool with workers, because
+    such a thread may hold locks of `threading`, and deadlocks if the step takes one of those. On by
+    default with `max_workers=0`, where the callers are all that the pool has.
 
     All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
     """
@@ -106,7 +107,7 @@ class FairPool(ThreadPoolExecutor):
         *,
         max_pending: int | None = None,
         idle_timeout: float = IDLE_TIMEOUT,
-        lend: bool = True,
+        lend: bool | None = None,
     ) -> None:
         # ThreadPoolExecutor.__init__ is not called: nothing of it is used.
         if max_workers is None:
@@ -126,8 +127,10 @@ class FairPool(ThreadPoolExecutor):
             raise TypeError(f"idle_timeout must be a number of seconds, not {idle_timeout!r}")
         if not 0 <= idle_timeout <= 1e6:
             raise ValueError(f"idle_timeout must be from 0 to 1e6 seconds, not {idle_timeout!r}")
-        if not isinstance(lend, bool):
-            raise TypeError(f"lend must be a bool, not {lend!r}")
+        if lend is None:
+            lend = not max_workers
+        elif not isinstance(lend, bool):
+            raise TypeError(f"lend must be a bool or None, not {lend!r}")
         self._scheduler = Scheduler(
             max_workers,
             plain_text(thread_name_prefix) or f"FairPool-{next(_pool_numbers)}",
@@ -450,7 +453,11 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
     if here.worker is not None:
         coro.close()
         raise RuntimeError("run() makes a pool of its own; in a task, await the coroutine")
-    pool = FairPool(max_workers, **options)
+    try:
+        pool = FairPool(max_workers, **options)
+    except BaseException:
+        coro.close()
+        raise
     scheduler = pool._scheduler
     task: Task[T] = scheduler.make_task(coro)
     pressed: list[None] = []

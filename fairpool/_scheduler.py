@@ -166,7 +166,7 @@ class Scheduler:
         initargs: tuple[Any, ...],
         max_pending: int | None,
         idle_timeout: float,
-        lend: bool = True,
+        lend: bool,
     ) -> None:
         self.max_workers = max_workers
         # What needs an initialized thread is not run on one that is not.

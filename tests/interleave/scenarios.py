@@ -32,8 +32,9 @@ NEVER = 1e6
 
 @contextmanager
 def pool_of(workers: int, **options: Any) -> Iterator[FairPool]:
-    """A pool, and at its end a look whether all is at rest."""
+    """A pool, and at its end a look whether all is at rest. Threads that wait are lent."""
     options.setdefault("idle_timeout", NEVER)
+    options.setdefault("lend", True)
     pool = FairPool(workers, **options)
     with pool:
         yield pool

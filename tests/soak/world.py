@@ -61,6 +61,7 @@ class World:
             chance.choice((1, 1, 2, 2, 3, 4, 8, 16)) if self.has_workers else 0,
             max_pending=chance.choice((None, None, 4, 100)) if self.has_workers else None,
             idle_timeout=chance.choice((0, 0.001, 1000)),
+            lend=chance.choice((None, True)),
         )
         self.closes = chance.randrange(3) == 0  # in the midst of it
         self.shares = [self.pool.share(name, weight) for name, weight in (("one", 1), ("two", 3))]

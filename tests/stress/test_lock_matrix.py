@@ -230,7 +230,8 @@ def test_matrix(ways: str, clients: int, rounds: Iterator[int]) -> None:
     made: list[None] = []
     gone: list[None] = []
     for number in rounds:
-        pool = FairPool(1 + number % 4, idle_timeout=1000)  # no lost wake-up is made good
+        # With such an idle time-out, no lost wake-up is made good.
+        pool = FairPool(1 + number % 4, idle_timeout=1000, lend=number % 3 > 0)
         locks = [pool.lock() for _ in range(LOCKS)]
         accounts = [Account() for _ in locks]
         crowd = [Client(client, WAYS[ways]) for client in range(clients)]

@@ -66,6 +66,7 @@ programs = st.fixed_dictionaries(
         "workers": st.integers(1, 8),
         "clients": st.lists(st.lists(sections(), min_size=1, max_size=6), min_size=1, max_size=8),
         "idle_timeout": st.sampled_from([0, 1000]),
+        "lend": st.booleans(),
     }
 )
 
@@ -93,7 +94,9 @@ class Account:
 class Run:
     def __init__(self, program: dict[str, Any]) -> None:
         self.program = program
-        self.pool = FairPool(program["workers"], idle_timeout=program["idle_timeout"])
+        self.pool = FairPool(
+            program["workers"], idle_timeout=program["idle_timeout"], lend=program["lend"]
+        )
         self.locks = [self.pool.lock(f"lock {i}") for i in range(LOCKS)]
         self.accounts = [Account() for _ in self.locks]
         self.entered: list[list[object]] = [[] for _ in self.locks]  # tokens of who was inside

@@ -131,13 +131,22 @@ class Machine(RuleBasedStateMachine):
         max_pending=st.sampled_from([None, None, 3]),
         idle_timeout=st.sampled_from([0, 0.0005, 1000]),
         shares=st.booleans(),
+        lend=st.sampled_from([None, True]),
     )
     def begin(
-        self, workers: int, max_pending: int | None, idle_timeout: float, shares: bool
+        self,
+        workers: int,
+        max_pending: int | None,
+        idle_timeout: float,
+        shares: bool,
+        lend: bool | None,
     ) -> None:
         self.workers = workers
         self.pool = FairPool(
-            workers, max_pending=max_pending if workers else None, idle_timeout=idle_timeout
+            workers,
+            max_pending=max_pending if workers else None,
+            idle_timeout=idle_timeout,
+            lend=lend,
         )
         self.views: list[Any] = [self.pool]
         if shares:

@@ -33,8 +33,9 @@ WRONG_MAKING: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"idle_timeout": "1"}, TypeError, "idle_timeout.* '1'"),
     ({"idle_timeout": None}, TypeError, "idle_timeout.* None"),
     ({"idle_timeout": True}, TypeError, "idle_timeout.* True"),
-    ({"lend": 1}, TypeError, "lend must be a bool.* 1"),
-    ({"lend": None}, TypeError, "lend must be a bool.* None"),
+    ({"lend": 1}, TypeError, "lend must be a bool or None, not 1"),
+    ({"lend": "yes"}, TypeError, "lend must be a bool or None, not 'yes'"),
+    ({"lend": 0, "max_workers": 0}, TypeError, "lend must be a bool or None, not 0"),
     ({"max_worker": 1}, TypeError, "max_worker"),
 ]
 

@@ -1059,7 +1059,10 @@ def lend_one(pool: FairPool, stay: Callable[[Contest], object], lock: Any = None
 
 @pytest.mark.usefixtures("two_processors")
 def test_waiting_thread_is_lent(make_pool: Callable[..., FairPool]) -> None:
-    """The combiner goes on combining; who waits for the lock takes what it has published."""
+    """The combiner goes on combining; a thread that waits takes what it has published.
+
+    Unasked, because the pool has no workers.
+    """
     pool = make_pool(0)
     assert lend_one(pool, lambda contest: contest.stay("thread")) == "thread"
     assert len(pool._scheduler.seats) == 2
@@ -1068,12 +1071,31 @@ def test_waiting_thread_is_lent(make_pool: Callable[..., FairPool]) -> None:
 @pytest.mark.usefixtures("two_processors")
 def test_waiting_thread_is_lent_to_a_pool_with_workers(make_pool: Callable[..., FairPool]) -> None:
     """A seat that no worker has taken is taken by the thread that waits."""
-    pool = make_pool(2)
+    assert run_behind_workers(make_pool(2, lend=True)) == "thread"
+
+
+@pytest.mark.usefixtures("two_processors")
+@pytest.mark.parametrize("lend", [None, False])
+def test_waiting_thread_is_not_lent_to_a_pool_with_workers_unasked(
+    lend: bool | None, make_pool: Callable[..., FairPool]
+) -> None:
+    pool = make_pool(2) if lend is None else make_pool(2, lend=lend)
+    assert run_behind_workers(pool) != "thread"
+
+
+def run_behind_workers(pool: FairPool) -> str:
+    """Which thread goes on with a coroutine, where the only worker serves and a thread waits.
+
+    As in `lend_one`, the second section ends when that is decided.
+    """
     workers, parked = pool._scheduler.workers, pool._scheduler.parking.parked
     contest = Contest(pool)
 
     def inside() -> None:
-        until(lambda: "first" in contest.went_on)
+        waiting = [item for item in contest.lock.queue.items() if type(item) is Stay]
+        assert len(waiting) == 1
+        if any(item.lent for item in waiting):
+            until(lambda: "first" in contest.went_on)
 
     # There is one worker, and there will be no other: what it does on its way to parking may be
     # seen as a reason to start one.
@@ -1087,13 +1109,33 @@ def test_waiting_thread_is_lent_to_a_pool_with_workers(make_pool: Callable[..., 
     contest.begin()
     first.result(TIMEOUT)
     second.result(TIMEOUT)
-    assert contest.went_on["first"] == "thread"
+    return str(contest.went_on["first"])
 
 
 @pytest.mark.usefixtures("two_processors")
-def test_lend_false(make_pool: Callable[..., FairPool]) -> None:
-    pool = make_pool(0, lend=False)
-    assert lend_one(pool, lambda contest: contest.stay("thread")) == "caller"
+@pytest.mark.parametrize(("lend", "runs"), [(None, "thread"), (True, "thread"), (False, "caller")])
+def test_lend_in_a_pool_without_workers(
+    lend: bool | None, runs: str, make_pool: Callable[..., FairPool]
+) -> None:
+    pool = make_pool(0, lend=lend)
+    assert lend_one(pool, lambda contest: contest.stay("thread")) == runs
+
+
+def test_run_says_what_is_wrong_with_lend() -> None:
+    async def body() -> None:
+        raise AssertionError("run")
+
+    coroutine = body()
+    with pytest.raises(TypeError, match="lend must be a bool or None, not 1"):
+        fairpool.run(coroutine, lend=1)
+    assert coroutine.cr_frame is None  # closed: no warning that it was never awaited
+    assert fairpool.run(current_lend(), max_workers=2) is False
+    assert fairpool.run(current_lend(), max_workers=2, lend=True) is True
+
+
+async def current_lend() -> bool:
+    task: Any = fairpool.current_task()
+    return bool(task._pool.lends)
 
 
 @pytest.mark.usefixtures("two_processors")

@@ -226,7 +226,7 @@ class Bench:
     """A scheduler of which nothing runs by itself, and one of its workers, searching."""
 
     def __init__(self, max_workers: int = 1, times_out: bool = False) -> None:
-        self.scheduler = Scheduler(max_workers, "bench", None, (), None, 0.0)
+        self.scheduler = Scheduler(max_workers, "bench", None, (), None, 0.0, lend=False)
         self.started = 0
         self.seen: list[Any] = []
         self.scheduler.parking._start = self._start
