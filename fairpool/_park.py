@@ -27,7 +27,7 @@ from typing import Any
 
 from fairpool._sync import Lock, acquire, here
 
-__all__ = ["Parker", "Parking"]
+__all__ = ["Parker", "Parking", "is_taken_here"]
 
 
 class Parker:
@@ -106,8 +106,9 @@ class Parking:
         seat: list[None] = []
         woken: list[Any] = []
         in_vain = False
-        here.notifying += 1
+        outer = here.notifying
         try:
+            here.notifying = woken, outer
             _take(self.seats, seat)
             if seat:
                 _take(self.parked, woken)  # the one that parked last: its cache is warm
@@ -123,7 +124,7 @@ class Parking:
             if seat and not woken:
                 self.seats.append(seat.pop())
                 in_vain = True
-            here.notifying -= 1
+            here.notifying = outer
         return in_vain
 
     def is_empty(self, but: int = 0) -> bool:
@@ -163,12 +164,27 @@ class Parking:
 
     def unpark_all(self) -> None:
         """Unpark every parked worker, to let it find out that the pool was closed."""
-        while self.parked:
-            woken: list[Any] = []
-            try:
-                _take(self.parked, woken)
-            finally:
-                for worker in woken:
-                    worker.needs_seat = True
-                    worker.woken = True
-                    worker.parker.unpark()
+        outer = here.notifying
+        try:
+            while self.parked:
+                woken: list[Any] = []
+                here.notifying = woken, outer
+                try:
+                    _take(self.parked, woken)
+                finally:
+                    for worker in woken:
+                        worker.needs_seat = True
+                        worker.woken = True
+                        worker.parker.unpark()
+        finally:
+            here.notifying = outer
+
+
+def is_taken_here(worker: Any) -> bool:
+    """Whether the calling thread is just taking this worker out of `parked`, further out."""
+    taking = here.notifying
+    while taking is not None:
+        taken, taking = taking
+        if worker in taken:
+            return True
+    return False

@@ -174,8 +174,9 @@ class _Here(threading.local):
     worker: Any = None
     # The pool's caller that it is, if it is one: Ctrl-C is its affair.
     caller: Any = None
-    # In how many `Parking.notify` it is: more than none for a signal handler that interrupts one.
-    notifying = 0
+    # The lists into which it is just taking parked workers to unpark them, as (list, outer one):
+    # more than one for a signal handler, or a `__del__`, that interrupts a `Parking.notify`.
+    notifying: Any = None
     # Who it is to a lock, once it has entered one.
     visitor: Any = None
     # How often it looks at a future before it parks on it, if that is not too often: see

@@ -33,7 +33,7 @@ from fairpool._future import (
     wait_watchfully,
 )
 from fairpool._gather import FORKED_MAX, Gather
-from fairpool._park import Parker, Parking
+from fairpool._park import Parker, Parking, is_taken_here
 from fairpool._report import log
 from fairpool._request import Once
 from fairpool._runqueue import RunQueue
@@ -470,7 +470,9 @@ class Worker:
             self.needs_seat = self.woken = True
             self.parker.unpark()
         elif parks:
-            while not self.woken:  # somebody has taken it out, and is about to have it search
+            # Somebody has taken it out, and is about to have it search. If that is this thread
+            # itself, in the midst of a `notify`, it does so when the foreign code has ended.
+            while not self.woken and not is_taken_here(self):
                 yield_cpu()
         self.scheduler.searching.discard(self)
 

@@ -495,16 +495,35 @@ def others_go_on(bench: Bench) -> None:
     assert bench.started
 
 
+class Late(Worker):
+    """A worker that looks everywhere a moment before something is queued."""
+
+    __slots__ = ("_left",)
+
+    def look(self) -> Any:
+        left = getattr(self, "_left", 1)
+        self._left = left - 1
+        return None if left > 0 else super().look()
+
+
 @pytest.mark.parametrize("times_out", [False, True])
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("foreign", [block, queue_and_look, collect])
 def test_nobody_counts_on_a_worker_that_runs_foreign_code(
-    foreign: Callable[[Bench], None], times_out: bool
+    foreign: Callable[[Bench], None],
+    late: bool,
+    times_out: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A `__del__` interrupts a worker's way from its last look into sleep, and waits, or queues
     # something and goes on for long; or the collector is about to run one. (On 3.11 it may start at
-    # any allocation, so anywhere.)
+    # any allocation, so anywhere.) `late`: it has just missed a task, and wakes itself.
+    if late:
+        monkeypatch.setattr(f"{__name__}.Worker", Late)
     for moment in moments():
         bench = Bench(max_workers=9, times_out=times_out)
+        if late:
+            bench.scheduler.injector.append(FakeTask())
         errors: list[BaseException] = []
 
         def act(bench: Bench = bench, errors: list[BaseException] = errors) -> None:
@@ -522,6 +541,22 @@ def test_nobody_counts_on_a_worker_that_runs_foreign_code(
         assert bench.worker not in parking.searching, moment
         # It has come through: asleep and to be woken, with what was queued, or out of the pool.
         assert (found == "asleep") == (bench.worker in parking.parked), (moment, found)
+
+
+def test_foreign_code_on_a_thread_that_wakes_its_own_worker_waits_for_nobody() -> None:
+    # A `__del__` that shuts the pool down on a worker that is about to park.
+    for moment in moments():
+        bench = Bench()
+        parking = bench.scheduler.parking
+        parking.searching.discard(bench.worker)
+        bench.worker.parks = True
+        parking.parked.append(bench.worker)
+        with bench.on_worker(), moment.do(lambda: gc.callbacks[-1]("start", {})):
+            parking.unpark_all()
+        assert bench.worker.woken, moment
+        assert bench.worker.needs_seat, moment
+        assert bench.worker.parker.park(0), moment
+        assert here.notifying is None, moment
 
 
 @pytest.mark.parametrize("inside", [False, True])
