@@ -26,6 +26,7 @@ from fairpool._scheduler import Scheduler
 from fairpool._share import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
 from fairpool._sync import cpu_count, handle_ctrl_c, here, monotonic_ns
 from fairpool._task import Task, claim_coroutine, is_coroutine
+from fairpool._timer import Timers
 
 __all__ = ["FairPool", "PoolStatistics", "Share", "run"]
 
@@ -141,7 +142,7 @@ class FairPool(ThreadPoolExecutor):
             lend,
         )
         # A pool that is dropped without a shutdown runs what it has accepted, and what that starts.
-        self._close = finalize(self, _close, ref(self._scheduler))
+        self._close = finalize(self, _close, ref(self._scheduler), self._scheduler.timers)
         self._close.atexit = False
 
     @property
@@ -434,11 +435,14 @@ def _check_count(name: str, value: object, limit: int, least: int = 1) -> None:
         raise ValueError(f"{name} must be at most {limit}, not {value!r}")
 
 
-def _close(scheduler: ref[Scheduler]) -> None:
+def _close(scheduler: ref[Scheduler], timers: Timers) -> None:
     # By a weak reference: a scheduler holds the initializer, which may be a method of what holds
-    # the pool.
+    # the pool. Where the collector frees both at once there is no worker, and the reference is dead
+    # by now. But the timer thread may be there, which holds only the timers.
     if (alive := scheduler()) is not None:
         alive.drop()
+    else:
+        timers.close()
 
 
 def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any) -> T:

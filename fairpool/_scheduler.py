@@ -892,11 +892,14 @@ _exiting: list[Exception] = []
 
 def _threads_of_the_program() -> list[Any]:
     """The threads that the interpreter waits for, but for the main thread and those of pools."""
+    # First: a pool's thread that is among them was listed there before, or has ended since.
+    threads = enumerate_threads()
     ours: list[Any] = [current_thread(), main_thread()]
     for scheduler in live():
         ours += [each.thread for each in scheduler.roster.copy() if type(each) is Worker]
         ours += scheduler.timers.threads()
-    return [each for each in enumerate_threads() if not each.daemon and each not in ours]
+    known = set(map(id, ours))  # a class of the user's may have an `__eq__`
+    return [each for each in threads if not each.daemon and id(each) not in known]
 
 
 def _when_the_main_thread_has_ended() -> None:
@@ -914,7 +917,10 @@ def _when_the_main_thread_has_ended() -> None:
 def _wait_and_close_all() -> None:
     while threads := _threads_of_the_program():
         for thread in threads:
-            thread.join()
+            try:
+                Thread.join(thread)  # that of its own class may be what tells it to stop
+            except RuntimeError:  # it is just being started
+                yield_cpu()
     _close_all()
 
 

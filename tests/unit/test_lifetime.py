@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -288,6 +289,39 @@ def test_a_pool_that_is_dropped_while_it_is_idle_has_no_thread(workers: int) -> 
         assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pool_that_goes_in_a_cycle_leaves_no_timer_thread(workers: int) -> None:
+    async def main() -> None:
+        async with fairpool.timeout(3600):
+            pass
+
+    class Owner:
+        def __init__(self) -> None:
+            self.pool = FairPool(workers, idle_timeout=0)
+            self.pool.owner = self  # type: ignore[attr-defined]
+
+    owners = [Owner()]
+    pool, scheduler = owners[0].pool, weakref.ref(owners[0].pool._scheduler)
+    if workers:
+        pool.submit(main).result(TIMEOUT)
+    else:
+        pool.run(main)
+    for thread in threads_of(pool):
+        thread.join(TIMEOUT)
+    timers = pool._scheduler.timers.threads()
+    assert timers
+    del pool
+    owners.clear()
+    end = time.monotonic() + TIMEOUT
+    while scheduler() is not None:
+        assert time.monotonic() < end, "something holds the pool"
+        gc.collect()
+        yield_cpu()
+    for thread in timers:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+
+
 def test_a_dropped_pool_that_is_bounded(gate: threading.Event) -> None:
     """What waits for room gets it: nobody has closed the pool."""
     pools = [FairPool(1, idle_timeout=1000, max_pending=1)]
@@ -430,6 +464,60 @@ def test_what_is_suspended_is_cancelled_when_the_last_thread_has_ended() -> None
     order.append("thread")
     """
     assert run_thread(body, before=program) == "['thread']\n"
+
+
+JOINED = """
+joined = threading.Event()
+class Thread(threading.Thread):
+    pass
+def join(self, timeout=None, join=threading.Thread.join):
+    try:
+        join(self, timeout if type(self) is not Thread else 0)
+    finally:
+        if type(self) is Thread:
+            joined.set()
+threading.Thread.join = join
+"""
+
+
+def test_a_thread_that_is_just_being_started_is_waited_for() -> None:
+    program = """
+    class Thread(Thread):
+        def _bootstrap(self):
+            joined.wait()
+            super()._bootstrap()
+    slow = Thread(target=lambda: print(pool.submit(echo, 3).result()), daemon=False)
+    threading.Thread(target=slow.start, daemon=True).start()
+    while slow not in threading.enumerate():
+        pass
+    async def for_ever():
+        await fairpool.Event().wait()
+    left = pool.submit(for_ever)
+    """
+    assert run_thread("pass", before=JOINED + textwrap.dedent(program)) == "3\n"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "def join(self, timeout=None): pool.shutdown(); super().join(timeout)",
+        "def __eq__(self, other): return True",
+    ],
+)
+def test_nothing_is_asked_of_the_class_of_a_thread(method: str) -> None:
+    """`Thread.join`, say, is what tells many a thread to stop."""
+    program = f"""
+    class Thread(Thread):
+        __hash__ = threading.Thread.__hash__
+        {method}
+        def run(self):
+            main_has_ended.wait()
+            joined.wait()
+            print(pool.submit(echo, 3).result())
+    thread_of_a_class = Thread()
+    thread_of_a_class.start()
+    """
+    assert run_thread("pass", before=JOINED + textwrap.dedent(program)) == "3\n"
 
 
 def test_a_daemon_does_not_keep_the_program() -> None:
