@@ -39,7 +39,7 @@ from fairpool._sync import (
 from fairpool._task import Continuation, Task
 from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker, blocking
 
-__all__ = ["Caller", "LastCaller", "Lender", "may_be_cut_off"]
+__all__ = ["Caller", "Helper", "LastCaller", "Lender", "may_be_cut_off"]
 
 
 class Caller(Worker):
@@ -280,7 +280,7 @@ class Caller(Worker):
             return True
         if self.item is None:  # in a `__del__` between two steps: this one may be about to park
             with blocking():
-                StandIn(self.scheduler, future, timeout).work()
+                Helper(self.scheduler, future, timeout).work()
             return is_final(future)
         item, fn = self.item, self.fn
         outer = self.awaited, self._deadline, self._holds_own, self._own_waits
@@ -425,8 +425,11 @@ class LastCaller(Caller):
         return self.interrupted or self.scheduler.is_over()
 
 
-class StandIn(Caller):
-    """A caller in whose search a `__del__` waits works for what that waits for."""
+class Helper(Caller):
+    """A caller for a future that is not its own.
+
+    For the task of `fairpool.run`, and for what a `__del__` waits for in the search of a caller.
+    """
 
     __slots__ = ()
 

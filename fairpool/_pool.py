@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
-from fairpool._caller import Caller, may_be_cut_off
+from fairpool._caller import Caller, Helper, may_be_cut_off
 from fairpool._combiner import CriticalLink, Section
 from fairpool._dump import dump
 from fairpool._errors import stays_here
@@ -448,8 +448,9 @@ def _close(scheduler: ref[Scheduler], timers: Timers) -> None:
 def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **options: Any) -> T:
     """Run a coroutine in a pool of its own, and return its result: the one-line entry point.
 
-    `options` are those of `FairPool`. Ctrl-C cancels the coroutine, lets it clean up, and is raised
-    then. Raises RuntimeError in a task, and for a coroutine object that is a task's already.
+    `options` are those of `FairPool`. With `max_workers=0` the calling thread runs it. Ctrl-C
+    cancels the coroutine, lets it clean up, and is raised then. Raises RuntimeError in a task, and
+    for a coroutine object that is a task's already.
     """
     if not is_coroutine(coro):
         raise TypeError(f"run() takes a coroutine, not {coro!r}")
@@ -476,15 +477,21 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
         elif may_be_cut_off(frame):
             raise KeyboardInterrupt
 
+    def finish() -> None:
+        if scheduler.max_workers:
+            wait(task, None)
+        else:  # this thread is all that the pool has
+            Helper(scheduler, task, None).work()
+
     def body() -> None:
         try:
             try:
                 scheduler.put(task)
-                wait(task, None)
+                finish()
             except BaseException:  # what a signal handler of the program's own has raised
                 if not pressed:
                     task.cancel()
-                    wait(task, None)
+                    finish()
                 raise
         finally:
             # What it has left behind is cancelled, as asyncio.run does.

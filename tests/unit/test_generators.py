@@ -112,7 +112,7 @@ def outcome(run: Callable[[Any], Any], ends: Ends, program: str) -> list[str]:
     return ends.log
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_run_closes_generators_as_asyncio_does(
     program: str, workers: int, caplog: pytest.LogCaptureFixture

@@ -900,7 +900,10 @@ def test_ctrl_c_anywhere_in_run_harms_nobody(
 
 
 @pytest.mark.thread_unsafe(reason="watches all instructions")
-def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(ctrl_c: Callable[[], None]) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(
+    workers: int, ctrl_c: Callable[[], None]
+) -> None:
     """`fairpool.run`: what was begun has cleaned up, and nothing of the pool is left."""
     for moment in moments(interrupts=True):
         begun: list[str] = []
@@ -922,7 +925,7 @@ def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(ctrl_c: Callable[[], None]) -
         coroutine = main()
         try:
             with contextlib.suppress(KeyboardInterrupt), moment.do(partial(press_inside, 1)):
-                fairpool.run(coroutine, max_workers=1)
+                fairpool.run(coroutine, max_workers=workers)
                 assert not moment.reached, moment
         finally:
             coroutine.close()  # the main thread had not come as far as to begin
@@ -931,6 +934,31 @@ def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(ctrl_c: Callable[[], None]) -
             assert scheduler.is_over() or not begun, moment
             assert not [each for each in scheduler.roster if each.thread.is_alive()], moment
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, moment
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_coroutine_is_run_by_the_threads_that_there_are(workers: int) -> None:
+    async def child(value: int) -> int:
+        await fairpool.sleep(0.001)
+        return value
+
+    async def main() -> int:
+        left = fairpool.create_task(left_behind())
+        await fairpool.yield_now()
+        thread = await fairpool.FairPool(1).submit(child, 1)
+        assert not left.done()
+        return sum(await fairpool.gather(child(1), child(2))) + thread
+
+    async def left_behind() -> None:
+        try:
+            await fairpool.Event().wait()
+        finally:
+            await fairpool.sleep(0.001)
+            ended.append(None)
+
+    ended: list[None] = []
+    assert in_time(lambda: fairpool.run(main(), max_workers=workers)) == 4
+    assert ended == [None]
 
 
 @pytest.mark.parametrize("times", [2, 3])
