@@ -121,7 +121,10 @@ class Event:
     def _last_gate(self) -> _Gate:
         gate = first = self._gate
         while gate.successor:
-            gate = gate.successor[None]
+            try:
+                gate = gate.successor[None]
+            except KeyError:  # a dict may count its first key before it finds it (A3)
+                break
         if gate is not first:
             self._gate = gate
         return gate

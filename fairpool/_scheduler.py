@@ -186,8 +186,8 @@ class Scheduler:
         self._prefix = prefix
         self._reset()
         _live.add(ref(self, _live.discard))
-        if _exiting:  # made by a thread that still runs while the interpreter ends
-            self.close(_exiting[0])
+        if reasons := _exiting.copy():  # made by a thread that runs on while Python ends
+            self.close(reasons[0])
 
     def _reset(self) -> None:
         self._numbers = count()
@@ -638,7 +638,8 @@ class Scheduler:
 
     def refusal(self) -> Exception:
         """The exception for a call that comes too late."""
-        error = self.refusals[0]
+        # The mutex of `copy` waits for the `append` whose length the caller has seen (A3).
+        error = self.refusals.copy()[0]
         return type(error)(*error.args)
 
     def is_open(self) -> bool:

@@ -29,8 +29,9 @@ Node = Any
 
 Edge = tuple[tuple[Node, ...], Any]
 
-# Which futures each waiting task waits for, and its function or coroutine. Item assignment and
-# `get` take the dict's mutex (A1, A2).
+# Which futures each waiting task waits for, and its function or coroutine. Item assignment takes
+# the dict's mutex (A1). `get` takes none (A3): it sees what was written before this thread's last
+# item assignment (A2), or before its last call on another container, as far as A7 goes.
 waiting_tasks: dict[Future[Any], Edge] = {}
 
 # Not empty once there are locks: before, no coroutine can wait for one.
