@@ -113,6 +113,7 @@ def claim_coroutine(coroutine: Any) -> None:
     except TypeError:  # of another foreign type
         return
     if _claimed.setdefault(mine, mine) is not mine:  # A1: the arbiter
+        del mine  # not to be called for, by the frame that the error holds: it is not in there
         raise RuntimeError(f"{_which(coroutine)} is a task's already: {_CALL_AGAIN}")
     if kind is CoroutineType:
         is_started = coroutine.cr_suspended or coroutine.cr_running

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.machinery
 import os
 import pathlib
@@ -41,6 +42,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         _watchdog.rest()
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """That of pytest, without the exceptions that earlier tests have left behind in cycles."""
+    from fairpool._report import wait_for_log
+
+    gc.collect()
+    assert wait_for_log(30)
+    caplog.clear()
+    return caplog
 
 
 # --- the build and the wheel ----------------------------------------------------------------------

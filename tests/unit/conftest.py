@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import pytest
 
 from fairpool import FairPool
 from fairpool._scheduler import Scheduler
-from fairpool._sync import cpu_count
+from fairpool._sync import cpu_count, yield_cpu
 
 T = TypeVar("T")
 
@@ -32,7 +33,6 @@ SINGLE_THREADED = {
     "held",
     "moments",
     "monkeypatch",
-    "nothing_left_behind",
     "one_look",
     "pool",
     "quiet",
@@ -83,6 +83,14 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[FairPool]:
     pool = FairPool(1)
     yield pool
     pool.shutdown()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until this is true, or fail."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come to that"
+        yield_cpu()
 
 
 def in_time(fn: Callable[[], T]) -> T:

@@ -50,14 +50,6 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> None:
-    """What other tests have left behind is not logged in this one."""
-    gc.collect()
-    assert wait_for_log(TIMEOUT)
-    caplog.clear()
-
-
 # --- futures by hand: every order of whole steps, against the standard library's ----------------
 
 STEPS: dict[str, Callable[[Any], object]] = {

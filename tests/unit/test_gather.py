@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from unit.conftest import PATIENCE, in_time, occupy
+from unit.conftest import PATIENCE, in_time, occupy, until
 
 import fairpool
-from fairpool import DeadlockError, FairPool, current_task
+from fairpool import DeadlockError, FairPool, Future, current_task
 from fairpool._gather import CHILDREN_AT_ONCE, FORKED_MAX, FORKED_TIME, Gather
 from fairpool._runqueue import RunQueue
 from fairpool._sync import here
@@ -212,21 +212,28 @@ def test_the_time_for_it_begins_anew_with_a_step(
 ) -> None:
     clock = 10**9
     monkeypatch.setattr("fairpool._gather.monotonic_ns", lambda: clock)
+    turns: list[Future[None]] = [Future() for _ in range(4)]
 
     async def main() -> list[int]:
         nonlocal clock
         forked = []
-        for _ in range(4):
+        for turn in turns:
             forked.append(sum(await eager(*[child() for _ in range(5)])))
             clock += 3 * FORKED_TIME
             if suspends:
-                await fairpool.sleep(0.001)
+                await turn
         return forked
 
     async def child() -> int:
         return bool(here.worker.forks)
 
-    forked = make_pool(1).submit(main).result(PATIENCE)
+    pool = make_pool(1)
+    future = pool.submit(main)
+    if suspends:
+        for turn in turns:
+            until(pool._scheduler.parking.parked.copy)  # the worker has looked around, and waits
+            turn.set_result(None)
+    forked = future.result(PATIENCE)
     if suspends:
         assert forked == [5, 5, 5, 5]
     else:  # others are to go first, so that it is suspended, too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import itertools
 import sys
 import threading
@@ -262,6 +263,21 @@ def test_a_cancelled_gather_asks_a_child_once_that_it_has_twice(make_pool: MakeP
 
     make_pool(2).submit(main).result(PATIENCE)
     assert seen == [1, 1]
+
+
+def test_the_error_of_a_refused_coroutine_may_be_the_last_that_holds_it(
+    make_pool: MakePool, go_on: Future[None]
+) -> None:
+    pool = make_pool(1)
+    box = [answer(Future(), go_on)]
+    pool.submit(lambda: box[0])
+    error = pool.submit(lambda: box[0]).exception(PATIENCE)
+    assert "is a task's already" in str(error)
+    go_on.set_result(None)
+    pool.shutdown()
+    box.clear()
+    del error  # an error in a callback of a weak reference would go to pytest's unraisable hook
+    gc.collect()
 
 
 def test_a_refused_gather_closes_what_is_its_own_only(

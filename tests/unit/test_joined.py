@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, TIMEOUT, check_whole, in_time, occupy
+from unit.conftest import LONG, TIMEOUT, check_whole, in_time, occupy, until
 from unit.instructions import PACKAGE, moments
 
 import fairpool
@@ -1045,13 +1045,6 @@ class Contest:
             assert not thread.is_alive(), "hangs"
         if self._errors:
             raise self._errors[0]
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        yield_cpu()
 
 
 @pytest.fixture
