@@ -708,7 +708,7 @@ class Future(_StdFuture[T]):
         return "CANCELLED_AND_NOTIFIED" if cell is CANCELLED else "FINISHED"
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
-        """(done, cancelled, result, exception), for `asyncio` from 3.14 on."""
+        """(done, cancelled, result, exception), for `asyncio` from 3.15 on."""
         cell = self._cell
         if type(cell) is list:
             return False, False, None, None

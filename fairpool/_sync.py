@@ -3,13 +3,13 @@
 Every other module gets its locks, threads, thread-locals and time from here, so that one place can
 be read to know what the package asks of the interpreter, and one seam can be replaced under test.
 
-This code assumes, of CPython (checked in the sources of 3.13, true with and without the GIL):
+This code assumes, of CPython (docs/versions.md has the place of each in the sources):
 
-- A1. One call of `append`, `appendleft`, `extendleft` (with a list or a tuple), `pop`, `popleft`,
-  `remove`, `count`, `index`, `clear` or `rotate` on a `deque`, of `append`, `insert`, `pop`,
-  `remove`, `reverse`, `clear`, `copy` or item assignment on a `list`, of `add`, `discard`, `pop` or
-  `copy` on a `set`, and of `setdefault`, `pop`, `copy` or item assignment on a `dict` is atomic. On
-  a free-threaded build each of them takes the
+- A1. One call of `append`, `appendleft`, `extend` or `extendleft` (with a list or a tuple), `pop`,
+  `popleft`, `remove`, `count`, `index`, `clear` or `rotate` on a `deque`, of `append`, `insert`,
+  `pop`, `remove`, `reverse`, `clear`, `copy`, a slice or item assignment on a `list`, of `add`,
+  `discard`, `remove`, `pop`, `copy` or `clear` on a `set`, and of `setdefault`, `pop`, `copy`,
+  `clear` or item assignment on a `dict` is atomic. On a free-threaded build each of them takes the
   object's own mutex (a "critical section" in CPython's words); with the GIL each is one
   uninterrupted C call. Elements are only compared by identity before a foreign `__eq__` could run,
   because what the package keeps in these containers are its own objects, which compare by identity.
@@ -19,27 +19,32 @@ This code assumes, of CPython (checked in the sources of 3.13, true with and wit
   `list` does not. What the package keeps in lists is compared in C, without waiting, and the
   reference that is dropped there was taken a moment before: it is the last one of another thread's
   only if that lets go at that very moment, too, and then has to wait for 20 µs. Not seen.)
+  Not in this list: `extend` on a `list`, `update`, iteration. They are used on what one thread has.
 - A2. What a thread wrote before such a call is seen by a thread that makes a later such call *on
   the same object*: the mutex is released by the first and acquired by the second. This is the only
   ordering between threads that the package relies on, besides lock release → acquire. A plain
   attribute read orders nothing by itself; where one is used, a comment names the call that it is
   ordered by.
-- A3. Reading one attribute, or the truth value of a container, while another thread writes it
-  gives the old or the new value, never a torn one.
+- A3. Reading one attribute, one item (`x[i]` of a list, `d[k]`, `get` or `in` of a dict, `in` of a
+  set), or the truth value of a container, while another thread writes it gives the old or the new
+  value, never a torn one. Such a read takes no mutex. A container may show its new length before
+  its new item: `if d: d[k]` may raise KeyError, `if x: x[0]` IndexError.
 - A4. `next(itertools.count())` never gives a number twice.
 - A5. `Lock.acquire(False)` succeeds in at most one thread per release. `Lock.release` may be called
   from any thread.
 - A6. None of the calls in A1, and neither `Lock.acquire(False)` nor `Lock.release`, runs Python
-  code while it holds its mutex. Between two of them, anything may run on the same thread: a signal
-  handler, or a `__del__` that the collector calls. So no protocol of the package holds a lock from
-  one call to the next: each step is one atomic call, and the state between two steps is a state
-  that any thread, this one included, may meet.
+  code while it holds its mutex; but for the finalizer of what is dropped. Then the call has done
+  its work, and lets go of the mutex where the finalizer waits. Between two calls, anything may run
+  on the same thread: a signal handler, or a `__del__` that the collector calls. So no protocol of
+  the package holds a lock from one call to the next: each step is one atomic call, and the state
+  between two steps is a state that any thread, this one included, may meet.
 - A7. Such a call is a fence as well: what a thread wrote before it is seen by the others before
   what the thread reads after it. (Taking and releasing the mutex are atomic read-modify-writes
-  with sequentially consistent order, and slots are stored with release and loaded with
-  sequentially consistent order.) So of two threads that each write, make such a call, and then
-  read what the other has written, one sees the other. Used where no object is common to both:
-  `_combiner`, `_worker`.
+  with sequentially consistent order. Slots are stored with release. Reads of slots, look-ups in a
+  dict and the length of a deque begin with a load in sequentially consistent order; the length of
+  any other container does not.) So of two threads that each write, make such a call, and then
+  read what the other has written, one sees the other. Used where no object is common to both: in
+  `_waits` and `_timer`, and in the protocols of parking, combining and joining.
 """
 
 from __future__ import annotations
