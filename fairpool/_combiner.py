@@ -1090,6 +1090,8 @@ class Combiner:
                 if timeout is None:
                     task.awaited = stay
                     stay.helps = stay.serves = self._may_lend(task)
+                    if stay.helps:
+                        self.scheduler.helpers[stay] = None  # H1
                 self.enqueue(stay)
                 if timeout is None:
                     self._check_wait(task, stay)
@@ -1119,6 +1121,7 @@ class Combiner:
         finally:
             if worker is None:
                 task.awaited = outer
+                self.scheduler.helpers.pop(stay, None)
             elif timeout is None:
                 leave_wait(task, outer)
         return not self._gave_up(stay)
@@ -1179,6 +1182,10 @@ class Combiner:
         """
         scheduler = self.scheduler
         if not scheduler.lends or scheduler.searching or not scheduler.seats or scheduler.shares:
+            return
+        # Who helps does H1, then looks here for what is published; who publishes does
+        # S1 before this. Both take the mutex of `published`: one of the two sees the other.
+        if not any(stay.lock is self for stay in scheduler.helpers.copy()):
             return
         if not scheduler.workers or not scheduler.has_published():
             return

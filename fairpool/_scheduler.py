@@ -137,7 +137,9 @@ class Scheduler:
         "broken",
         "cancels_all",
         "ending",
+        "exited",
         "generators",
+        "helpers",
         "idle_timeout",
         "injector",
         "lends",
@@ -205,6 +207,9 @@ class Scheduler:
         self.unserved: set[Combiner] = set()
         self.shares = Shares()  # empty in most pools
         self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
+        # Threads that wait for a lock here, and may be lent (`Combiner.nominate`).
+        self.helpers: dict[Any, None] = {}
+        self.exited = RunQueue()  # those of them that have left their loop
         self.parking = Parking(self.seat_count, self._start_worker, self._overlooks_server)
         self.seats = self.parking.seats  # at hand for the quick look of every submission
         self.searching = self.parking.searching
@@ -541,8 +546,13 @@ class Scheduler:
             else:
                 seat.clear()
             raise
-        for other in self.roster.copy():
-            if other.ended.is_set() and not other.thread.is_alive():
+        for _ in range(len(self.exited)):
+            other = self.exited.take()
+            if other is None:
+                break
+            if other.thread.is_alive():  # it is about to end
+                self.exited.append(other)
+            else:
                 self.strike(other)
 
     def _overlooks_server(self) -> bool:
@@ -799,6 +809,7 @@ class Scheduler:
                     continue
                 for timers in used:
                     timers.stop()
+                self.exited.clear()  # which refer to this: no cycle
                 return
             for worker in roster:
                 with blocking():  # in a worker of another pool

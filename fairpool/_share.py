@@ -71,7 +71,17 @@ def jain_index(values: Iterable[float]) -> float:
 class Standing:
     """What one principal has used of one thing."""
 
-    __slots__ = ("listed", "pace", "principal", "queue", "seen", "usage", "weight", "weighted")
+    __slots__ = (
+        "is_present",
+        "listed",
+        "pace",
+        "principal",
+        "queue",
+        "seen",
+        "usage",
+        "weight",
+        "weighted",
+    )
 
     # usage:    measured (ns)
     # weighted: usage by weight (virtual time), moved up where the principal came late
@@ -79,6 +89,7 @@ class Standing:
     # seen:     when it last came, or ended what it did here (ns)
     # queue:    what of it waits: (lock) a `WaitQueue`; (workers) the principal's run queue
     # listed:   (lock) whether it is in the heap; (workers) whether it had work at the last choice
+    # is_present: whether it is in `Ledger.present`
 
     def __init__(self, principal: Principal | None, queue: Any) -> None:
         self.principal = principal
@@ -88,19 +99,23 @@ class Standing:
         self.usage = 0
         self.weighted = 0
         self.seen = -ABSENCE
-        self.listed = False
+        self.listed = self.is_present = False
 
 
 class Ledger:
     """What each principal has used of one thing."""
 
-    __slots__ = ("level", "standings")
+    __slots__ = ("level", "present", "standings", "total")
 
-    # level: how far the one was, at most, that was served because it had used the least
+    # level:   how far the one was, at most, that was served because it had used the least
+    # present: those that were seen lately, each with the time of the last look at it, in the order
+    #          of these times
+    # total:   the sum of what these have, `weighted`
 
     def __init__(self) -> None:
-        self.level = 0
+        self.level = self.total = 0
         self.standings: dict[Principal | None, Standing] = {}
+        self.present: deque[tuple[int, Standing]] = deque()
 
     def find(self, principal: Principal | None) -> Standing:
         """The standing of a principal, which may be a new one."""
@@ -112,23 +127,51 @@ class Ledger:
     def arrive(self, standing: Standing, now: int) -> None:
         """One of which nothing was waiting, or being served, wants something."""
         if now - standing.seen >= ABSENCE:
-            present = [
-                each.weighted
-                for each in self.standings.copy().values()
-                if each is not standing and now - each.seen < ABSENCE
-            ]
-            start = sum(present) // len(present) if present else self.level
+            start = self._average_without(standing, now)
         else:
             start = self.level - CREDIT
+        if not standing.is_present:
+            self._enter(standing, now)
         if standing.weighted < start:
+            self.total += start - standing.weighted
             standing.weighted = start
         standing.seen = now
 
     def charge(self, standing: Standing, used: int, now: int) -> None:
         """Write down what has been used."""
+        if not standing.is_present:
+            self._enter(standing, now)
+        virtual = used * standing.pace
         standing.usage += used
-        standing.weighted += used * standing.pace
+        standing.weighted += virtual
+        self.total += virtual
         standing.seen = now
+
+    def _enter(self, standing: Standing, now: int) -> None:
+        standing.is_present = True
+        self.present.append((now, standing))
+        self.total += standing.weighted
+
+    def _average_without(self, standing: Standing, now: int) -> int:
+        """What those that are present have, but for this one; the level if there are none.
+
+        Whoever was seen since the last look at it is looked at again after `ABSENCE`: so one look a
+        second for each that uses something, and none for the others.
+        """
+        present = self.present
+        while present and now - present[0][0] >= ABSENCE:
+            _, each = present.popleft()
+            if now - each.seen < ABSENCE:
+                present.append((now, each))
+            else:
+                self.total -= each.weighted
+                each.is_present = False
+        if not present:
+            self.total = 0  # exact, also where an interrupt has cut off a change
+        others, total = len(present), self.total
+        if standing.is_present:
+            others, total = others - 1, total - standing.weighted
+        return total // others if others else self.level
 
     def usage(self) -> dict[str | None, float]:
         """The seconds that each share has used; None stands for work without a share."""

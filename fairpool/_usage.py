@@ -14,7 +14,7 @@ the lock (see `_combiner`).
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections import deque
+from collections import OrderedDict, deque
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 from logging import WARNING
@@ -94,6 +94,32 @@ class ChargingQueue(WaitQueue):
         return item
 
 
+class _StrictLedger(Ledger):
+    """A ledger that knows who was seen last."""
+
+    __slots__ = ("recent",)
+
+    # recent: the standings in the order in which they were seen, the last one last
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recent: OrderedDict[Standing, None] = OrderedDict()
+
+    def arrive(self, standing: Standing, now: int) -> None:
+        """As that of `Ledger`."""
+        Ledger.arrive(self, standing, now)
+        self._note(standing)
+
+    def charge(self, standing: Standing, used: int, now: int) -> None:
+        """As that of `Ledger`."""
+        Ledger.charge(self, standing, used, now)
+        self._note(standing)
+
+    def _note(self, standing: Standing) -> None:
+        self.recent[standing] = None
+        self.recent.move_to_end(standing)
+
+
 class UsageQueue(ChargingQueue):
     """Requests, those of the share first that has used the lock least.
 
@@ -108,6 +134,7 @@ class UsageQueue(ChargingQueue):
         "_held",
         "_lock",
         "_numbers",
+        "_recent",
         "_served",
         "_strict",
         "_turns",
@@ -121,6 +148,7 @@ class UsageQueue(ChargingQueue):
     # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
     # _served:  (key) sections that were begun
     # _chosen:  (key) what was looked at: it is the next one
+    # _recent:  (key, strict) the shares in the order in which they were seen
     # _held:    (key) whether there is something that is held back
     # _armed:   holds an item while a timer is to come
 
@@ -128,6 +156,9 @@ class UsageQueue(ChargingQueue):
         super().__init__()
         self._lock = ref(lock)  # which refers to this: no cycle
         self._strict = strict
+        if strict:
+            self.ledger = ledger = _StrictLedger()
+            self._recent = ledger.recent
         self._waiting: set[Any] = set()
         self._arrived: dict[Any, bool] = {}
         self._heap: list[tuple[int, int, int, Standing]] = []
@@ -181,7 +212,7 @@ class UsageQueue(ChargingQueue):
         """A section begins at once, because nobody waits (key), unless it is to be held back."""
         standing = self.ledger.find(principal)
         self.ledger.arrive(standing, now)
-        if self._strict and self._held_until(standing) > now:
+        if self._strict and self._held_until(standing, now):
             return False
         self._served += 1
         self.current = standing
@@ -289,7 +320,7 @@ class UsageQueue(ChargingQueue):
                 standing = self._least()
                 if standing is None:
                     return None
-                if self._strict and (until := self._held_until(standing)) > now:
+                if self._strict and (until := self._held_until(standing, now)):
                     self._held = True
                     if self._arm(until):
                         return None
@@ -347,16 +378,16 @@ class UsageQueue(ChargingQueue):
             line.discard(item)  # given up, perhaps while it was not in the line
         return None
 
-    def _held_until(self, standing: Standing) -> int:
+    def _held_until(self, standing: Standing, now: int) -> int:
         """Until when to wait for one that has used less (ns); 0 for not at all."""
         limit = standing.weighted - SLACK
-        if limit <= 0:
-            return 0
-        latest = -HOLD_BACK
-        for each in self.ledger.standings.values():
-            if each.weighted < limit and each.seen > latest:
-                latest = each.seen
-        return latest + HOLD_BACK
+        for each in reversed(self._recent):
+            until = each.seen + HOLD_BACK
+            if until <= now:  # and so were those before it
+                break
+            if each.weighted < limit:
+                return until
+        return 0
 
     def _arm(self, until: int) -> bool:
         """See to it that somebody looks again after that; False if nobody can be found."""

@@ -315,6 +315,7 @@ class Worker:
                 # Those that parked while there was still work are to see that there is none.
                 scheduler.parking.unpark_all()
             self.ended.set()
+            scheduler.exited.append(self)  # last: the next one to be started strikes it
 
     def _initialize(self) -> bool:
         """Run the pool's initializer, if it has one; False if the pool is broken now."""

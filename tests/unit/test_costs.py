@@ -19,6 +19,11 @@ import pytest
 import fairpool
 import fairpool._scheduler
 from fairpool import FairPool
+from fairpool._request import Request
+from fairpool._runqueue import RunQueue
+from fairpool._share import ABSENCE
+from fairpool._sync import here, monotonic_ns
+from fairpool._worker import Worker
 
 TIMEOUT = 60
 MANY = 1_000
@@ -325,3 +330,90 @@ def test_a_timeout_that_expires_leaves_nothing_to_the_collector(no_collector: No
         while any(block() is not None for block in blocks):
             assert time.monotonic() < end, "a cycle"
             time.sleep(0)
+
+
+# --- what is looked at in the midst of an operation -----------------------------------------------
+
+
+def charge_all(ledger: Any, pool: FairPool, count: int, now: int) -> None:
+    """So many shares have used something, and were seen then."""
+    for number in range(count):
+        ledger.charge(ledger.find(pool.share(f"other {number}")._principal), 1, now)
+
+
+def arriving(pool: FairPool, count: int, ago: int) -> Callable[[], object]:
+    """A share comes after a long time."""
+    share = pool.share("this one")
+    ledger = pool._scheduler.shares.ledger
+    standing = ledger.find(share._principal)
+    now = monotonic_ns()
+    charge_all(ledger, pool, count, now - ago)
+
+    def arrive() -> None:
+        standing.seen = now - 2 * ABSENCE
+        ledger.arrive(standing, now)
+
+    return arrive
+
+
+def entering_strictly(pool: FairPool, count: int, ago: int) -> Callable[[], object]:
+    """A section of a strict lock, of a share that has used it more than the others have."""
+    lock: Any = pool.lock(order="usage", strict=True)
+    ledger = lock.queue.ledger
+    now = monotonic_ns()
+    charge_all(ledger, pool, count, now - ago)
+    ledger.charge(ledger.find(None), 10**12, now)
+
+    def enter() -> None:
+        with lock:
+            pass
+
+    return enter
+
+
+@pytest.mark.parametrize(
+    ("operation", "ago"),
+    [
+        pytest.param(arriving, 2 * ABSENCE, id="arriving beside those that are absent"),
+        pytest.param(arriving, 0, id="arriving beside those that are present"),
+        pytest.param(entering_strictly, 2 * ABSENCE, id="entering a strict lock"),
+    ],
+)
+def test_a_share_does_not_look_at_every_other_share(operation: Any, ago: int) -> None:
+    counts = []
+    for count in (1, MANY):
+        with FairPool(max_workers=0) as pool:
+            counts.append(lines_of(operation(pool, count, ago)))
+    few, many = counts
+    assert many - few < MANY // 10, (few, many)
+
+
+def test_who_starts_a_worker_does_not_look_at_the_others() -> None:
+    counts = []
+    for count in (1, MANY):
+        with FairPool(1) as pool:
+            scheduler = pool._scheduler
+            others = [Worker(scheduler, "one that blocks") for _ in range(count)]
+            scheduler.roster.extend(others)
+            counts.append(lines_of(lambda scheduler=scheduler: scheduler._start_worker([None])))
+            for other in others:
+                scheduler.strike(other)
+    few, many = counts
+    assert many - few < MANY // 10, (few, many)
+
+
+def test_who_publishes_does_not_look_at_waiters_that_cannot_help() -> None:
+    def measure(pool: FairPool, count: int) -> int:
+        lock: Any = pool.lock()
+        here.worker.published.append(None)  # what somebody could be lent for
+        for _ in range(count):
+            RunQueue.append(lock.queue, Request())
+        try:
+            return lines_of(lock.nominate)
+        finally:
+            lock.queue.clear()
+            here.worker.published.clear()
+
+    with FairPool(max_workers=0) as pool:
+        few, many = (pool.run(measure, pool, count) for count in (1, MANY))
+    assert many - few < MANY // 10, (few, many)

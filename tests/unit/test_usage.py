@@ -13,7 +13,7 @@ import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
 
 import fairpool
-from fairpool import FairPool, Lock, _combiner, _usage
+from fairpool import FairPool, Lock, _combiner, _share, _usage
 from fairpool._request import Request
 from fairpool._share import VIRTUAL_NANOSECOND, WEIGHT_MIN, Principal, jain_index
 from fairpool._sync import yield_cpu
@@ -634,6 +634,7 @@ def test_one_that_is_held_back_gives_way(
     make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_usage, "HOLD_BACK", TIMEOUT * 1000 * MILLISECOND)
+    monkeypatch.setattr(_share, "ABSENCE", TIMEOUT * 1000 * MILLISECOND)  # else b is a newcomer
     pool = make_pool(1)
     lock: Any = pool.lock(order="usage", strict=True)
     order: list[str] = []
