@@ -203,8 +203,8 @@ class TaskGroup:
 
     def _child_ended(self, task: Task[Any]) -> None:
         """A registrant of the group's tasks: one of them has ended."""
-        need_stack(12)
         if task._cell is FAILED and not self._given_up:
+            need_stack(14)  # so that what follows in here does not fail half-way
             error = task.exception()
             assert error is not None
             self._errors.append(error)
@@ -227,8 +227,9 @@ class TaskGroup:
         self._take_out(task)
 
     def _take_out(self, task: Task[Any]) -> None:
-        self._children.discard(task)  # E1
+        self._children.discard(task)  # E1: may be done again, where there is no stack for E2
         if not self._children:
+            need_stack(12)
             completion = self._completions.take()  # E2
             if completion is not None and claim(completion) is not None:
                 finish(completion, None)
@@ -444,12 +445,6 @@ class Timeout:
                 finish(self._landed, None)
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        try:
-            await self._leave(error)
-        finally:
-            del self, error, trace  # what is raised holds this frame: no cycle
-
-    async def _leave(self, error: BaseException | None) -> None:
         task, deadline = self._task, self._deadline
         assert task is not None
         if deadline is not None and deadline.call_off() and deadline.timer is not None:
@@ -462,6 +457,12 @@ class Timeout:
             self._state = "finished"
             self._task = self._deadline = None
             return
+        try:
+            await self._leave(task, error)
+        finally:
+            del self, task, deadline, error, trace  # what is raised holds this frame: no cycle
+
+    async def _leave(self, task: Task[Any], error: BaseException | None) -> None:
         if is_a(error, GeneratorExit):  # the coroutine is being closed: it cannot wait
             return
         before = _delivered(task) - self._request.delivered
@@ -482,7 +483,7 @@ class Timeout:
                 try:
                     raise TimeoutError from error
                 finally:
-                    del self, task, deadline, error  # likewise
+                    del self, task, error  # likewise
             if error is not None:
                 _insert_timeout_error(error)
                 if is_a(error, BaseExceptionGroup):

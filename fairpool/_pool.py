@@ -318,7 +318,7 @@ class FairPool(ThreadPoolExecutor):
         """What has happened here so far. From any thread."""
         scheduler = self._scheduler
         workers, shares = scheduler.workers.copy(), scheduler.shares
-        shares.settle(monotonic_ns())
+        shares.settle(shares.active.copy(), monotonic_ns())
         usage = shares.ledger.usage()
         return PoolStatistics(
             workers=len(workers),

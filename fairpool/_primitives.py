@@ -217,7 +217,7 @@ class _Permits:
 
     async def take(self) -> bool:
         """Wait for a permit (True), or for `close` (False)."""
-        if self.try_take():
+        if not self._waiters and self._pop():  # `try_take`, but for those that have given up
             return True
         waiter: Future[bool] = Future()
         self._waiters.append(waiter)  # L1
@@ -255,7 +255,10 @@ class _Permits:
         """Serve those that wait, as far as there is anything for them."""
         waiters = self._waiters
         while waiters.holds_work() and (
-            self._free or not self._dry or self._closed or waiters.is_half_empty()
+            self._free
+            or not self._dry
+            or self._closed
+            or (waiters.given_up and waiters.is_half_empty())
         ):
             try:
                 waiters.idle.pop()  # T1
@@ -264,7 +267,7 @@ class _Permits:
             try:
                 if waiters.given_up:
                     self._sweep()
-                while waiters and (self._closed or self._pop()):
+                while waiters and (self._closed or ((self._free or not self._dry) and self._pop())):
                     waiter = waiters.take()
                     try:
                         while waiter is not None and not _finish_if_waiting(

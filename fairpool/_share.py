@@ -58,6 +58,11 @@ TURN_TIME = 100_000
 CURRENT: ContextVar[Principal | None] = ContextVar("fairpool.share", default=None)
 
 
+# When so many shares are active, those that have nothing queued are so no longer. Where a share
+# comes and goes at each task, its workers and those that submit meet at the mutex of the dict.
+ACTIVE = 8
+
+
 def jain_index(values: Iterable[float]) -> float:
     """How even the values are: 1 if all are equal, 1/n if one has everything; 1 if there are none.
 
@@ -292,9 +297,9 @@ class Shares(list[Principal]):
     __slots__ = ("active", "ledger", "names", "token")
 
     # names:  the principals by their names
-    # active: those that have something queued, or charges to be settled; who looks for work looks
-    #         only at these. A dict, because it keeps its order: two runs of the same schedule
-    #         choose the same.
+    # active: those that have something queued, or charges to be settled, and some that had. A
+    #         search for work looks only at these. A dict, because it keeps its order: two runs of
+    #         the same schedule choose the same.
     # token:  held for a moment by who brings the ledger up to date; nobody waits for it
 
     def __init__(self) -> None:
@@ -316,10 +321,11 @@ class Shares(list[Principal]):
 
     def choose(self) -> Principal | None:
         """The one that has something to run, and of the workers' time has had the least."""
-        self.settle(monotonic_ns())
+        active = self.active.copy()
+        self.settle(active, monotonic_ns())
         standings = self.ledger.standings
         best: Standing | None = None
-        for principal in self.active.copy():
+        for principal in active:
             if principal.queue:
                 standing = standings[principal]
                 if best is None or standing.weighted < best.weighted:
@@ -330,22 +336,23 @@ class Shares(list[Principal]):
             self.ledger.level = best.weighted
         return best.principal
 
-    def settle(self, now: int) -> None:
-        """Bring the ledger up to date, unless another thread is just doing it."""
+    def settle(self, active: Iterable[Principal], now: int) -> None:
+        """Bring the ledger up to date for these, unless another thread is just doing it."""
         try:
             self.token.pop()
         except IndexError:
             return
         try:
             ledger = self.ledger
-            for principal in self.active.copy():
+            for principal in active:
                 standing = ledger.standings[principal]
                 charges = principal.charges
                 while charges:
                     ledger.charge(standing, charges.popleft(), now)
                 if not principal.queue:
                     standing.listed = False
-                    self._deactivate(principal)
+                    if len(self.active) > ACTIVE:
+                        self._deactivate(principal)
                 elif not standing.listed:
                     standing.listed = True
                     ledger.arrive(standing, now)

@@ -417,9 +417,11 @@ class Link(Task[T]):
             call = None
             del self, work, source, on_error, in_any_case, worker  # no cycle: see `Task.run`
             return None
-        if is_a(result, _StdFuture):
+        kind = type(result)
+        if issubclass(kind, _StdFuture):  # of two plain types: none of the user's code
             result = _wait_for(result)
-        if is_coroutine(result):
+            kind = type(result)
+        if kind is CoroutineType or (kind is GeneratorType and is_coroutine(result)):
             try:
                 if getrefcount(result) != HELD_BY_LOCAL or getweakrefcount(result):
                     claim_coroutine(result)

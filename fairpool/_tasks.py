@@ -59,6 +59,11 @@ def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Tas
             raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
         claim_coroutine(coro)
         coro = _await(coro)  # one that is not Python's own: Cython's, say
+    return _spawn(coro, name)
+
+
+def _spawn(coro: Any, name: str | None = None) -> Task[Any]:
+    """As `create_task`, of a coroutine that is the caller's."""
     try:
         scheduler = current_scheduler("create_task()")
     except BaseException:
@@ -238,7 +243,15 @@ def gather(
             for each in awaitables:
                 child = made.get(id(each))
                 if child is None:
-                    child = made[id(each)] = _as_future(each, "gather()")
+                    if (
+                        is_coroutine(each)
+                        and getrefcount(each) == HELD_BY_TUPLE_AND_LOCAL
+                        and not getweakrefcount(each)
+                    ):
+                        child = _spawn(each)  # nobody else has it
+                    else:
+                        child = _as_future(each, "gather()")
+                    made[id(each)] = child
                 children.append(child)
         except BaseException:  # the pool takes no more
             _close_all(awaitables[len(children) :])

@@ -346,7 +346,7 @@ BUGS = [
     Bug(
         "a child leaves its group before it has asked the parent to end",
         "_group",
-        "TaskGroup.__call__",
+        "TaskGroup._child_ended",
         "        if task._cell is FAILED and not self._given_up:\n",
         "        self._take_out(task)\n        if task._cell is FAILED and not self._given_up:\n",
         s.group_meets_failure,
