@@ -25,7 +25,9 @@ from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
 from contextvars import Context
 from inspect import CO_ITERABLE_COROUTINE
+from itertools import repeat
 from logging import CRITICAL, ERROR, WARNING
+from operator import is_
 from sys import getrefcount
 from types import CoroutineType, GeneratorType
 from typing import Any, TypeVar
@@ -74,6 +76,7 @@ __all__ = [
     "Joint",
     "Link",
     "Task",
+    "claim_all",
     "claim_coroutine",
     "fail_step",
     "hand_over",
@@ -123,6 +126,30 @@ def claim_coroutine(coroutine: Any) -> None:
         )
     if is_started:
         raise RuntimeError(f"{_which(coroutine)} has been started already: {_CALL_AGAIN}")
+
+
+def claim_all(coroutines: tuple[Any, ...]) -> None:
+    """As `claim_coroutine` for each of these native ones; if one is refused, close the others.
+
+    In few passes, most of them in C: a program may keep the list of what it gathers.
+    """
+    mine = [*map(ref, coroutines, repeat(_forget))]
+    are_mine = [*map(is_, map(_claimed.setdefault, mine, mine), mine)]  # A1
+    if False in are_mine:
+        each = coroutines[are_mine.index(False)]
+        why = "is a task's already"
+    else:
+        for each in coroutines:
+            if each.cr_suspended or each.cr_running:
+                why = "has been started already"
+                break
+        else:
+            return
+    del mine  # as in `claim_coroutine`
+    for other, is_mine in zip(coroutines, are_mine, strict=True):
+        if is_mine and not (other.cr_suspended or other.cr_running):
+            other.close()  # else Python warns that it was never awaited
+    raise RuntimeError(f"{_which(each)} {why}: {_CALL_AGAIN}")
 
 
 _CALL_AGAIN = "call its function once for each task, or await the task that runs it"

@@ -22,6 +22,7 @@ from fairpool._task import (
     HELD_BY_TUPLE,
     HELD_BY_TUPLE_AND_LOCAL,
     Task,
+    claim_all,
     claim_coroutine,
     is_coroutine,
 )
@@ -178,18 +179,6 @@ def _are_new(awaitables: tuple[Any, ...]) -> bool | None:
 A_FEW = 10
 
 
-def _claim_all(coroutines: tuple[Any, ...]) -> None:
-    """Claim these; if one is somebody else's, close the others."""
-    for index, each in enumerate(coroutines):
-        try:
-            claim_coroutine(each)
-        except BaseException:
-            for own in coroutines[:index]:
-                own.close()
-            _close_all(coroutines[index + 1 :])
-            raise
-
-
 async def _await(awaitable: Any) -> Any:
     return await awaitable
 
@@ -229,7 +218,7 @@ def gather(
             _close_all(awaitables)
             raise
         if not are_new:
-            _claim_all(awaitables)
+            claim_all(awaitables)
         future.of_coroutines(awaitables, copy_context(), scheduler if eager_start else None)
         scheduler.put(future)
     else:
