@@ -93,7 +93,8 @@ class Caller(Worker):
     def _come_and_go(self) -> None:
         scheduler = self.scheduler
         hooks = get_asyncgen_hooks()
-        self._outer = here.worker
+        outer = self._outer = here.worker
+        loan = None if outer is None else outer.lend_key(None)
         here.caller = here.worker = self
         try:
             scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
@@ -106,6 +107,8 @@ class Caller(Worker):
                 self._leave()
             set_asyncgen_hooks(*hooks)
             self.own = self.awaited = None  # no cycle: see below
+            if loan is not None:
+                loan.end()
 
     def _do_what_it_came_for(self) -> None:
         scheduler, own, first = self.scheduler, self.own, None
@@ -278,6 +281,11 @@ class Caller(Worker):
             return super()._park_on(future, timeout)
         if look_out(future):
             return True
+        if (loan := self.lend_key(future if timeout is None else None)) is not None:
+            try:
+                return self._park_on(future, timeout)
+            finally:
+                loan.end()
         if self.item is None:  # in a `__del__` between two steps: this one may be about to park
             with blocking():
                 Helper(self.scheduler, future, timeout).work()

@@ -26,6 +26,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from contextvars import copy_context
 from functools import partial
+from itertools import compress
 from typing import Any
 from weakref import ref
 
@@ -54,6 +55,7 @@ __all__ = [
     "Combiner",
     "CriticalLink",
     "Guest",
+    "Loan",
     "Section",
     "has_given_up",
     "name_of_owner",
@@ -116,6 +118,7 @@ class Stay(Wish):
         self.lender: Any = None
         self.lock = lock
         self.ticket = ticket
+        self.share = None  # until it is queued: it may be refused before
         self.owner = owner
         self.append(self.make_parker())
 
@@ -174,6 +177,12 @@ class _Critical(Task[Any]):
     def holds_lock(self) -> bool:  # type: ignore[override]
         """True at the end of the section, to the worker that runs it. It has the key until then."""
         return self.lock.owner is self
+
+    @property
+    def lock_in_hand(self) -> Any:
+        """As that of `Combiner`: from when the section has ended until the pass notes that."""
+        lock = self.lock
+        return lock if lock.owner is self and is_final(self) else None
 
     def hand_on(self, callbacks: list[Any]) -> None:
         """Have these called by a worker that holds nothing."""
@@ -246,13 +255,14 @@ class CriticalLink(_Critical, Link[Any]):
 class Visitor(Future[None]):
     """What a thread that is no worker is to a lock: an owner, and a place in a cycle of waits."""
 
-    __slots__ = ("_name", "awaited", "inside")
+    __slots__ = ("_name", "awaited", "inside", "loans")
 
     # awaited: the stay with which it waits for a lock without end. Like a coroutine, it says so
     #          itself: what all threads write down in one place, each of them would wait for, and
     #          with the lock in its hands.
     # inside:  how many locks, of all pools, it is inside of, or about to enter. Counted before it
     #          tries; a count that an interrupt has left too high only keeps it from being lent.
+    # loans:   the keys of its passes that it has lent, the latest last
 
     has_sources = True
 
@@ -261,6 +271,7 @@ class Visitor(Future[None]):
         self._name = name
         self.awaited: Stay | None = None
         self.inside = 0
+        self.loans: list[Loan] = []
 
     def sources(self) -> tuple[Any, ...]:
         stay = self.awaited
@@ -270,8 +281,64 @@ class Visitor(Future[None]):
     def task(self) -> Visitor:
         return self
 
+    def take_back(self) -> None:
+        """Take back the keys that are not lent any more."""
+        loans = self.loans
+        while loans and loans[-1].may_end(self.inside):
+            loans.pop().take_back()
+
     def _describe(self) -> str:
         return self._name
+
+
+class Loan:
+    """The key of a pass, given away while foreign code waits between two of its sections.
+
+    The thread takes it back when that wait is over and the foreign code is inside of no lock: its
+    pass goes on when that has returned. See "Foreign code" in docs/protocols/combining.md.
+    """
+
+    __slots__ = ("_began", "_is_over", "_item", "_served", "_stay", "_visitor", "_worker", "inside")
+
+    # inside: of how many locks its thread was inside then
+
+    # Made before the key is given away: it must come back, whatever there is no room for then.
+
+    def __init__(self, lock: Combiner, worker: Any, visitor: Visitor) -> None:
+        self._stay = Stay(lock, 0, lock.owner)
+        self._began, self._served = lock.began, lock.served
+        self._worker, self._item = worker, worker.item
+        self._visitor, self.inside = visitor, visitor.inside
+        self._is_over = False
+
+    def end(self) -> None:
+        """The wait is over."""
+        self._is_over = True
+        self._visitor.take_back()
+
+    def may_end(self, inside: int) -> bool:
+        """Whether to take it back where the thread is inside of so many locks."""
+        return self._is_over and inside <= self.inside
+
+    def take_back(self) -> None:
+        """Have the key again. At the head of the queue, so that nobody is served twice before."""
+        stay, worker = self._stay, self._worker
+        lock: Combiner = stay.lock
+        parker = stay.parker
+        lock.queue.appendleft(stay)  # L1
+        lock.see_to_queue()
+        try:
+            if lock.scheduler.unserved:
+                lock.scheduler.notify_if_work()
+            worker.park_for(parker, None, lock)
+        except BaseException:  # Ctrl-C, say: not before the key is there
+            while stay:
+                yield_cpu()
+            parker.acquire(timeout=1)  # its granter is about to release it, or it was acquired
+            raise
+        finally:
+            lock.began, lock.served = self._began, self._served
+            worker.item = self._item
 
 
 def has_given_up(item: Any) -> bool:
@@ -333,6 +400,11 @@ class Counters:
         # Not by who holds the key, but by who takes the continuations.
         self.own = RunQueue(maxlen=SAMPLES)
         self.others = RunQueue(maxlen=SAMPLES)
+
+
+# For `_take_key_again`.
+_NO_WAIT = (False,)
+_ITEM = ("item",)
 
 
 def _take_nothing(blocking: bool) -> bool:
@@ -471,6 +543,11 @@ class Combiner:
         """What a worker runs has a task. A pass is nobody's."""
 
     is_task = False
+
+    @property
+    def lock_in_hand(self) -> Combiner:
+        """The lock whose key a worker has that runs this: a pass, between two of its sections."""
+        return self
 
     # --- a task enters and leaves ----------------------------------------------------------------
 
@@ -617,6 +694,8 @@ class Combiner:
 
     def run(self, worker: Any) -> Any:
         """Run a pass on this worker, with the key. Returns what the worker is to run next."""
+        # The mark of who has the key between two sections. It goes directly before the key does.
+        worker.item = self
         home = self.home
         if home is not None and home is not worker and not worker.may_stand_in(self):
             self.dispatch(again=True)
@@ -639,7 +718,6 @@ class Combiner:
             stats.hand_offs += 1
         if not self.in_use:
             self._note_use()
-        worker.item = self
         count = 0
         self.began = now = monotonic_ns()
         deadline = now + PASS_TIME
@@ -650,8 +728,9 @@ class Combiner:
                 item = take()
             except IndexError:
                 self._account_pass(now, count)
+                worker.item = None
                 self.key.release()  # M1
-                if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
+                if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2
                     return None
                 if not self.in_use:
                     self._note_use()
@@ -682,9 +761,11 @@ class Combiner:
                     # section.
                     return continuation.suspended(outcome, worker)
                 self.owner = None  # before its task can be anywhere else
+                worker.item = self
                 publish(continuation)  # S1
                 if seats:  # S3
                     notify()
+                continuation = None  # it may have ended meanwhile
             elif type(item) is Section or type(item) is CriticalLink:
                 self.owner = item
                 self.served = count + 1
@@ -694,9 +775,11 @@ class Combiner:
                     continue
                 if not is_final(item):
                     # A coroutine, which holds the lock until its end.
+                    worker.item = None  # its end may come elsewhere: see `lock_in_hand`
                     item._register(self._section_ended)
                     return following
                 self.owner = None
+                worker.item = self
                 if following is not None:
                     following.ticket = item.ticket
                     publish(following)  # S1
@@ -715,10 +798,37 @@ class Combiner:
             count = self.served or 1
             now = clock()
 
+    def _take_key_again(self, worker: Any) -> bool:
+        """M2, and the note of it: in one call in C, so that nothing of the user's comes between."""
+        taken = compress((worker,), map(self.key.acquire, _NO_WAIT))
+        any(map(setattr, taken, _ITEM, (self,)))
+        return worker.item is self
+
+    def lend(self, worker: Any, awaited: Any) -> Loan | None:
+        """Give the key of a pass away: foreign code is about to wait, between two sections."""
+        need_stack(40)
+        item, owner = worker.item, self.owner
+        worker.item = None  # it waits as the thread, and not as the task that has run before
+        visitor = who_calls()
+        worker.item = item
+        loan = Loan(self, worker, visitor)
+        visitor.loans.append(loan)
+        worker.item = self.owner = None
+        self.served = 0
+        try:
+            self._serve_elsewhere()
+        except BaseException:  # the key is here still
+            self.owner = owner
+            worker.item = item
+            visitor.loans.remove(loan)
+            raise
+        return loan
+
     def _end_pass(self, worker: Any, count: int, now: int) -> None:
         """There may be more requests, but it is the turn of others."""
         self._account_pass(now, count)
         if worker.leaving:
+            worker.item = None
             # To somebody who is there: perhaps nobody is but those that wait.
             self._serve_elsewhere()
         else:
@@ -741,21 +851,32 @@ class Combiner:
                     if lender is not None:
                         lender.leaving = True  # its turn has come; only an optimization
                     return False
+            worker = here.worker
             self.owner = item.owner  # last: see `enter_stack`
+            if worker is not None and worker.item is self:
+                worker.item = None
             parker.release()
         elif type(item) is Sweep:
             try:
                 item.pop()
             except IndexError:
                 return False
+            self._end_item()
         else:
             self.began = monotonic_ns()
             self.owner = item
             if claim(item) is None:
                 self.owner = None
                 return False
+            self._end_item()
             finish(item, None)
         return True
+
+    def _end_item(self) -> None:
+        """The key is somebody else's now, if it was that of a pass."""
+        worker = here.worker
+        if worker is not None and worker.item is self:
+            worker.item = None
 
     def _section_ended(self, task: Any) -> None:
         """A section that was suspended has ended, or a guest with nothing to do was let in."""
@@ -850,6 +971,9 @@ class Combiner:
         owner = self.owner
         if type(owner) is Visitor:
             owner.inside -= 1
+            if owner.loans:
+                self._leave_and_take_back(owner)
+                return
         try:
             self._account(monotonic_ns())
         except SHORT_OF_ROOM:  # it is not counted
@@ -862,6 +986,15 @@ class Combiner:
                 start_new_thread(self._serve_elsewhere, ())
             except (RuntimeError, MemoryError):
                 self.release_key()  # whoever comes next serves those that wait
+
+    def _leave_and_take_back(self, visitor: Visitor) -> None:
+        loans, visitor.loans = visitor.loans, []
+        visitor.inside += 1
+        try:
+            self.leave_stack()
+        finally:
+            visitor.loans = loans
+            visitor.take_back()
 
     def check_owner(self) -> None:
         """Raise RuntimeError where the caller is not inside."""
@@ -983,6 +1116,7 @@ class Combiner:
             scheduler.unserved.add(self)  # S0
         if scheduler.broken is not None:
             need_stack()
+            self._end_item()
             self.fail(scheduler.broken)
             return
         worker = here.worker
@@ -993,6 +1127,8 @@ class Combiner:
             target = None
             scheduler.injector.append(self)  # S1
         else:
+            if worker is not None and worker.item is self:
+                worker.item = None
             target.services.append(self)  # S1
         # It is given away: what follows may not fail.
         try:
@@ -1081,6 +1217,12 @@ class Combiner:
         need_stack()
         self.scheduler.check_same_process()
         worker = here.worker
+        if worker is not None:
+            if timeout is None:
+                worker.check_initializer(self)
+            loan = worker.lend_key(self if timeout is None else None)
+            if loan is not None:
+                return self._enter_between_sections(timeout, owner, loan)
         task = owner.task
         stay = Stay(self, monotonic_ns(), owner)
         # What the task waits for already: this may be a `__del__` in the midst of that.
@@ -1104,6 +1246,8 @@ class Combiner:
                 self.enqueue(stay)
             if self.scheduler.unserved:
                 self.scheduler.notify_if_work()
+            if here.notifying:  # as in `Worker._give_up_seat`
+                self.scheduler.distrust_searchers()
             self._park(stay, worker, timeout)
             while stay.lent:
                 self._lend(stay)
@@ -1125,6 +1269,21 @@ class Combiner:
             elif timeout is None:
                 leave_wait(task, outer)
         return not self._gave_up(stay)
+
+    def _enter_between_sections(self, timeout: float | None, owner: Any, loan: Loan) -> bool:
+        """Enter with a stack of foreign code's, which a worker runs in a pass. Returns likewise."""
+        counts = type(owner) is Visitor  # what `enter_stack` has counted is counted again below
+        if counts:
+            owner.inside -= 1
+            loan.inside = owner.inside
+        entered = False
+        try:
+            entered = self.enter_stack(timeout)
+        finally:
+            loan.end()
+            if counts and not entered:
+                owner.inside += 1
+        return entered
 
     def _gave_up(self, stay: Stay) -> bool:
         """Whether the stay was given up with this, and not granted."""

@@ -69,7 +69,7 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
     reason, item, fn = worker.blocked_in, worker.item, worker.doing
     if item is None:
         return "in the initializer" if worker.initializes else "between tasks"
-    # What has no task is the child of a gather; or a lock, before the first section of a pass.
+    # What has no task is the child of a gather; or a lock, between two sections of a pass.
     task = item.task or item
     if not is_a(task, Future):
         return f"serves {_short(task)}"

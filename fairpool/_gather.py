@@ -99,6 +99,7 @@ class Gather(Joint):
     # A worker's `item` has this. Which task it is, is not known before `make_task`.
     task = None
     is_task = False
+    lock_in_hand = None
 
     def __init__(self, size: int, return_exceptions: bool) -> None:
         self._cell = [()]

@@ -220,6 +220,7 @@ class Principal:
     # What a worker runs has a task. A turn is nobody's.
     task = None
     is_task = False
+    lock_in_hand = None
 
     def __init__(self, scheduler: Any, name: str, weight: float) -> None:
         self.scheduler = scheduler

@@ -193,6 +193,9 @@ class Task(Future[T]):
     # Whether what a worker runs is, or has, a task: not so a child of a gather, or a pass.
     is_task = True
 
+    # The lock whose key the worker has that runs this, where no section runs: see `Combiner`.
+    lock_in_hand: Any = None
+
     def run(self, worker: Any) -> Any:
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
 
@@ -721,6 +724,7 @@ class Continuation:
     )
 
     is_task = True
+    lock_in_hand = None
 
     # request: the one with which it asks for locks, once it has asked. For the task itself.
 

@@ -21,7 +21,8 @@ from logging import WARNING
 from typing import Any
 from weakref import ref
 
-from fairpool._combiner import Combiner, CriticalLink
+from fairpool._combiner import Combiner, CriticalLink, Loan
+from fairpool._errors import DeadlockError
 from fairpool._report import log
 from fairpool._request import Once, Request, Sweep
 from fairpool._runqueue import RunQueue, WaitQueue
@@ -139,6 +140,7 @@ class UsageQueue(ChargingQueue):
         "_strict",
         "_turns",
         "_waiting",
+        "chooses",
     )
 
     # _waiting: all requests that are neither served nor given up
@@ -151,6 +153,7 @@ class UsageQueue(ChargingQueue):
     # _recent:  (key, strict) the shares in the order in which they were seen
     # _held:    (key) whether there is something that is held back
     # _armed:   holds an item while a timer is to come
+    # chooses:  (key) whether a pass is about to take the next one, and the above is in flux
 
     def __init__(self, lock: Combiner, strict: bool) -> None:
         super().__init__()
@@ -168,6 +171,7 @@ class UsageQueue(ChargingQueue):
         self._chosen: Any = None
         self._held = False
         self._armed: list[None] = []
+        self.chooses = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -236,15 +240,19 @@ class UsageQueue(ChargingQueue):
 
         IndexError if none waits, or all are held back.
         """
-        self.end(monotonic_ns())
-        while (item := self.first()) is not None:
-            self._chosen = None
-            try:
-                self.remove(item)
-            except ValueError:  # given up just now
-                continue
-            self.let_in(item)
-            return item
+        self.chooses = True
+        try:
+            self.end(monotonic_ns())
+            while (item := self.first()) is not None:
+                self._chosen = None
+                try:
+                    self.remove(item)
+                except ValueError:  # given up just now
+                    continue
+                self.let_in(item)
+                return item
+        finally:
+            self.chooses = False
         raise IndexError("nothing waits, or all that wait are held back")
 
     def first(self) -> Any:
@@ -476,6 +484,15 @@ class Charging(Combiner):
         if timeout is not None and timeout <= 0:
             return False
         return self._stay(timeout, owner)
+
+    def lend(self, worker: Any, awaited: Any) -> Loan | None:
+        if not getattr(self.queue, "chooses", False):
+            return Combiner.lend(self, worker, awaited)
+        if awaited is self or getattr(awaited, "lock", None) is self:
+            raise DeadlockError(
+                f"this wait would never end: it interrupts the choice of who is next in {self!r}"
+            )
+        return None  # what it waits for may need this lock: nobody can tell
 
     def _give_way(self) -> None:
         """Give the key back that was there for the asking."""

@@ -915,9 +915,15 @@ class Worker:
             leave_wait(task, outer)
             del task  # an interrupt leads to this frame: no cycle
 
-    def check_initializer(self, future: Future[Any]) -> None:
-        """Raise `DeadlockError` where an initializer is about to wait for its own pool."""
-        if self.initializes and future._pool is self.scheduler and not is_final(future):
+    def check_initializer(self, awaited: Any) -> None:
+        """Raise `DeadlockError` where an initializer is about to wait for its own pool.
+
+        `awaited`: a future, or a lock that is taken.
+        """
+        if not self.initializes or (isinstance(awaited, Future) and is_final(awaited)):
+            return
+        lock = getattr(awaited, "lock", awaited)  # that of a section, or of a guest
+        if self.scheduler in (getattr(lock, "scheduler", None), getattr(awaited, "_pool", None)):
             raise DeadlockError("an initializer must not wait for its own pool")
 
     def wait_for_all(self, futures: tuple[Future[Any], ...], adopted: _AdoptedEvent) -> bool:
@@ -942,6 +948,11 @@ class Worker:
         if look_out(future):
             return True
         need_stack()
+        if (loan := self.lend_key(future if timeout is None else None)) is not None:
+            try:
+                return self._park_on(future, timeout)
+            finally:
+                loan.end()
         if not self.seated:
             return wait(future, timeout)
         waiter = _SeatWaiter(self.scheduler.parking)
@@ -954,6 +965,17 @@ class Worker:
             waiter.return_seat()
             future._unregister(waiter)
 
+    def lend_key(self, awaited: Any) -> Any:
+        """Give away the key of this worker's pass, if that is between two sections.
+
+        The worker is about to wait, so it is foreign code that does: see "Foreign code" in
+        docs/protocols/combining.md. Returns what is to be told at the end of the wait, or None.
+        `awaited`: the lock or the future; None where there is a time-out.
+        """
+        item = self.item
+        lock = None if item is None else item.lock_in_hand
+        return None if lock is None else lock.lend(self, awaited)
+
     def _give_up_seat(self, reason: object) -> None:
         parking = self.scheduler.parking
         if self.item is None:  # in a `__del__` between two steps
@@ -963,6 +985,8 @@ class Worker:
             self._left_at = monotonic_ns()
             self.seated = False
             self.blocked_in = reason
+            if here.notifying:  # in a `__del__`: whom it has in hand it cannot unpark meanwhile
+                self.scheduler.distrust_searchers()
             self.scheduler.notify_if_work()
         except BaseException:  # a RecursionError, say
             self.seated = True
@@ -988,13 +1012,14 @@ class blocking:
     the end of its step. May be nested. On a thread that is not a worker it does nothing.
     """
 
-    __slots__ = ("_used", "_worker")
+    __slots__ = ("_loan", "_used", "_worker")
 
     __reduce_ex__ = stays_here("call blocking() where it is to be used")
 
     def __init__(self) -> None:
         self._used: list[None] = [None]
         self._worker: Worker | None = None
+        self._loan: Any = None
 
     def __enter__(self) -> None:
         need_stack()
@@ -1004,7 +1029,13 @@ class blocking:
             raise RuntimeError("a blocking() is for one `with`: call blocking() again") from None
         worker = here.worker
         if worker is not None and worker.seated:
-            worker._give_up_seat("fairpool.blocking()")
+            self._loan = worker.lend_key(None)
+            try:
+                worker._give_up_seat("fairpool.blocking()")
+            except BaseException:
+                if self._loan is not None:
+                    self._loan.end()
+                raise
             self._worker = worker
 
     def __exit__(self, *exc_info: object) -> None:
@@ -1012,6 +1043,8 @@ class blocking:
         if worker is not None:
             worker.sit_down()
             worker.scheduler.parking.return_to_seat()
+            if self._loan is not None:
+                self._loan.end()
             if here.worker is not worker:
                 raise RuntimeError(
                     "there was an `await` in a `with blocking()`: it belongs outside"

@@ -129,11 +129,22 @@ def test_an_earlier_one_is_not_kept_waiting_by_a_later_one(timers: Timers) -> No
 
 
 def test_a_cancelled_timer_wakes_nobody(timers: Timers) -> None:
-    deadline = now() + 0.02
+    # Both deadlines come while the thread is at work on another timer: only after that it looks.
+    is_busy, go_on = threading.Event(), threading.Event()
+
+    class Busy:
+        def wake(self) -> None:
+            is_busy.set()
+            go_on.wait(TIMEOUT)
+
+    timers.add(now(), Busy())
+    assert is_busy.wait(TIMEOUT)
+    deadline = now()
     cancelled, kept = Target(), Target()
     timer = timers.add(deadline, cancelled)
     timers.add(deadline, kept)
     timers.cancel(timer)
+    go_on.set()
     assert kept.wait()
     assert cancelled.count == 0
 
