@@ -140,7 +140,8 @@ def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
 
 
 def _is_awaitable(what: object) -> bool:
-    return is_a(what, _StdFuture) or is_coroutine(what) or hasattr(what, "__await__")
+    # `is_a`, written out: `_StdFuture` is a plain class, so none of the user's code is asked.
+    return issubclass(type(what), _StdFuture) or is_coroutine(what) or hasattr(what, "__await__")
 
 
 def _close_all(awaitables: tuple[Any, ...]) -> None:

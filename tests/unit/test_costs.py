@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 
 import fairpool
 import fairpool._scheduler
+import fairpool._share
 from fairpool import FairPool
 from fairpool._request import Request
 from fairpool._runqueue import RunQueue
@@ -417,3 +419,44 @@ def test_who_publishes_does_not_look_at_waiters_that_cannot_help() -> None:
     with FairPool(max_workers=0) as pool:
         few, many = (pool.run(measure, pool, count) for count in (1, MANY))
     assert many - few < MANY // 10, (few, many)
+
+
+def test_a_share_that_comes_and_goes_is_not_written_down_each_time() -> None:
+    class Counting(dict[Any, None]):
+        writes = 0
+
+        def __setitem__(self, key: Any, value: None) -> None:
+            Counting.writes += 1
+            super().__setitem__(key, value)
+
+    with FairPool(max_workers=0) as pool:
+        principal = pool.share("one")._principal
+        shares = pool._scheduler.shares
+        shares.active = Counting()
+        for _ in range(100):
+            principal.append(None)
+            assert shares.choose() is principal
+            principal.queue.take()
+            assert shares.choose() is None
+    assert Counting.writes < 10
+
+
+def test_where_many_are_active_a_share_that_is_listed_again_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fairpool._share, "ACTIVE", 0)  # so each is taken out when it has nothing
+
+    def submit_often(share: Any) -> None:
+        for _ in range(300):
+            assert share.submit(int).result(TIMEOUT) == 0
+
+    with FairPool(2) as pool:
+        threads = [
+            threading.Thread(target=submit_often, args=(pool.share(f"share {number % 2}"),))
+            for number in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert pool.submit(int).result(TIMEOUT) == 0
