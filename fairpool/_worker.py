@@ -33,7 +33,7 @@ from fairpool._future import (
     wait_watchfully,
 )
 from fairpool._gather import FORKED_MAX, Gather
-from fairpool._park import Parker, Parking, is_taken_here
+from fairpool._park import Parker, is_taken_here
 from fairpool._report import log
 from fairpool._request import Once
 from fairpool._runqueue import RunQueue
@@ -102,11 +102,11 @@ class _SeatWaiter(Waiter):
     side until it ends.)
     """
 
-    __slots__ = ("_owed", "_parking")
+    __slots__ = ("_owed", "_scheduler")
 
-    def __init__(self, parking: Parking) -> None:
+    def __init__(self, scheduler: Any) -> None:
         super().__init__()
-        self._parking = parking
+        self._scheduler = scheduler
         self._owed = [None]
 
     def __call__(self, future: Future[Any]) -> None:
@@ -119,10 +119,21 @@ class _SeatWaiter(Waiter):
         except IndexError:
             return
         try:
-            self._parking.return_to_seat()
+            self._scheduler.parking.return_to_seat()
         except RecursionError:
             self._owed.append(None)
             raise
+
+    def keep_seat_away(self) -> None:
+        """The worker is about to block in a `__del__` that has interrupted this wait."""
+        try:
+            self._owed.pop()  # nobody returns it until `owe_again`
+        except IndexError:  # it was returned
+            self._scheduler.parking.give_up_seat()
+            self._scheduler.notify_if_work()
+
+    def owe_again(self) -> None:
+        self._owed.append(None)
 
 
 class _AdoptedEvent:
@@ -236,6 +247,7 @@ class Worker:
         "queue",
         "ready",
         "scheduler",
+        "seat_waiter",
         "seated",
         "services",
         "spree",
@@ -274,6 +286,8 @@ class Worker:
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
         self.fn: Any = None  # the function, if it is a task
         self.seated = True
+        # What returns its seat when the future is final that it waits for.
+        self.seat_waiter: _SeatWaiter | None = None
         self.needs_seat = False
         self.parks = False  # whether it is in `parked`, or was taken out and has not noticed
         # Whether it was taken out: written by whoever did that, when it is in `searching`, or
@@ -640,7 +654,8 @@ class Worker:
     def park_for(self, parker: Any, timeout: float | None, reason: object) -> bool:
         """Park on a lock in the midst of a task, and let another worker run meanwhile."""
         if not self.seated:
-            return acquire(parker, timeout)
+            with blocking():
+                return acquire(parker, timeout)
         need_stack()
         self._give_up_seat(reason)
         try:
@@ -954,13 +969,16 @@ class Worker:
             finally:
                 loan.end()
         if not self.seated:
-            return wait(future, timeout)
-        waiter = _SeatWaiter(self.scheduler.parking)
+            with blocking():
+                return wait(future, timeout)
+        waiter = _SeatWaiter(self.scheduler)
         self._give_up_seat(future)
         try:
+            self.seat_waiter = waiter
             future.register_for_now(waiter)
             return waiter.park(timeout, future._pool) or is_final(future)
         finally:
+            self.seat_waiter = None
             self.sit_down()
             waiter.return_seat()
             future._unregister(waiter)
@@ -1012,7 +1030,7 @@ class blocking:
     the end of its step. May be nested. On a thread that is not a worker it does nothing.
     """
 
-    __slots__ = ("_loan", "_used", "_worker")
+    __slots__ = ("_loan", "_seat_waiter", "_used", "_worker")
 
     __reduce_ex__ = stays_here("call blocking() where it is to be used")
 
@@ -1020,6 +1038,7 @@ class blocking:
         self._used: list[None] = [None]
         self._worker: Worker | None = None
         self._loan: Any = None
+        self._seat_waiter: _SeatWaiter | None = None
 
     def __enter__(self) -> None:
         need_stack()
@@ -1028,7 +1047,9 @@ class blocking:
         except IndexError:
             raise RuntimeError("a blocking() is for one `with`: call blocking() again") from None
         worker = here.worker
-        if worker is not None and worker.seated:
+        if worker is None:
+            return
+        if worker.seated:
             self._loan = worker.lend_key(None)
             try:
                 worker._give_up_seat("fairpool.blocking()")
@@ -1037,12 +1058,25 @@ class blocking:
                     self._loan.end()
                 raise
             self._worker = worker
+        elif (waiter := worker.seat_waiter) is not None:
+            worker.seat_waiter, self._seat_waiter = None, waiter  # one that is nested does nothing
+            self._worker = worker
+            try:
+                waiter.keep_seat_away()
+            except BaseException:  # a RecursionError, say
+                waiter.owe_again()
+                worker.seat_waiter = waiter
+                raise
 
     def __exit__(self, *exc_info: object) -> None:
-        worker = self._worker
+        worker, waiter = self._worker, self._seat_waiter
         if worker is not None:
-            worker.sit_down()
-            worker.scheduler.parking.return_to_seat()
+            if waiter is not None:
+                waiter.owe_again()
+                worker.seat_waiter = waiter
+            else:
+                worker.sit_down()
+                worker.scheduler.parking.return_to_seat()
             if self._loan is not None:
                 self._loan.end()
             if here.worker is not worker:

@@ -7,7 +7,6 @@ scripted, and no thread is started: what `notify` does is only counted.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import threading
 import weakref
@@ -20,16 +19,16 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from unit.conftest import LONG, TIMEOUT
+from unit.conftest import LONG, TIMEOUT, check_whole
 from unit.instructions import moments
 
 from fairpool import FairPool, Future, blocking
 from fairpool._park import Parker, Parking
 from fairpool._report import LOGGER
 from fairpool._runqueue import RunQueue
-from fairpool._scheduler import Scheduler
+from fairpool._scheduler import Scheduler, _before_collection
 from fairpool._sync import here, yield_cpu
-from fairpool._worker import Worker
+from fairpool._worker import Worker, _SeatWaiter
 
 # --- the parts --------------------------------------------------------------------------------
 
@@ -482,7 +481,7 @@ def queue_and_look(bench: Bench) -> None:
 
 
 def collect(bench: Bench) -> None:
-    gc.callbacks[-1]("start", {})
+    _before_collection()
     others_go_on(bench)
 
 
@@ -551,7 +550,7 @@ def test_foreign_code_on_a_thread_that_wakes_its_own_worker_waits_for_nobody() -
         parking.searching.discard(bench.worker)
         bench.worker.parks = True
         parking.parked.append(bench.worker)
-        with bench.on_worker(), moment.do(lambda: gc.callbacks[-1]("start", {})):
+        with bench.on_worker(), moment.do(_before_collection):
             parking.unpark_all()
         assert bench.worker.woken, moment
         assert bench.worker.needs_seat, moment
@@ -589,6 +588,57 @@ def test_whoever_waits_gets_past_a_searcher_that_is_held_up(
 
 
 # --- in a real pool ---------------------------------------------------------------------------
+
+
+def by_result(submit: Callable[..., Future[Any]]) -> None:
+    submit(int).result(TIMEOUT)
+
+
+def by_wait(submit: Callable[..., Future[Any]]) -> None:
+    assert futures.wait([submit(int)], TIMEOUT).done
+
+
+def by_other_means(submit: Callable[..., Future[Any]]) -> None:
+    done = threading.Event()
+    with blocking():
+        submit(done.set)
+        assert done.wait(TIMEOUT)
+
+
+def in_another(submit: Callable[..., Future[Any]]) -> None:
+    with blocking():
+        by_result(submit)
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+@pytest.mark.parametrize("foreign", [by_result, by_wait, by_other_means, in_another])
+def test_a_wait_in_a_wait_is_not_counted_as_running(
+    foreign: Callable[[Any], None],
+    is_final: bool,
+    make_pool: Callable[..., FairPool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A `__del__` interrupts a worker that waits for a future, and waits as well. What completes the
+    # first future returns the worker's seat, before or meanwhile; but the worker does not run.
+    def submit(fn: Callable[[], object]) -> Future[Any]:
+        if is_final:
+            outer.set_result(None)
+            return pool.submit(fn)
+        return pool.submit(lambda: (outer.set_result(None), pool.submit(fn).result(TIMEOUT)))
+
+    def park(waiter: Any, *args: Any) -> bool:
+        if interrupts:
+            interrupts.pop()(submit)
+        return real(waiter, *args)  # type: ignore[no-any-return]
+
+    interrupts = [foreign]
+    real = _SeatWaiter.park
+    monkeypatch.setattr(_SeatWaiter, "park", park)
+    pool = make_pool(1)
+    outer: Future[None] = Future()
+    pool.submit(outer.result).result(2 * TIMEOUT)
+    assert not interrupts
+    check_whole(pool)
 
 
 def test_the_seats_are_whole_at_the_end(make_pool: Callable[..., FairPool]) -> None:
