@@ -446,7 +446,7 @@ class Combiner:
     # asked:     (key) when somebody was asked to serve the queue (ns)
     # preferred: (key) the worker that has served it first, while that is there
     # home:      (key) `preferred` if sections are worth going home for, else None
-    # in_use:    (key) whether it is among `Scheduler.locks_in_use`, as `entry`: see `come_into_use`
+    # in_use:    (key) whether it is among `Scheduler.locks_in_use`, as `entry`
     # take_key:  (key) takes the key in `__aenter__`; never while the lock is not in use
 
     def __init__(self, scheduler: Any, name: str) -> None:
@@ -493,20 +493,18 @@ class Combiner:
         ref(self.take_key)  # see `read_by_many`
         self.in_use = True
 
-    def come_into_use(self) -> bool:
-        """Let `take_key` take the key; False if that is not free."""
+    def take_unused_key(self) -> bool:
+        """Take the key of a lock that is not in use, if it is free. The lock is in use then."""
         if not self.key.acquire(False):
             return False
         try:
             self._note_use()
-        finally:
-            self.key.release()  # M1
-            self.rotate(0)  # M2
-            if self.queue:
-                try:
-                    self.see_to_queue()
-                except SHORT_OF_ROOM:
-                    start_new_thread(self.see_to_queue, ())
+        except BaseException:
+            try:
+                start_new_thread(self._serve_elsewhere, ())
+            except (RuntimeError, MemoryError):
+                self.key.release()
+            raise
         return True
 
     def go_out_of_use(self) -> None:
@@ -565,13 +563,11 @@ class Combiner:
             # What may fail for want of stack or memory comes before the key is taken.
             and (owner.is_task or (owner := worker.task) is not None)
             and (began := monotonic_ns()) is not None
-            and self.take_key(False)
+            and (self.take_key(False) or (not self.in_use and self.take_unused_key()))
         ):
             self.owner = owner
             self.began = began
             return worker.ready
-        if not self.in_use and self.come_into_use():
-            return Combiner.__aenter__(self)
         if (
             worker is None
             or worker.item is None  # its initializer calls `asyncio.run`
@@ -934,6 +930,7 @@ class Combiner:
         """A step of a chain that is a critical section here: see `Future.then`."""
         link = CriticalLink()
         link.lock = self
+        link.share = None  # that of its context, from when it is queued
         return self.scheduler.link(  # type: ignore[no-any-return]
             source, on_result, on_error, (BaseException,), None, link
         )
@@ -1202,9 +1199,9 @@ class Combiner:
 
     def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
         now = monotonic_ns()  # before the key is taken: it may raise
-        if not self.in_use:
-            self.come_into_use()
-        if not self.queue and self.take_key(False):
+        if not self.queue and (
+            self.take_key(False) or (not self.in_use and self.take_unused_key())
+        ):
             self.owner = owner
             self.began = now
             return True

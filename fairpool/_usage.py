@@ -467,9 +467,9 @@ class Charging(Combiner):
 
     def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
         now, principal = monotonic_ns(), CURRENT.get()
-        if not self.in_use:
-            self.come_into_use()
-        if not self.queue and self.take_key(False):
+        if not self.queue and (
+            self.take_key(False) or (not self.in_use and self.take_unused_key())
+        ):
             try:
                 begun = self.queue.begin(principal, now)
             except SHORT_OF_ROOM:

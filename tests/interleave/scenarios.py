@@ -581,20 +581,23 @@ def nap_after_the_timers_end() -> None:
 @contextmanager
 def timer_thread_fails(start: int) -> Iterator[None]:
     """The start of a timer thread fails, that of this number, from 0."""
-    thread_type: Any = timer_module.Thread
+    make: Any = timer_module.new_thread
     numbers = count()
 
-    class NoThread(thread_type):  # type: ignore[misc]
-        def start(self) -> None:
-            if next(numbers) == start:
-                raise RuntimeError("can't start new thread")
-            super().start()
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
 
-    timer_module.Thread = NoThread  # type: ignore[misc]
+    def make_or_fail(target: Any, name: str, daemon: bool) -> Any:
+        thread = make(target, name, daemon)
+        if next(numbers) == start:
+            thread.start = fail
+        return thread
+
+    timer_module.new_thread = make_or_fail
     try:
         yield
     finally:
-        timer_module.Thread = thread_type  # type: ignore[misc]
+        timer_module.new_thread = make
 
 
 def timer_thread_cannot_be_started() -> None:

@@ -741,3 +741,16 @@ def test_arguments(make_pool: Callable[..., FairPool]) -> None:
         pool.lock(order="usage", strict=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='only a lock with order="usage" can be strict'):
         pool.guarded(dict, strict=True)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_link_is_cancelled_before_it_is_queued(strict: bool) -> None:
+    """It belongs to no share yet, and has no place in the line of any."""
+    with FairPool(1) as pool:
+        lock = pool.lock(order="usage", strict=strict)
+        source = pool.submit((gate := threading.Event()).wait)
+        link = source.then(lambda _: None, lock=lock)
+        assert link.cancel()
+        gate.set()
+        assert source.result()
+        assert lock.submit(int).result() == 0
