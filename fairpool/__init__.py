@@ -17,6 +17,7 @@ The house (private modules; imports only point down the ranks):
     2  _timer      what is to be woken at which time
     2  _share      whom work is charged to, how much each has used, who is next
     2  _request    what a coroutine yields at the door of a lock
+    3  _wrap       another executor's future, as one of ours
     3  _waits      who waits for whom; cycles
     4  _task       a future together with its work, and the steps of coroutines
     5  _combiner   a lock's queue, a pass, home and hand-off
@@ -57,6 +58,7 @@ from fairpool._primitives import (
 from fairpool._task import Task
 from fairpool._tasks import create_task, current_task, gather, shield, sleep, yield_now
 from fairpool._worker import blocking
+from fairpool._wrap import wrap_future
 
 __all__ = [
     "BoundedSemaphore",
@@ -89,6 +91,7 @@ __all__ = [
     "sleep",
     "timeout",
     "timeout_at",
+    "wrap_future",
     "yield_now",
 ]
 

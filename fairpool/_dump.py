@@ -6,7 +6,6 @@ worker could hold.
 
 from __future__ import annotations
 
-from concurrent.futures import Future as StdFuture
 from typing import Any, TextIO
 
 from fairpool._foreign import describe, is_a
@@ -88,6 +87,4 @@ def _short(awaited: Any) -> str:
     if is_a(awaited, Future):
         name = awaited._describe()
         return f"<{name + ' ' if name else ''}{id(awaited):#x} {awaited._state.lower()}>"
-    if is_a(awaited, StdFuture):  # another executor's
-        return f"<a future of {describe(type(awaited))} at {id(awaited):#x}>"
     return str(awaited._describe())  # a lock, or the wish to enter one

@@ -37,7 +37,7 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from fairpool._errors import stays_here
-from fairpool._foreign import is_a, traceback_of, type_name, with_traceback, without_frame
+from fairpool._foreign import is_a, traceback_of, type_name, with_traceback
 from fairpool._report import log, log_failure, log_failure_now, wait_for_log
 from fairpool._sync import (
     FREE_THREADED,
@@ -60,6 +60,7 @@ __all__ = [
     "FINISHED",
     "LOOKS_BEFORE_PARKING",
     "Crowd",
+    "Derived",
     "Failure",
     "Future",
     "Waiter",
@@ -625,7 +626,7 @@ class Future(_StdFuture[T]):
 
     def set_running_or_notify_cancel(self) -> bool:
         """Claim the work by hand. False if the future was cancelled, and so is not to be run."""
-        self._refuse_task()
+        self._refuse()
         if self._begin(token := object()) is token:
             claim(self)
             return True
@@ -659,13 +660,14 @@ class Future(_StdFuture[T]):
 
     def _end_by_hand(self) -> None:
         """Win the right to conclude this future, or raise."""
-        self._refuse_task()
+        self._refuse()
         first = self.__dict__.setdefault("_ended", token := object())  # A1: the arbiter
         if first is not token or self._begin(token) == "cancelled":
             raise InvalidStateError(f"{self._state}: {self!r}")
         claim(self)
 
-    def _refuse_task(self) -> None:
+    def _refuse(self) -> None:
+        """Raise where it is not for users to end this future."""
         if self._pool is not None:
             raise InvalidStateError(f"{self!r} belongs to a pool, which alone sets its result")
 
@@ -737,30 +739,28 @@ class Future(_StdFuture[T]):
         return f"<{type_name(self)} at {id(self):#x} {what + ' ' if what else ''}state={state}>"
 
 
-def _await_standard(future: _StdFuture[T]) -> Generator[Any, None, T]:
-    """`concurrent.futures.Future.__await__`: as `Future.__await__`, for any pool's future."""
-    if not future.done():
-        loop = _get_running_loop()
-        if loop is not None:
-            wrapped = [wrap_future(future, loop=loop)]
-            del future  # no cycle: see below
-            return (yield from wrapped.pop().__await__())
-        while not future.done():
-            yield future
-    if future.cancelled():
-        raise _TaskCancelledError
-    error = future.exception()
-    try:
-        if error is not None:
-            raise error  # `result()` of the standard library takes one for none that is false
-        return future.result()
-    finally:
-        del error, future  # what is raised holds this frame: no cycle
+class Derived(Future[T]):
+    """A future that the package ends, out of others: nobody works it by hand."""
 
+    __slots__ = ()
 
-# `await` looks for a method of the class, and the standard library's has none: so it gets one.
-if not hasattr(_StdFuture, "__await__"):
-    _StdFuture.__await__ = _await_standard  # type: ignore[attr-defined]
+    def cancel(self) -> bool:
+        """Cancel this future; return whether it is cancelled.
+
+        Of two calls at the very same time, one may return False although the other is about to
+        cancel it.
+        """
+        need_stack(6)  # what follows the claim takes
+        if claim(self) is None:
+            return self._cell is CANCELLED
+        conclude(self, CANCELLED, None)
+        return True
+
+    def _refuse(self) -> None:
+        raise InvalidStateError(f"{self!r} ends when what it waits for does, and not by hand")
+
+    def _is_notified(self) -> bool:
+        return True  # a cancellation is final at once: nobody else is to be told
 
 
 # --- the protocol: module-level functions, because they are on every task's path ------------------
@@ -784,27 +784,15 @@ def _unclaimed(cell: list[Any]) -> bool:
         return False
 
 
-def outcome_of(future: Any, source: object) -> tuple[_Final, Any]:
-    """How a final future has ended, be it another executor's: its state, and its result or Failure.
+def outcome_of(future: Future[Any], source: object) -> tuple[_Final, Any]:
+    """How a final future has ended: its state, and its result or Failure.
 
     `source`: what the Failure is one of.
     """
-    if is_a(future, Future):
-        if future._cell is FAILED:
-            return FAILED, Failure.handed_on(future, source)
-        state: Any = future._cell
-        return state, future._value
-    try:
-        if future.cancelled():
-            return CANCELLED, None
-        error = future.exception()
-        if error is None:
-            return FINISHED, future.result()
-        return FAILED, Failure(error, source)
-    except BaseException as raised:  # it may be anybody's
-        return FAILED, Failure(without_frame(raised), source)
-    finally:
-        error = None  # its traceback may lead to this frame: no cycle
+    if future._cell is FAILED:
+        return FAILED, Failure.handed_on(future, source)
+    state: Any = future._cell
+    return state, future._value
 
 
 def claim(future: Future[Any]) -> tuple[Any, ...] | None:

@@ -115,10 +115,7 @@ class Gather(Joint):
         """Gather these. Called once, by whoever made the gather."""
         self._tasks.update(enumerate(children))
         for child in children:
-            if is_a(child, Future):
-                child._register(self)
-            else:
-                child.add_done_callback(self)
+            child._register(self)
 
     def of_coroutines(self, coroutines: tuple[Any, ...], context: Context, eager_in: Any) -> None:
         """Have these run as children when a worker finds the gather in a queue.
@@ -322,7 +319,7 @@ class Gather(Joint):
 
     def child_ended(self, child: Any, pool: Any) -> Any:
         """A child that is a future is final. Returns as `hand_over`, if `pool` is given."""
-        if self._all or _state_of(child) is FINISHED:
+        if self._all or child._cell is FINISHED:
             return self._finish(pool) if self._have_ended(1) else None
         if claim(self) is None:
             return None
@@ -405,17 +402,6 @@ class Gather(Joint):
             return ()
         children = self._tasks.copy().values()
         return tuple([child for child in children if is_a(child, Future)])
-
-
-def _state_of(child: Any) -> Any:
-    if type(child) is Task or is_a(child, Future):
-        return child._cell
-    try:
-        if child.cancelled():
-            return CANCELLED
-        return FINISHED if child.exception() is None else FAILED
-    except BaseException:  # it may be anybody's
-        return FAILED
 
 
 def _outcome(child: Any) -> Any:

@@ -48,6 +48,7 @@ from fairpool._future import (
     FAILED,
     FINISHED,
     Crowd,
+    Derived,
     Failure,
     Future,
     call,
@@ -62,6 +63,7 @@ from fairpool._report import log
 from fairpool._request import Leave, Request
 from fairpool._sync import SHORT_OF_ROOM, here, monotonic_ns, need_stack, start_new_thread
 from fairpool._waits import enter_wait, leave_wait
+from fairpool._wrap import RUN_IT_THERE, is_future, wrap_future
 
 __all__ = [
     "HELD_BY_ARGUMENT",
@@ -580,7 +582,7 @@ def _drop(work: tuple[Any, ...]) -> None:
         work[1].close()  # else Python warns that it was never awaited
 
 
-class Joint(Future[Any]):
+class Joint(Derived[Any]):
     """A future that is a registrant of tasks, and whose end may be the end of one of them."""
 
     __slots__ = ()
@@ -874,15 +876,18 @@ class Continuation:
         """Suspend (True); or False: `_error` is to be thrown into the coroutine at once."""
         try:
             suspend = getattr(request, "_suspend", None)
-            is_future = is_a(request, _StdFuture)
-            if suspend is None and not is_future:
-                raise _foreign(request)
+            waits_for_future = is_future(request)
+            if suspend is None:
+                if not waits_for_future:
+                    raise _foreign(request)
+                request = wrap_future(request)  # a generator has yielded another executor's
+                suspend = request._suspend
         except BaseException as error:  # it is foreign, and may raise anything
             self._error = without_frame(error)
             del self, request  # its frames lead to this one: no cycle
             return False
-        self.awaited = request if is_future else None
-        if suspend is not None and is_future and (request._pool is not None or request.has_sources):
+        self.awaited = request if waits_for_future else None
+        if waits_for_future and (request._pool is not None or request.has_sources):
             # Before A1: after it another worker may have resumed the coroutine already.
             try:
                 enter_wait(self.task, self.coroutine, (request,))
@@ -894,7 +899,7 @@ class Continuation:
         while self._requested and self.disarm():
             # Whoever cancels after A1 wakes the continuation; who did so before it is seen here. As
             # in `interrupt`, what it is about to wait for is cancelled first.
-            if is_future and self.task._has_news() and self._cancel(request):
+            if waits_for_future and self.task._has_news() and self._cancel(request):
                 self._pass_on()
                 self.armed.append(None)
                 break
@@ -902,10 +907,7 @@ class Continuation:
                 return False
             self.armed.append(None)
         try:
-            if suspend is None:
-                request.add_done_callback(self)
-            else:
-                suspend(self)
+            suspend(self)
         except BaseException as error:
             if self.disarm():
                 self._error = without_frame(error)
@@ -1092,15 +1094,11 @@ def _foreign(request: object) -> TypeError:
     """The error for a coroutine that yielded something that no worker can wait for."""
     if hasattr(type(request), "_asyncio_future_blocking"):
         request._asyncio_future_blocking = False  # type: ignore[attr-defined]  # fit for its own loop
-        return TypeError(
-            f"a fairpool task cannot await {describe(request)}, which belongs to an asyncio loop; "
-            "run what makes it there, with asyncio.run_coroutine_threadsafe(coroutine, loop), and "
-            "await the future which that returns"
-        )
+        return TypeError(f"a fairpool task cannot await {describe(request)}, {RUN_IT_THERE}")
     return TypeError(
         f"a fairpool task cannot await what yields {_short(request)}; it can await coroutines, "
-        "futures of fairpool and of concurrent.futures, and what fairpool offers (sleep, Event, "
-        "Queue, ...)"
+        "futures of fairpool, fairpool.wrap_future(...) of another executor's, and what fairpool "
+        "offers (sleep, Event, Queue, ...)"
     )
 
 
@@ -1127,8 +1125,8 @@ def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
     if is_coroutine(result):
         claim_coroutine(result)
         return _pass_through(source, result)
-    if is_a(result, _StdFuture):
-        return _pass_through(source, result)
+    if is_future(result):
+        return _pass_through(source, wrap_future(result))
     try:
         if source._cell is CANCELLED:
             raise CancelledError
@@ -1139,7 +1137,7 @@ def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
 
 async def _wait_for(future: Any) -> Any:
     try:
-        return await future
+        return await wrap_future(future)
     finally:
         del future  # no cycle, as above
 

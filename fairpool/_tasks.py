@@ -13,8 +13,7 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
-from fairpool._foreign import is_a
-from fairpool._future import Future, claim, conclude, outcome_of
+from fairpool._future import Derived, Future, claim, conclude, finish, outcome_of
 from fairpool._gather import Gather
 from fairpool._sync import here, monotonic, need_stack
 from fairpool._task import (
@@ -27,6 +26,7 @@ from fairpool._task import (
     is_coroutine,
 )
 from fairpool._timer import TARGET, Timer
+from fairpool._wrap import is_future, wrap_future
 
 __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
 
@@ -129,9 +129,9 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
 # --- several at once --------------------------------------------------------------------------
 
 
-def _as_future(awaitable: Any, what: str) -> Future[Any] | _StdFuture[Any]:
-    if is_a(awaitable, _StdFuture):
-        return awaitable
+def _as_future(awaitable: Any, what: str) -> Future[Any]:
+    if is_future(awaitable):
+        return wrap_future(awaitable)
     if is_coroutine(awaitable):
         return create_task(awaitable)
     if hasattr(awaitable, "__await__"):
@@ -207,7 +207,8 @@ def gather(
     """
     future = Gather(len(awaitables), return_exceptions)
     if not awaitables:
-        future.set_result([])
+        claim(future)
+        finish(future, [])
     elif (are_new := _are_new(awaitables)) or (
         are_new is not None and len({*map(id, awaitables)}) == len(awaitables)
     ):
@@ -250,7 +251,7 @@ def gather(
     return future
 
 
-class _Shield(Future[T]):
+class _Shield(Derived[T]):
     """The future of a `shield`: has the outcome of another one, and does not cancel it."""
 
     __slots__ = ("_inner",)
@@ -282,9 +283,6 @@ def shield(awaitable: Any) -> Future[Any]:
     """A future that has the outcome of this one, but whose cancellation does not cancel it."""
     inner = _as_future(awaitable, "shield()")
     outer: _Shield[Any] = _Shield()
-    outer._inner = inner if is_a(inner, Future) else None
-    if outer._inner is not None:
-        outer._inner.register_for_now(outer)
-    else:
-        inner.add_done_callback(outer)
+    outer._inner = inner
+    inner.register_for_now(outer)
     return outer

@@ -28,6 +28,7 @@ RANKS = {
     "_map": 5,
     "_request": 2,
     "_waits": 3,
+    "_wrap": 3,
     "_task": 4,
     "_combiner": 5,
     "_gather": 5,

@@ -116,6 +116,10 @@ AWAITABLES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# What takes another executor's future as it is.
+TAKE_FOREIGN = {"gather", "shield"}
+
+
 async def _first_of_gather(future: Any) -> Any:
     return (await gather(future))[0]
 
@@ -126,9 +130,10 @@ async def _first_of_gather(future: Any) -> Any:
 @pytest.mark.parametrize("make", [Future, concurrent.futures.Future])
 def test_await(make: Any, kind: str, outcome: str, early: bool, pool: FairPool) -> None:
     future = make()
+    wrap = kind not in TAKE_FOREIGN
 
     async def body() -> Any:
-        return await AWAITABLES[kind](future)
+        return await AWAITABLES[kind](fairpool.wrap_future(future) if wrap else future)
 
     def end() -> None:
         if outcome == "result":
@@ -162,7 +167,8 @@ def test_await_what_other_pools_run(pool: FairPool, standard: concurrent.futures
             standard.submit(gate.wait, TIMEOUT),
         ]
         gate.set()
-        return [await future for future in futures] + await gather(*futures)
+        results = [await fairpool.wrap_future(future) for future in futures]
+        return results + await gather(*futures)
 
     with FairPool(1) as other:
         assert pool.submit(body).result(TIMEOUT) == [3, 7, 8, True] * 2
@@ -174,7 +180,7 @@ def test_a_cancelled_standard_future_cancels_who_awaits_it(
     gate = threading.Event()
     holding = standard.submit(gate.wait, TIMEOUT)
     queued = standard.submit(int)
-    task = pool.submit(wait_for, queued)
+    task = pool.submit(wait_for, fairpool.wrap_future(queued))
     suspended(task)
     assert queued.cancel()
     assert is_cancelled(task)
@@ -205,7 +211,8 @@ def test_the_advice_works(pool: FairPool) -> None:
         return "from the loop"
 
     async def body(loop: asyncio.AbstractEventLoop) -> str:
-        return await asyncio.run_coroutine_threadsafe(there(), loop)  # type: ignore[misc]
+        future = asyncio.run_coroutine_threadsafe(there(), loop)
+        return await fairpool.wrap_future(future)
 
     async def main() -> str:
         return await pool.submit(body, asyncio.get_running_loop())
@@ -417,7 +424,8 @@ def _blocked_in(kind: str, log: list[str]) -> Callable[[], Coroutine[Any, Any, o
             if kind == "a chain":
                 return await inner.then(int).finally_(int)  # type: ignore[arg-type]
             if kind == "a standard future":
-                return await concurrent.futures.Future()  # type: ignore[misc]
+                standard: concurrent.futures.Future[int] = concurrent.futures.Future()
+                return await fairpool.wrap_future(standard)
             if kind == "a nested coroutine":
                 return await wait_for(Future())
             assert kind == "nothing"
@@ -1033,7 +1041,7 @@ def test_ctrl_c_cancels_each_coroutine_once_so_that_no_clean_up_is_struck(held_u
         async def child():
             held = Held()
             try:
-                await held
+                await fairpool.wrap_future(held)
             finally:
                 held.led_to_clean_up.set()
                 await fairpool.sleep(0.01)

@@ -308,7 +308,9 @@ PATHS: dict[str, Callable[[FairPool], object]] = {
     "await of a running one": lambda pool: pool.submit(awaits, [pool.submit(fail_later)]).result(
         TIMEOUT
     ),
-    "await of another executor's": lambda pool: pool.submit(awaits, [standard()]).result(TIMEOUT),
+    "await of another executor's": lambda pool: pool.submit(
+        awaits, [fairpool.wrap_future(standard())]
+    ).result(TIMEOUT),
     "await of what raises": lambda pool: pool.submit(awaits_what_raises).result(TIMEOUT),
     "then": lambda pool: pool.submit(int).then(fail).result(TIMEOUT),
     "then, coroutine": lambda pool: pool.submit(int).then(fail_later).result(TIMEOUT),

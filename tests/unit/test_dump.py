@@ -227,7 +227,7 @@ def test_dump_shows_a_future_of_another_executor(make_pool: MakePool) -> None:
     foreign: concurrent.futures.Future[int] = concurrent.futures.Future()
 
     async def waits_for_it() -> int:
-        return await foreign  # type: ignore[misc]
+        return await fairpool.wrap_future(foreign)
 
     task = pool.submit(waits_for_it)
     in_time(lambda: [None for _ in iter(lambda: pool.statistics().suspended, 1)])

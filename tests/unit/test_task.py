@@ -525,7 +525,7 @@ def test_a_cancel_that_raises_is_told_and_the_task_is_resumed(desk: Desk) -> Non
             raise Mishap
 
     async def body() -> None:
-        await Evil()  # type: ignore[misc]
+        await fairpool.wrap_future(Evil())
 
     task = desk.pool.submit(body)
     desk.run()
