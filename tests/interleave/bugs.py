@@ -224,6 +224,15 @@ BUGS = [
         s.complete_meets_as_completed,
         50,
     ),
+    Bug(
+        "a source ends its wrapper without having claimed it",
+        "_wrap",
+        "_Wrapper._follow",
+        "        if claim(self) is not None:\n",
+        "        if claim(self) is not None or True:\n",
+        s.wrapper_is_cancelled_as_its_source_ends,
+        500,
+    ),
     # --- tasks --------------------------------------------------------------------------------
     Bug(
         "a task is published before `send` has returned",
@@ -329,7 +338,7 @@ BUGS = [
         "a gather takes a child that has failed for one that has not",
         "_gather",
         "Gather.child_ended",
-        "        if self._all or _state_of(child) is FINISHED:\n",
+        "        if self._all or child._cell is FINISHED:\n",
         "        if True:\n",
         s.gather_meets_failure,
         50,

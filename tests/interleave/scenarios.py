@@ -323,6 +323,29 @@ def cancel_meets_wake() -> None:
             assert stages == ["begun", "got"], stages
 
 
+def wrapper_is_cancelled_as_its_source_ends() -> None:
+    """Another executor's future ends while its wrapper is cancelled: the wrapper ends once."""
+    with pool_of(1) as pool:
+        source: Any = concurrent.futures.Future()
+        wrapper = fairpool.wrap_future(source)
+        ends: list[bool] = []
+        wrapper.add_done_callback(lambda future: ends.append(future.cancelled()))
+        answers: list[bool] = []
+
+        async def wait() -> int:
+            return await wrapper
+
+        task = pool.submit(wait)
+        at_once(lambda: _set_if_open(source), lambda: answers.append(wrapper.cancel()))
+        if wrapper.cancelled():
+            assert source.done()
+        else:
+            assert answers == [False]
+            assert wrapper.result() == source.result() == 1
+            assert task.result() == 1
+        assert ends == [wrapper.cancelled()]
+
+
 def _set_if_open(future: Future[Any]) -> None:
     try:
         future.set_result(1)

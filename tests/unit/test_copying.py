@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import inspect
 import pickle
@@ -20,6 +21,7 @@ MAKERS: dict[str, Callable[[FairPool], object]] = {
     "section": lambda pool: pool.lock().submit(int),
     "gather": lambda pool: fairpool.gather(),
     "shield": lambda pool: fairpool.shield(pool.submit(int)),
+    "wrap_future": lambda pool: fairpool.wrap_future(concurrent.futures.Future()),
     "FairPool": lambda pool: pool,
     "Share": lambda pool: pool.share("a"),
     "Lock": lambda pool: pool.lock(),

@@ -57,6 +57,7 @@ def end(future: Any, outcome: str) -> None:
         future.set_exception(Mishap())
     else:
         assert future.cancel()
+        assert not future.set_running_or_notify_cancel()  # as an executor does
 
 
 def outcome_of(get: Callable[[], object]) -> str:
