@@ -40,6 +40,7 @@ from fairpool._sync import (
     in_child_after_fork,
     main_thread,
     monotonic,
+    new_thread,
     stack_is_deep,
     start_new_thread,
     yield_cpu,
@@ -918,7 +919,7 @@ def _when_the_main_thread_has_ended() -> None:
     """The program goes on for as long as it has threads that are not daemons; so do the pools."""
     if _threads_of_the_program():
         try:
-            Thread(target=_wait_and_close_all, name="FairPool_exit", daemon=False).start()
+            new_thread(_wait_and_close_all, "FairPool_exit", daemon=False).start()
         except RuntimeError:  # no more threads
             pass
         else:
