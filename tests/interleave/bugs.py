@@ -497,7 +497,7 @@ BUGS = [
             key.release()
 """,
         k.OUT_OF_USE["stack"],
-        3000,
+        15000,
     ),
     Bug(
         "a lock's new key can be taken before it is the one that is released (D3)",
@@ -588,7 +588,10 @@ BUGS = [
         "a thread that finds the key enters before those in the queue (E1)",
         "_combiner",
         "Combiner._enter_stack",
-        "        if not self.queue and self.take_key(False):\n",
+        """        if not self.queue and (
+            self.take_key(False) or (not self.in_use and self.take_unused_key())
+        ):
+""",
         "        if self.key.acquire(False):\n",
         k.nobody_overtakes,
         10000,
@@ -806,7 +809,7 @@ BUGS = [
         "            if self.owner is stay.owner:\n                return False\n",
         "            return False\n",
         k.time_is_up_as_the_turn_comes,
-        500,
+        2000,
     ),
     # --- locks: several of them ---------------------------------------------------------------
     Bug(
@@ -843,6 +846,8 @@ BUGS = [
         """                if timeout is None:
                     task.awaited = stay
                     stay.helps = stay.serves = self._may_lend(task)
+                    if stay.helps:
+                        self.scheduler.helpers[stay] = None  # H1
                 self.enqueue(stay)
                 if timeout is None:
                     self._check_wait(task, stay)
@@ -860,7 +865,10 @@ BUGS = [
         "a thread that enters at once does not ask for the key",
         "_combiner",
         "Combiner._enter_stack",
-        "        if not self.queue and self.take_key(False):\n",
+        """        if not self.queue and (
+            self.take_key(False) or (not self.in_use and self.take_unused_key())
+        ):
+""",
         "        if not self.queue:\n",
         a.ALL[0],
         10,
@@ -902,7 +910,7 @@ BUGS = [
         "Combiner.run",
         "                    continuation = item.pop()\n",
         "                    continuation = item[-1]\n",
-        a.ALL[12],
+        a.ALL[32],
         2000,
         "systematic",
     ),
@@ -912,7 +920,7 @@ BUGS = [
         "Request.give_up",
         "        if not Wish.give_up(self):\n            return False\n",
         "        Wish.give_up(self)\n",
-        a.ALL[12],
+        a.ALL[32],
         2000,
         "systematic",
     ),
