@@ -32,7 +32,7 @@ from weakref import ref
 
 from fairpool._errors import DeadlockError
 from fairpool._future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
-from fairpool._request import Leave, Once, Request, Sweep, Wish
+from fairpool._request import Leave, Once, Request, Sweep, Wish, leave_later, make_ready
 from fairpool._runqueue import RunQueue, WaitQueue
 from fairpool._sync import (
     FREE_THREADED,
@@ -423,7 +423,6 @@ class Combiner:
         "in_use",
         "key",
         "leave",
-        "leaving",
         "name",
         "owner",
         "preferred",
@@ -464,8 +463,7 @@ class Combiner:
         self.preferred: Any = None
         self.home: Any = None
         self.leave = Leave(self)
-        self.leaving = Once((self.leave,))
-        self.ready = Once()
+        self.ready = make_ready()
         self.stats = Counters()
         read_by_many(self.stats)
         if not locks:
@@ -628,7 +626,10 @@ class Combiner:
             home = self.home
             if (home is None or home is worker) and not worker.published:
                 return self
-            self.dispatch()
+            try:
+                self.dispatch()
+            except SHORT_OF_ROOM:
+                self._give_key_away()
             return None
         self._check_wait(worker.item.task, request)
         return None
@@ -644,7 +645,7 @@ class Combiner:
         try:
             if self.queue:
                 if kind is not GeneratorExit:
-                    return self.leaving
+                    return leave_later(self.leave)
                 self.leave_stack()
                 return self.ready
             self._account(monotonic_ns())
@@ -666,12 +667,16 @@ class Combiner:
     def left(self, continuation: Any, worker: Any) -> Any:
         """The coroutine has left what it had entered at once, and this worker serves now."""
         continuation.ticket = self.began
-        self._account(monotonic_ns())
-        if worker.scheduler is not self.scheduler:
-            self._serve_elsewhere()
-            return continuation  # as if it had yielded
-        worker.publish(continuation)
-        return self
+        try:
+            self._account(monotonic_ns())
+            if worker.scheduler is self.scheduler:
+                worker.publish(continuation)
+                return self
+        except SHORT_OF_ROOM:  # it is not published
+            self.served = 0
+            self.owner = None
+        self._give_key_away()
+        return continuation  # as if it had yielded
 
     async def _enter_as_guest(self, worker: Any) -> None:
         self.scheduler.check_same_process()
@@ -689,7 +694,10 @@ class Combiner:
     # --- a pass ------------------------------------------------------------------------------
 
     def run(self, worker: Any) -> Any:
-        """Run a pass on this worker, with the key. Returns what the worker is to run next."""
+        """Run a pass on this worker, with the key. Returns what the worker is to run next.
+
+        Raises one of `SHORT_OF_ROOM` only where it still has the key, and nothing else in hand.
+        """
         # The mark of who has the key between two sections. It goes directly before the key does.
         worker.item = self
         home = self.home
@@ -720,14 +728,20 @@ class Combiner:
         while True:
             if count == end or now > deadline or worker.leaving:
                 return self._end_pass(worker, count, now)
+            self.served = count + 1
             try:
                 item = take()
             except IndexError:
                 self._account_pass(now, count)
                 worker.item = None
                 self.key.release()  # M1
-                if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2
-                    return None
+                try:
+                    if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2
+                        return None
+                except MemoryError:
+                    if worker.item is not self:
+                        start_new_thread(self.see_to_queue, ())
+                        return None
                 if not self.in_use:
                     self._note_use()
                 stats.passes += 1  # it has become the combiner again
@@ -739,52 +753,78 @@ class Combiner:
                     continuation = item.pop()
                 except IndexError:  # given up
                     continue
+                except MemoryError:
+                    self.queue.appendleft(item)
+                    raise
                 if not count & sample_mask:
-                    stats.waits.append(now - item.ticket)
+                    try:
+                        stats.waits.append(now - item.ticket)
+                    except MemoryError:
+                        pass  # it is not counted
                 self.owner = worker.item = continuation
-                self.served = count + 1
                 # `Continuation.run`, but for a look at cancellations. One that comes after the
                 # grant is left to the next suspension: thrown here, it would come between the
                 # grant and the `async with` that is to release the lock.
                 try:
                     outcome = continuation.run_in(continuation.send, None)
                 except BaseException as raised:
-                    following = continuation.end(raised)
+                    following = worker.end(continuation, raised)
                     del continuation, worker  # no cycle: see `Continuation.run`
                     return following
                 if outcome is not leave:
                     # It has left when nobody waited, and gone on; or it is suspended in its
                     # section.
-                    return continuation.suspended(outcome, worker)
+                    try:
+                        return continuation.suspended(outcome, worker)
+                    except SHORT_OF_ROOM as short:
+                        worker.rescue(continuation, short)
+                        return None
                 self.owner = None  # before its task can be anywhere else
                 worker.item = self
-                publish(continuation)  # S1
+                try:
+                    publish(continuation)  # S1
+                except MemoryError:
+                    worker.requeue(continuation)
                 if seats:  # S3
                     notify()
                 continuation = None  # it may have ended meanwhile
             elif type(item) is Section or type(item) is CriticalLink:
                 self.owner = item
-                self.served = count + 1
-                following = item.run(worker)
+                try:
+                    following = item.run(worker)
+                except SHORT_OF_ROOM as short:
+                    worker.rescue(item, short)
+                    following = None
                 if worker.item is not item:  # cancelled
                     self.owner = None
                     continue
                 if not is_final(item):
                     # A coroutine, which holds the lock until its end.
                     worker.item = None  # its end may come elsewhere: see `lock_in_hand`
-                    item._register(self._section_ended)
+                    try:
+                        item._register(self._section_ended)
+                    except SHORT_OF_ROOM:
+                        start_new_thread(self._release_at_end, (item,))
                     return following
                 self.owner = None
                 worker.item = self
                 if following is not None:
                     following.ticket = item.ticket
-                    publish(following)  # S1
+                    try:
+                        publish(following)  # S1
+                    except MemoryError:
+                        worker.requeue(following)
                     if seats:  # S3
                         notify()
                 item = following = None  # what it has raised leads to this frame: no cycle
             else:
-                self._account_pass(now, count)
-                if self._grant(item):
+                try:
+                    self._account_pass(now, count)
+                    granted = self._grant(item)
+                except SHORT_OF_ROOM:
+                    self.queue.appendleft(item)
+                    raise
+                if granted:
                     return None
                 end -= count
                 count = 0
@@ -874,6 +914,15 @@ class Combiner:
         if worker is not None and worker.item is self:
             worker.item = None
 
+    def cut_off(self) -> None:
+        """A pass has raised."""
+        self.served = 0
+        self.owner = None
+        self._give_key_away()
+
+    def _release_at_end(self, section: Any) -> None:
+        section._register(self._section_ended)
+
     def _section_ended(self, task: Any) -> None:
         """A section that was suspended has ended, or a guest with nothing to do was let in."""
         self.leave_stack()
@@ -951,13 +1000,23 @@ class Combiner:
         if not self.in_use:
             self.scheduler.locks_in_use.add(self.entry)  # C2
         if self.key.acquire(False):  # L2
-            try:
+            try:  # `_give_key_away`, written out: it is no deeper than the caller has shown
                 self._serve_elsewhere()
             except SHORT_OF_ROOM:
                 try:
                     start_new_thread(self._serve_elsewhere, ())
                 except (RuntimeError, MemoryError):
                     self.release_key()
+
+    def _give_key_away(self) -> None:
+        """Give the key away from this stack, or from another one. Raises nothing."""
+        try:
+            self._serve_elsewhere()
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(self._serve_elsewhere, ())
+            except (RuntimeError, MemoryError):
+                self.release_key()  # whoever comes next serves those that wait
 
     def leave_stack(self) -> None:
         """A section has ended on a stack that goes on.
@@ -967,7 +1026,10 @@ class Combiner:
         """
         owner = self.owner
         if type(owner) is Visitor:
-            owner.inside -= 1
+            try:
+                owner.inside -= 1
+            except MemoryError:
+                pass  # too high: it is not lent
             if owner.loans:
                 self._leave_and_take_back(owner)
                 return
@@ -1284,7 +1346,7 @@ class Combiner:
 
     def _gave_up(self, stay: Stay) -> bool:
         """Whether the stay was given up with this, and not granted."""
-        while not stay.give_up():
+        while not self._try_to_give_up(stay):
             if self.owner is stay.owner:
                 return False
             if stay.lent:
@@ -1292,6 +1354,13 @@ class Combiner:
             else:
                 yield_cpu()  # it is just being granted, or lent
         return True
+
+    def _try_to_give_up(self, stay: Stay) -> bool:
+        while True:
+            try:
+                return stay.give_up()
+            except MemoryError:  # whether it was granted has to be known
+                yield_cpu()
 
     def _park(self, stay: Stay, worker: Any, timeout: float | None) -> None:
         if worker is None:

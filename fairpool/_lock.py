@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, Generic, TypeVar
 
 from fairpool._combiner import (
@@ -218,7 +218,8 @@ class Lock(Combiner, Executor):
         self.enter_stack(None)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    # Named parameters: a star would make a tuple, and with no memory for it, this were not entered.
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.release()
 
     # --- looking in ------------------------------------------------------------------------------
@@ -364,8 +365,8 @@ class Guarded(Generic[T]):
             del self  # likewise
             raise
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.lock.__exit__(*exc_info)
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.lock.__exit__(kind, error, trace)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have `fn(state, *args, **kwargs)` called as a critical section: see `Lock.submit`."""
@@ -387,9 +388,12 @@ class Guarded(Generic[T]):
 class _AllOf:
     """Several locks, taken in the order in which they were made."""
 
-    __slots__ = ("_guards", "_order")
+    __slots__ = ("_guards", "_way_in", "_way_out")
 
     __reduce_ex__ = stays_here("call all_of() where its locks are to be used")
+
+    # _way_in:  (the first lock, (the second, (..., None)))
+    # _way_out: the same from the last to the first. To go along it needs no memory.
 
     def __init__(self, guards: tuple[Lock | Guarded[Any], ...]) -> None:
         locks = []
@@ -400,47 +404,62 @@ class _AllOf:
         if not locks:
             raise TypeError("all_of() takes at least one lock")
         self._guards = guards
-        self._order = sorted(locks, key=_number_of)
-        for one, other in zip(self._order, self._order[1:], strict=False):
+        locks.sort(key=_number_of)
+        for one, other in pairwise(locks):
             if one is other:
                 raise ValueError(f"all_of() was given {one!r} twice")
+        self._way_in: Any = None
+        self._way_out: Any = None
+        for lock in reversed(locks):
+            self._way_in = (lock, self._way_in)
+        for lock in locks:
+            self._way_out = (lock, self._way_out)
 
     def _values(self) -> tuple[Any, ...]:
         return tuple([each._get() if isinstance(each, Guarded) else None for each in self._guards])
 
     async def __aenter__(self) -> tuple[Any, ...]:
-        entered: list[Lock] = []
+        rest = self._way_in
         try:
-            for lock in self._order:
-                await lock.__aenter__()
-                entered.append(lock)
+            while rest is not None:
+                await rest[0].__aenter__()
+                rest = rest[1]
             return self._values()
         except BaseException:
-            for lock in reversed(entered):
-                lock.leave_stack()
+            self._leave(rest)
             raise
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
         # Only the last one may suspend: a cancellation that came there would leave the others held.
-        first, *others = self._order
-        for lock in reversed(others):
+        lock, others = self._way_out
+        while others is not None:
             lock.leave_stack()
-        return first.__aexit__(kind, error, trace)
+            lock, others = others
+        return lock.__aexit__(kind, error, trace)
 
     def __enter__(self) -> tuple[Any, ...]:
-        entered: list[Lock] = []
+        rest = self._way_in
         try:
-            for lock in self._order:
-                lock.enter_stack(None)
-                entered.append(lock)
+            while rest is not None:
+                rest[0].enter_stack(None)
+                rest = rest[1]
             return self._values()
         except BaseException:
-            for lock in reversed(entered):
-                lock.leave_stack()
+            self._leave(rest)
             raise
 
-    def __exit__(self, *exc_info: object) -> None:
-        for lock in reversed(self._order):
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._leave(None)
+
+    def _leave(self, rest: Any) -> None:
+        """Leave those that were entered: `rest` is the part of the way in that was not gone."""
+        way = self._way_out
+        if rest is not None:
+            while way[0] is not rest[0]:
+                way = way[1]
+            way = way[1]
+        while way is not None:
+            lock, way = way
             lock.leave_stack()
 
 

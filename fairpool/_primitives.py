@@ -233,7 +233,11 @@ class _Permits:
 
     def give(self) -> None:
         """Give a permit back, or add one."""
-        self._free.append(None)  # M1
+        try:
+            self._free.append(None)  # M1
+        except MemoryError:
+            start_new_thread(self.give, ())
+            return
         try:
             self._match()  # M2
         except SHORT_OF_ROOM:
@@ -333,7 +337,7 @@ class Semaphore:
     async def __aenter__(self) -> None:
         await self.acquire()
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self.release()
 
 

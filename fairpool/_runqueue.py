@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from fairpool._sync import EMPTY
+
 __all__ = ["SHORT", "RunQueue", "WaitQueue"]
 
 # In a queue that is not longer than this, one that gives up is looked for, and taken out at once.
@@ -44,7 +46,7 @@ class RunQueue(deque[Any]):
         """The oldest task, or None if there is none."""
         try:
             return self.popleft()
-        except IndexError:
+        except EMPTY:
             return None
 
     def items(self) -> list[Any]:

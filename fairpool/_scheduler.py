@@ -43,6 +43,7 @@ from fairpool._sync import (
     new_thread,
     stack_is_deep,
     start_new_thread,
+    strike_off,
     yield_cpu,
 )
 from fairpool._task import (
@@ -509,8 +510,11 @@ class Scheduler:
 
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its seat."""
-        if self.seats and self.has_work():
-            self.notify()
+        try:
+            if self.seats and self.has_work():
+                self.notify()
+        except MemoryError:
+            start_new_thread(self.notify_if_work, ())
 
     # --- workers -----------------------------------------------------------------------------
 
@@ -579,10 +583,7 @@ class Scheduler:
 
     def strike(self, worker: Worker) -> None:
         """The worker is no longer to be waited for."""
-        try:
-            self.roster.remove(worker)
-        except ValueError:  # somebody else did
-            pass
+        strike_off(self.roster, worker)
 
     def seat_caller(self) -> None:
         """A caller has come. Where there are workers it is one more, with a seat of its own."""
