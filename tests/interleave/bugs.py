@@ -17,7 +17,7 @@ BUGS = [
         "a worker parks without a last look at the queues (P4)",
         "_worker",
         "Worker._park",
-        "        scheduler.notify_if_work()\n",
+        "            scheduler.notify_if_work()\n",
         "",
         s.submit_meets_park,
         50,
@@ -28,11 +28,15 @@ BUGS = [
         "Worker._park",
         """        if seated:
             parking.give_up_seat()
-        scheduler.notify_if_work()
+        ends = False
+        try:
+            scheduler.notify_if_work()
 """,
-        """        scheduler.notify_if_work()
-        if seated:
-            parking.give_up_seat()
+        """        ends = False
+        try:
+            scheduler.notify_if_work()
+            if seated:
+                parking.give_up_seat()
 """,
         s.submit_meets_park,
         50,
@@ -47,15 +51,19 @@ BUGS = [
         self.parks = True
         if seated:
             parking.give_up_seat()
-        scheduler.notify_if_work()
+        ends = False
+        try:
+            scheduler.notify_if_work()
 """,
         """        self.woken = False
         parking.parked.append(self)
         self.parks = True
         if seated:
             parking.give_up_seat()
-        scheduler.notify_if_work()
-        parking.searching.discard(self)
+        ends = False
+        try:
+            scheduler.notify_if_work()
+            parking.searching.discard(self)
 """,
         s.submit_meets_park,
         50,
@@ -63,7 +71,7 @@ BUGS = [
     Bug(
         "a worker that has found a task does not look again for others (F2)",
         "_worker",
-        "Worker._search",
+        "Worker._look_for_work",
         "                    self.scheduler.notify_if_work()\n",
         "",
         s.both_workers_come,
@@ -86,18 +94,18 @@ BUGS = [
             elif seat:
                 self._start(seat)
         finally:
-            for worker in woken:
-                worker.woken = True
-                worker.parker.unpark()
+            if woken:  # no more than one, and an iterator would need memory
+                woken[0].woken = True
+                woken[0].parker.unpark()
             if seat and not woken:
 """,
         """                pass
             elif seat:
                 self._start(seat)
         finally:
-            for worker in woken:
-                worker.woken = True
-                worker.parker.unpark()
+            if woken:
+                woken[0].woken = True
+                woken[0].parker.unpark()
             if seat:
 """,
         s.submit_meets_park,
@@ -635,10 +643,13 @@ BUGS = [
         "Combiner.run",
         """                self.owner = None  # before its task can be anywhere else
                 worker.item = self
-                publish(continuation)  # S1
+                try:
+                    publish(continuation)  # S1
 """,
-        """                publish(continuation)
-                self.owner = None
+        """                try:
+                    publish(continuation)
+                    self.owner = None
+                    worker.item = self
 """,
         k.enter_again_at_once,
         8000,
@@ -647,14 +658,14 @@ BUGS = [
         "a task that leaves is published before it is written that nobody is inside",
         "_combiner",
         "Combiner.left",
-        """        self._account(monotonic_ns())
-        if worker.scheduler is not self.scheduler:
-            self._serve_elsewhere()
-            return continuation  # as if it had yielded
-        worker.publish(continuation)
+        """            self._account(monotonic_ns())
+            if worker.scheduler is self.scheduler:
+                worker.publish(continuation)
+                return self
 """,
-        """        worker.publish(continuation)
-        self._account(monotonic_ns())
+        """            worker.publish(continuation)
+            self._account(monotonic_ns())
+            return self
 """,
         k.enter_again_and_again,
         10000,
@@ -816,8 +827,8 @@ BUGS = [
         "all_of takes its locks in the order of its arguments",
         "_lock",
         "_AllOf.__init__",
-        "sorted(locks, key=_number_of)",
-        "list(locks)",
+        "        locks.sort(key=_number_of)\n",
+        "",
         k.all_of_in_opposite_order,
         50,
     ),
@@ -825,7 +836,7 @@ BUGS = [
         "all_of keeps the first lock if it is cancelled at the second one",
         "_lock",
         "_AllOf.__aenter__",
-        "            for lock in reversed(entered):\n                lock.leave_stack()\n",
+        "            self._leave(rest)\n",
         "",
         k.all_of_is_cancelled,
         5000,
@@ -990,8 +1001,7 @@ BUGS = [
         "a worker parks without a look whether the pool was closed",
         "_worker",
         "Worker._park",
-        "        if scheduler.is_over() and self._leave_parked():\n"
-        "            return not self._unlist()\n",
+        "scheduler.is_over() or ",
         "",
         s.shutdown_meets_park,
         50,
