@@ -276,6 +276,9 @@ BUGS = [
             self.armed.pop()
         except IndexError:
             return
+        except MemoryError:
+            start_new_thread(self.wake, ())
+            return
 """,
         """        if not self.armed:
             return
@@ -1084,8 +1087,8 @@ BUGS = [
         "a caller takes its queues with it (E2)",
         "_caller",
         "Caller._leave",
-        "        self.give_back()  # E2\n",
-        "",
+        "                self.give_back()  # E2\n",
+        "                pass\n",
         s.caller_leaves_while_combining,
         100,
     ),
