@@ -19,7 +19,7 @@ This code assumes, of CPython (docs/versions.md has the place of each in the sou
   `list` does not. What the package keeps in lists is compared in C, without waiting, and the
   reference that is dropped there was taken a moment before: it is the last one of another thread's
   only if that lets go at that very moment, too, and then has to wait for 20 µs. Not seen.)
-  Not in this list: `extend` on a `list`, `update`, iteration. They are used on what one thread has.
+  Not in this list: `extend` on a `list`, `sort`, `update`, iteration: for what one thread has.
 - A2. What a thread wrote before such a call is seen by a thread that makes a later such call *on
   the same object*: the mutex is released by the first and acquired by the second. This is the only
   ordering between threads that the package relies on, besides lock release → acquire. A plain
