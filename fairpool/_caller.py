@@ -311,8 +311,9 @@ class Caller(Worker):
             self.turn_to(item, fn)
             self.awaited, self._deadline, self._holds_own, self._own_waits = outer
             self.leaving = self.is_done()
-            del item, fn, outer  # what was raised leads to this frame: no cycle
-        return is_final(future)
+            is_done = is_final(future)
+            del item, fn, outer, future  # what was raised leads to this frame: no cycle
+        return is_done
 
     def run_inline(self, future: Any) -> bool:
         """As that of `Worker`. Afterwards the own task's wait raises what has come meanwhile."""
@@ -321,6 +322,7 @@ class Caller(Worker):
             is_done = super().run_inline(future)
         finally:
             self._own_waits = waits
+            del future  # as there
         if self.interrupted and self.runs_own():
             self.raise_interrupt()
         return is_done

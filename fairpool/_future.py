@@ -437,8 +437,11 @@ class Future(_StdFuture[T]):
             return
         worker = here.worker
         wait_for = wait if worker is None else worker.wait_for
-        if not wait_for(self, timeout):
-            raise _TimeoutError()
+        try:
+            if not wait_for(self, timeout):
+                raise _TimeoutError()
+        finally:
+            del self  # what it raises may lead to this frame: no cycle
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait for the result without blocking: in a task of a pool, or in an asyncio loop.

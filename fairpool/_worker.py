@@ -955,10 +955,11 @@ class Worker:
             following = task.run(self)
             if following is not None:
                 self.requeue(following)
+            return is_final(task)
         finally:
             self._inline -= 1
             self.turn_to(*outer)
-        return is_final(task)
+            del future, task, outer  # what the task has raised leads to this frame: no cycle
 
     def requeue(self, item: Any) -> None:
         """Put a continuation, or a link, at the end of the run queue, at the end of a step."""
@@ -992,7 +993,7 @@ class Worker:
             return self.run_inline(future) or self._park_on(future, None)
         finally:
             leave_wait(task, outer)
-            del task  # an interrupt leads to this frame: no cycle
+            del task, outer, future  # what is raised in here leads to this frame: no cycle
 
     def check_initializer(self, awaited: Any) -> None:
         """Raise `DeadlockError` where an initializer is about to wait for its own pool.

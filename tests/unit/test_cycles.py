@@ -288,6 +288,22 @@ def keeps_iterator(pool: FairPool, **options: Any) -> None:
 
 kept: list[Any] = []
 
+
+def inline(pool: FairPool, depth: int = 1, callers: bool = False) -> None:
+    """One worker alone: what it waits for runs on top of the task that waits."""
+
+    def nest(depth: int) -> object:
+        if not depth:
+            return fail()
+        return alone.submit(nest, depth - 1).result()
+
+    with FairPool(0 if callers else 1) as alone:
+        if callers:
+            alone.run(nest, depth)
+        else:
+            alone.submit(nest, depth).result(TIMEOUT)
+
+
 PATHS: dict[str, Callable[[FairPool], object]] = {
     "result": lambda pool: pool.submit(fail).result(TIMEOUT),
     "result, twice": lambda pool: asks_twice(pool.submit(fail)),
@@ -298,6 +314,9 @@ PATHS: dict[str, Callable[[FairPool], object]] = {
     "coroutine later": lambda pool: pool.submit(fail_later).result(TIMEOUT),
     "coroutine after a wait": lambda pool: pool.submit(fail_after_wait, pool).result(TIMEOUT),
     "nested": lambda pool: pool.submit(lambda: pool.submit(fail).result()).result(TIMEOUT),
+    "nested, inline": inline,
+    "nested twice, inline": lambda pool: inline(pool, 2),
+    "nested in a caller, inline": lambda pool: inline(pool, 1, callers=True),
     "nested coroutine": lambda pool: pool.submit(lambda: pool.submit(fail_later).result()).result(
         TIMEOUT
     ),
