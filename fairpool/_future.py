@@ -264,10 +264,11 @@ class _View:
     final only after the view was told so, under its condition (`__call__`: a view is a registrant).
     """
 
-    __slots__ = ("condition", "registered", "told", "waiters")
+    __slots__ = ("condition", "heard", "registered", "told", "waiters")
 
     def __init__(self, future: Future[Any]) -> None:
         self.condition = Condition(_ViewLock())  # type: ignore[arg-type]
+        self.heard: list[Any] = []  # the waiters that were told
         self.waiters = _Waiters(future)
         self.registered = False
         self.told = False
@@ -281,14 +282,19 @@ class _View:
             lock.on_release = partial(self, future)
             return
         need_stack()
-        with self.condition:
+        # Not `with self.condition`, which needs memory to leave. What fails in here is done again.
+        lock.acquire()
+        try:
             if self.told:
                 return
-            self.told = True
-            self.condition.notify_all()
             for waiter in self.waiters:
-                _tell(waiter, future)
+                if waiter not in self.heard:
+                    _tell(waiter, future)
+                    self.heard.append(waiter)
             self.waiters.future = None  # no cycle is left behind
+            self.told = True
+        finally:
+            lock.release()
 
 
 class _ViewLock:

@@ -13,6 +13,7 @@ from typing import Any
 from fairpool._errors import DeadlockError
 from fairpool._foreign import describe
 from fairpool._future import Future, is_final
+from fairpool._sync import SHORT_OF_ROOM
 
 __all__ = [
     "check_lock_wait",
@@ -48,30 +49,34 @@ def enter_wait(task: Future[Any], what: object, awaited: tuple[Node, ...]) -> Ed
     outer = waiting_tasks.get(task)
     if not write_wait(task, what, awaited):
         return outer
-    seen: set[Any] | None = None
-    ways: list[Any] = [*awaited]
-    while ways:
-        node = ways.pop()
-        if node is task:
-            names = _names_of_cycle(task, awaited)
-            if names is None:
-                break
-            leave_wait(task, outer)
-            raise DeadlockError(f"this wait would never end: {names}; do not wait for it there")
-        if not node.has_sources and node._pool is None:
-            continue  # worked by hand; its class may be the user's, and have a `__hash__`
-        edge = waiting_tasks.get(node)
-        if edge is not None:
-            further = edge[0]
-        elif node.has_sources:
-            further = node.sources()
-        elif not locks or not (further := _lock_request(node)):
-            continue
-        if seen is None:
-            seen = set()
-        if node not in seen:
-            seen.add(node)
-            ways.extend(further)
+    try:
+        seen: set[Any] | None = None
+        ways: list[Any] = [*awaited]
+        while ways:
+            node = ways.pop()
+            if node is task:
+                names = _names_of_cycle(task, awaited)
+                if names is None:
+                    break
+                leave_wait(task, outer)
+                raise DeadlockError(f"this wait would never end: {names}; do not wait for it there")
+            if not node.has_sources and node._pool is None:
+                continue  # worked by hand; its class may be the user's, and have a `__hash__`
+            edge = waiting_tasks.get(node)
+            if edge is not None:
+                further = edge[0]
+            elif node.has_sources:
+                further = node.sources()
+            elif not locks or not (further := _lock_request(node)):
+                continue
+            if seen is None:
+                seen = set()
+            if node not in seen:
+                seen.add(node)
+                ways.extend(further)
+    except SHORT_OF_ROOM:  # it does not wait
+        leave_wait(task, outer)
+        raise
     return outer
 
 

@@ -382,8 +382,9 @@ def wait_for_a_lock(own: FairPool, other: FairPool, look: Callable[[], None]) ->
 
     future = other.submit(hold)
     held.wait(TIMEOUT)
-    with lock:
-        look()
+    assert lock.acquire(timeout=TIMEOUT)  # without a time-out it is a DeadlockError
+    look()
+    lock.release()
     future.result(TIMEOUT)
 
 
