@@ -14,7 +14,7 @@ import fairpool
 from fairpool import _sync
 
 ROOT = pathlib.Path(fairpool.__file__).parent
-DOCS = ROOT.parent / "docs" / "versions.md"
+DOCS = pathlib.Path(__file__).parent.parent / "docs" / "versions.md"
 SOURCES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))}
 
 
