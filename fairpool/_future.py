@@ -291,8 +291,9 @@ class _View:
                 if waiter not in self.heard:
                     _tell(waiter, future)
                     self.heard.append(waiter)
-            self.waiters.future = None  # no cycle is left behind
             self.told = True
+            self.heard.clear()  # no cycle is left behind
+            self.waiters.future = None
         finally:
             lock.release()
 
