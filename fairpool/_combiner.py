@@ -994,6 +994,8 @@ class Combiner:
     def line_up(self, item: Any) -> None:
         """Put it into the queue. The caller sees to the queue then, or takes it out again."""
         self.queue.append(item)  # L1
+        if not self.in_use:  # before S2 of shutdown.md: whoever closes the pool is to find it
+            self.scheduler.locks_in_use.add(self.entry)  # C2
 
     def see_to_queue(self) -> None:
         """Have it served what this thread has put into the queue."""

@@ -1081,7 +1081,7 @@ BUGS = [
         "        while self._notify_one() and (self.parked.copy() or self._overlooks()):\n",
         "        while self._notify_one() and self._overlooks():\n",
         s.section_is_left_to_the_next_caller,
-        100,
+        1000,
     ),
     Bug(
         "a caller takes its queues with it (E2)",
