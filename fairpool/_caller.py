@@ -27,15 +27,12 @@ from fairpool._foreign import is_a
 from fairpool._future import Future, call, is_final, look_out
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
-    SHORT_OF_ROOM,
     acquire,
     handle_ctrl_c,
     here,
     monotonic,
     monotonic_ns,
     need_stack,
-    start_new_thread,
-    strike_off,
     wait_until_set,
     yield_cpu,
 )
@@ -141,15 +138,15 @@ class Caller(Worker):
         scheduler = self.scheduler
         here.worker = self._outer
         self.item = self.fn = None
-        if strike_off(scheduler.workers, self):  # E1
-            self.gone = True
-            try:
-                self.give_back()  # E2
-            except SHORT_OF_ROOM:
-                start_new_thread(self.give_back, ())
-            self._stand_up()  # E3
+        scheduler.workers.remove(self)  # E1
+        self.gone = True
+        self.give_back()  # E2
+        self._stand_up()  # E3
         scheduler.notify_if_work()  # E4
-        self.note_end()
+        if scheduler.is_ending():
+            # Those that parked while there was still work are to see that there is none.
+            scheduler.parking.unpark_all()
+        self.ended.set()
         scheduler.strike(self)
 
     def join(self) -> None:

@@ -32,7 +32,7 @@ from weakref import ref
 
 from fairpool._errors import DeadlockError
 from fairpool._future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
-from fairpool._request import Leave, Once, Request, Sweep, Wish, leave_later, make_ready
+from fairpool._request import Leave, Once, Request, Sweep, Wish
 from fairpool._runqueue import RunQueue, WaitQueue
 from fairpool._sync import (
     FREE_THREADED,
@@ -423,6 +423,7 @@ class Combiner:
         "in_use",
         "key",
         "leave",
+        "leaving",
         "name",
         "owner",
         "preferred",
@@ -463,7 +464,8 @@ class Combiner:
         self.preferred: Any = None
         self.home: Any = None
         self.leave = Leave(self)
-        self.ready = make_ready()
+        self.leaving = Once((self.leave,))
+        self.ready = Once()
         self.stats = Counters()
         read_by_many(self.stats)
         if not locks:
@@ -626,10 +628,7 @@ class Combiner:
             home = self.home
             if (home is None or home is worker) and not worker.published:
                 return self
-            try:
-                self.dispatch()
-            except SHORT_OF_ROOM:
-                self._give_key_away()
+            self.dispatch()
             return None
         self._check_wait(worker.item.task, request)
         return None
@@ -645,7 +644,7 @@ class Combiner:
         try:
             if self.queue:
                 if kind is not GeneratorExit:
-                    return leave_later(self.leave)
+                    return self.leaving
                 self.leave_stack()
                 return self.ready
             self._account(monotonic_ns())
@@ -667,16 +666,12 @@ class Combiner:
     def left(self, continuation: Any, worker: Any) -> Any:
         """The coroutine has left what it had entered at once, and this worker serves now."""
         continuation.ticket = self.began
-        try:
-            self._account(monotonic_ns())
-            if worker.scheduler is self.scheduler:
-                worker.publish(continuation)
-                return self
-        except SHORT_OF_ROOM:  # it is not published
-            self.served = 0
-            self.owner = None
-        self._give_key_away()
-        return continuation  # as if it had yielded
+        self._account(monotonic_ns())
+        if worker.scheduler is not self.scheduler:
+            self._serve_elsewhere()
+            return continuation  # as if it had yielded
+        worker.publish(continuation)
+        return self
 
     async def _enter_as_guest(self, worker: Any) -> None:
         self.scheduler.check_same_process()
@@ -694,10 +689,7 @@ class Combiner:
     # --- a pass ------------------------------------------------------------------------------
 
     def run(self, worker: Any) -> Any:
-        """Run a pass on this worker, with the key. Returns what the worker is to run next.
-
-        Raises one of `SHORT_OF_ROOM` only where it still has the key, and nothing else in hand.
-        """
+        """Run a pass on this worker, with the key. Returns what the worker is to run next."""
         # The mark of who has the key between two sections. It goes directly before the key does.
         worker.item = self
         home = self.home
@@ -728,20 +720,14 @@ class Combiner:
         while True:
             if count == end or now > deadline or worker.leaving:
                 return self._end_pass(worker, count, now)
-            self.served = count + 1
             try:
                 item = take()
             except IndexError:
                 self._account_pass(now, count)
                 worker.item = None
                 self.key.release()  # M1
-                try:
-                    if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2
-                        return None
-                except MemoryError:
-                    if worker.item is not self:
-                        start_new_thread(self.see_to_queue, ())
-                        return None
+                if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2
+                    return None
                 if not self.in_use:
                     self._note_use()
                 stats.passes += 1  # it has become the combiner again
@@ -753,78 +739,52 @@ class Combiner:
                     continuation = item.pop()
                 except IndexError:  # given up
                     continue
-                except MemoryError:
-                    self.queue.appendleft(item)
-                    raise
                 if not count & sample_mask:
-                    try:
-                        stats.waits.append(now - item.ticket)
-                    except MemoryError:
-                        pass  # it is not counted
+                    stats.waits.append(now - item.ticket)
                 self.owner = worker.item = continuation
+                self.served = count + 1
                 # `Continuation.run`, but for a look at cancellations. One that comes after the
                 # grant is left to the next suspension: thrown here, it would come between the
                 # grant and the `async with` that is to release the lock.
                 try:
                     outcome = continuation.run_in(continuation.send, None)
                 except BaseException as raised:
-                    following = worker.end(continuation, raised)
+                    following = continuation.end(raised)
                     del continuation, worker  # no cycle: see `Continuation.run`
                     return following
                 if outcome is not leave:
                     # It has left when nobody waited, and gone on; or it is suspended in its
                     # section.
-                    try:
-                        return continuation.suspended(outcome, worker)
-                    except SHORT_OF_ROOM as short:
-                        worker.rescue(continuation, short)
-                        return None
+                    return continuation.suspended(outcome, worker)
                 self.owner = None  # before its task can be anywhere else
                 worker.item = self
-                try:
-                    publish(continuation)  # S1
-                except MemoryError:
-                    worker.requeue(continuation)
+                publish(continuation)  # S1
                 if seats:  # S3
                     notify()
                 continuation = None  # it may have ended meanwhile
             elif type(item) is Section or type(item) is CriticalLink:
                 self.owner = item
-                try:
-                    following = item.run(worker)
-                except SHORT_OF_ROOM as short:
-                    worker.rescue(item, short)
-                    following = None
+                self.served = count + 1
+                following = item.run(worker)
                 if worker.item is not item:  # cancelled
                     self.owner = None
                     continue
                 if not is_final(item):
                     # A coroutine, which holds the lock until its end.
                     worker.item = None  # its end may come elsewhere: see `lock_in_hand`
-                    try:
-                        item._register(self._section_ended)
-                    except SHORT_OF_ROOM:
-                        start_new_thread(self._release_at_end, (item,))
+                    item._register(self._section_ended)
                     return following
                 self.owner = None
                 worker.item = self
                 if following is not None:
                     following.ticket = item.ticket
-                    try:
-                        publish(following)  # S1
-                    except MemoryError:
-                        worker.requeue(following)
+                    publish(following)  # S1
                     if seats:  # S3
                         notify()
                 item = following = None  # what it has raised leads to this frame: no cycle
             else:
-                try:
-                    self._account_pass(now, count)
-                    granted = self._grant(item)
-                except SHORT_OF_ROOM:
-                    self.queue.appendleft(item)
-                    raise
-                if granted:
+                self._account_pass(now, count)
+                if self._grant(item):
                     return None
                 end -= count
                 count = 0
@@ -914,15 +874,6 @@ class Combiner:
         if worker is not None and worker.item is self:
             worker.item = None
 
-    def cut_off(self) -> None:
-        """A pass has raised."""
-        self.served = 0
-        self.owner = None
-        self._give_key_away()
-
-    def _release_at_end(self, section: Any) -> None:
-        section._register(self._section_ended)
-
     def _section_ended(self, task: Any) -> None:
         """A section that was suspended has ended, or a guest with nothing to do was let in."""
         self.leave_stack()
@@ -1002,23 +953,13 @@ class Combiner:
         if not self.in_use:
             self.scheduler.locks_in_use.add(self.entry)  # C2
         if self.key.acquire(False):  # L2
-            try:  # `_give_key_away`, written out: it is no deeper than the caller has shown
+            try:
                 self._serve_elsewhere()
             except SHORT_OF_ROOM:
                 try:
                     start_new_thread(self._serve_elsewhere, ())
                 except (RuntimeError, MemoryError):
                     self.release_key()
-
-    def _give_key_away(self) -> None:
-        """Give the key away from this stack, or from another one. Raises nothing."""
-        try:
-            self._serve_elsewhere()
-        except SHORT_OF_ROOM:
-            try:
-                start_new_thread(self._serve_elsewhere, ())
-            except (RuntimeError, MemoryError):
-                self.release_key()  # whoever comes next serves those that wait
 
     def leave_stack(self) -> None:
         """A section has ended on a stack that goes on.
@@ -1028,10 +969,7 @@ class Combiner:
         """
         owner = self.owner
         if type(owner) is Visitor:
-            try:
-                owner.inside -= 1
-            except MemoryError:
-                pass  # too high: it is not lent
+            owner.inside -= 1
             if owner.loans:
                 self._leave_and_take_back(owner)
                 return
@@ -1348,7 +1286,7 @@ class Combiner:
 
     def _gave_up(self, stay: Stay) -> bool:
         """Whether the stay was given up with this, and not granted."""
-        while not self._try_to_give_up(stay):
+        while not stay.give_up():
             if self.owner is stay.owner:
                 return False
             if stay.lent:
@@ -1356,13 +1294,6 @@ class Combiner:
             else:
                 yield_cpu()  # it is just being granted, or lent
         return True
-
-    def _try_to_give_up(self, stay: Stay) -> bool:
-        while True:
-            try:
-                return stay.give_up()
-            except MemoryError:  # whether it was granted has to be known
-                yield_cpu()
 
     def _park(self, stay: Stay, worker: Any, timeout: float | None) -> None:
         if worker is None:

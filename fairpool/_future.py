@@ -334,7 +334,7 @@ class _ViewLock:
     def __enter__(self) -> bool:
         return self.acquire()
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.release()
 
 

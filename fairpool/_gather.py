@@ -29,13 +29,12 @@ from fairpool._future import (
     Failure,
     Future,
     claim,
-    fail,
     finish,
     is_final,
     outcome_of,
     settle,
 )
-from fairpool._sync import SHORT_OF_ROOM, here, monotonic_ns, need_stack
+from fairpool._sync import here, monotonic_ns, need_stack
 from fairpool._task import Joint, Task, fail_step, hand_over, suspend_first
 from fairpool._waits import leave_wait
 
@@ -320,21 +319,11 @@ class Gather(Joint):
 
     def child_ended(self, child: Any, pool: Any) -> Any:
         """A child that is a future is final. Returns as `hand_over`, if `pool` is given."""
-        try:
-            if self._all or child._cell is FINISHED:
-                return self._finish(pool) if self._have_ended(1) else None
-            if claim(self) is None:
-                return None
-            state, value = outcome_of(child, "gather()")
-            return self._conclude(state, value, pool)
-        except SHORT_OF_ROOM as error:
-            self.cut_off(error)
+        if self._all or child._cell is FINISHED:
+            return self._finish(pool) if self._have_ended(1) else None
+        if claim(self) is None:
             return None
-
-    def cut_off(self, error: BaseException) -> None:
-        """It is not known any more which children have ended: so the gather fails with this."""
-        if claim(self) is not None:
-            fail(self, error, "gather()")
+        return self._conclude(*outcome_of(child, "gather()"), pool)
 
     def _have_ended(self, count: int) -> bool:
         """Account for `count` children that have ended; True to the one that completes the sum.
@@ -365,8 +354,8 @@ class Gather(Joint):
         if self._requested:
             return self._conclude(CANCELLED, None, pool)
         results = self._results
-        try:
-            for index, child in self._tasks.copy().items() if self._tasks else ():
+        if self._tasks:
+            for index, child in self._tasks.copy().items():
                 if child is _TO_BE_CANCELLED:
                     continue
                 if is_a(child, Task) and not is_final(child):
@@ -375,9 +364,6 @@ class Gather(Joint):
                     finish(child, results[index])
                 else:
                     results[index] = _outcome(child)
-        except SHORT_OF_ROOM as error:
-            fail(self, error, "gather()")
-            return None
         return self._conclude(FINISHED, results, pool)
 
     def _conclude(self, state: Any, value: Any, pool: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from fairpool._combiner import (
@@ -218,8 +218,7 @@ class Lock(Combiner, Executor):
         self.enter_stack(None)
         return self
 
-    # Named parameters: a star would make a tuple, and with no memory for it, this were not entered.
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.release()
 
     # --- looking in ------------------------------------------------------------------------------
@@ -365,8 +364,8 @@ class Guarded(Generic[T]):
             del self  # likewise
             raise
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self.lock.__exit__(kind, error, trace)
+    def __exit__(self, *exc_info: object) -> None:
+        self.lock.__exit__(*exc_info)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have `fn(state, *args, **kwargs)` called as a critical section: see `Lock.submit`."""
@@ -388,12 +387,9 @@ class Guarded(Generic[T]):
 class _AllOf:
     """Several locks, taken in the order in which they were made."""
 
-    __slots__ = ("_guards", "_way_in", "_way_out")
+    __slots__ = ("_guards", "_order")
 
     __reduce_ex__ = stays_here("call all_of() where its locks are to be used")
-
-    # _way_in:  (the first lock, (the second, (..., None)))
-    # _way_out: the same from the last to the first. To go along it needs no memory.
 
     def __init__(self, guards: tuple[Lock | Guarded[Any], ...]) -> None:
         locks = []
@@ -404,62 +400,47 @@ class _AllOf:
         if not locks:
             raise TypeError("all_of() takes at least one lock")
         self._guards = guards
-        locks.sort(key=_number_of)
-        for one, other in pairwise(locks):
+        self._order = sorted(locks, key=_number_of)
+        for one, other in zip(self._order, self._order[1:], strict=False):
             if one is other:
                 raise ValueError(f"all_of() was given {one!r} twice")
-        self._way_in: Any = None
-        self._way_out: Any = None
-        for lock in reversed(locks):
-            self._way_in = (lock, self._way_in)
-        for lock in locks:
-            self._way_out = (lock, self._way_out)
 
     def _values(self) -> tuple[Any, ...]:
         return tuple([each._get() if isinstance(each, Guarded) else None for each in self._guards])
 
     async def __aenter__(self) -> tuple[Any, ...]:
-        rest = self._way_in
+        entered: list[Lock] = []
         try:
-            while rest is not None:
-                await rest[0].__aenter__()
-                rest = rest[1]
+            for lock in self._order:
+                await lock.__aenter__()
+                entered.append(lock)
             return self._values()
         except BaseException:
-            self._leave(rest)
+            for lock in reversed(entered):
+                lock.leave_stack()
             raise
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
         # Only the last one may suspend: a cancellation that came there would leave the others held.
-        lock, others = self._way_out
-        while others is not None:
+        first, *others = self._order
+        for lock in reversed(others):
             lock.leave_stack()
-            lock, others = others
-        return lock.__aexit__(kind, error, trace)
+        return first.__aexit__(kind, error, trace)
 
     def __enter__(self) -> tuple[Any, ...]:
-        rest = self._way_in
+        entered: list[Lock] = []
         try:
-            while rest is not None:
-                rest[0].enter_stack(None)
-                rest = rest[1]
+            for lock in self._order:
+                lock.enter_stack(None)
+                entered.append(lock)
             return self._values()
         except BaseException:
-            self._leave(rest)
+            for lock in reversed(entered):
+                lock.leave_stack()
             raise
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._leave(None)
-
-    def _leave(self, rest: Any) -> None:
-        """Leave those that were entered: `rest` is the part of the way in that was not gone."""
-        way = self._way_out
-        if rest is not None:
-            while way[0] is not rest[0]:
-                way = way[1]
-            way = way[1]
-        while way is not None:
-            lock, way = way
+    def __exit__(self, *exc_info: object) -> None:
+        for lock in reversed(self._order):
             lock.leave_stack()
 
 

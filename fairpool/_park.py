@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from fairpool._sync import EMPTY, Lock, acquire, here, yield_cpu
+from fairpool._sync import Lock, acquire, here
 
 __all__ = ["Parker", "Parking", "is_taken_here"]
 
@@ -62,17 +62,6 @@ def _take(container: Any, into: list[Any]) -> None:
         into.extend(islice(iter(container.pop, _NEVER), 1))
     except IndexError:
         pass
-
-
-def _put(container: deque[None]) -> None:
-    """Put one into a deque of seats or debts. It waits for memory: none may be lost, or be late."""
-    while True:
-        try:
-            container.append(None)
-        except MemoryError:
-            yield_cpu()
-        else:
-            return
 
 
 class Parking:
@@ -129,14 +118,11 @@ class Parking:
             elif seat:
                 self._start(seat)
         finally:
-            if woken:  # no more than one, and an iterator would need memory
-                woken[0].woken = True
-                woken[0].parker.unpark()
+            for worker in woken:
+                worker.woken = True
+                worker.parker.unpark()
             if seat and not woken:
-                try:
-                    self.seats.append(None)
-                except MemoryError:
-                    _put(self.seats)
+                self.seats.append(seat.pop())
                 in_vain = True
             here.notifying = outer
         return in_vain
@@ -149,7 +135,7 @@ class Parking:
         """Take a free seat for one that is about to search; whether there was one."""
         try:
             self.seats.pop()
-        except EMPTY:
+        except IndexError:
             return False
         self.searching.add(searcher)
         return True
@@ -158,27 +144,21 @@ class Parking:
         """The calling worker is about to stop being runnable."""
         try:
             self.debts.pop()
-        except EMPTY:
-            try:
-                self.seats.append(None)
-            except MemoryError:
-                _put(self.seats)
+        except IndexError:
+            self.seats.append(None)
 
     def return_to_seat(self) -> None:
         """A worker that gave up its seat in a wait is runnable again. From any thread."""
         try:
             self.seats.pop()
-        except EMPTY:
-            try:
-                self.debts.append(None)
-            except MemoryError:
-                _put(self.debts)
+        except IndexError:
+            self.debts.append(None)
 
     def pay_debt(self) -> bool:
         """Whether the calling worker, which has just ended a step, is one too many, and parks."""
         try:
             self.debts.pop()
-        except EMPTY:
+        except IndexError:
             return False
         return True
 
@@ -192,10 +172,10 @@ class Parking:
                 try:
                     _take(self.parked, woken)
                 finally:
-                    if woken:
-                        woken[0].needs_seat = True
-                        woken[0].woken = True
-                        woken[0].parker.unpark()
+                    for worker in woken:
+                        worker.needs_seat = True
+                        worker.woken = True
+                        worker.parker.unpark()
         finally:
             here.notifying = outer
 

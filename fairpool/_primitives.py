@@ -233,11 +233,7 @@ class _Permits:
 
     def give(self) -> None:
         """Give a permit back, or add one."""
-        try:
-            self._free.append(None)  # M1
-        except MemoryError:
-            start_new_thread(self.give, ())
-            return
+        self._free.append(None)  # M1
         try:
             self._match()  # M2
         except SHORT_OF_ROOM:
@@ -337,7 +333,7 @@ class Semaphore:
     async def __aenter__(self) -> None:
         await self.acquire()
 
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         self.release()
 
 

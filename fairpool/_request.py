@@ -6,14 +6,12 @@ Protocol and proof: `docs/protocols/combining.md`.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Generator
-from types import coroutine
 from typing import Any
 from weakref import ref
 
 from fairpool._sync import SHORT_OF_ROOM, start_new_thread
 
-__all__ = ["Leave", "Once", "Request", "Sweep", "Wish", "leave_later", "make_ready"]
+__all__ = ["Leave", "Once", "Request", "Sweep", "Wish"]
 
 
 class Once(tuple[Any, ...]):
@@ -21,19 +19,6 @@ class Once(tuple[Any, ...]):
 
     __slots__ = ()
     __await__ = tuple.__iter__
-
-
-@coroutine
-def leave_later(leave: Any) -> Generator[Any, None, None]:
-    """An awaitable that yields `leave`. Once it is there, nothing more needs memory."""
-    yield leave
-
-
-def make_ready() -> Any:
-    """An awaitable that gives None. To await it needs no memory, and it may be awaited again."""
-    ready = leave_later(None)
-    ready.close()
-    return ready
 
 
 class Wish(list[Any]):

@@ -17,8 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from fairpool._sync import EMPTY
-
 __all__ = ["SHORT", "RunQueue", "WaitQueue"]
 
 # In a queue that is not longer than this, one that gives up is looked for, and taken out at once.
@@ -46,7 +44,7 @@ class RunQueue(deque[Any]):
         """The oldest task, or None if there is none."""
         try:
             return self.popleft()
-        except EMPTY:
+        except IndexError:
             return None
 
     def items(self) -> list[Any]:

@@ -43,7 +43,6 @@ from fairpool._sync import (
     new_thread,
     stack_is_deep,
     start_new_thread,
-    strike_off,
     yield_cpu,
 )
 from fairpool._task import (
@@ -510,11 +509,8 @@ class Scheduler:
 
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its seat."""
-        try:
-            if self.seats and self.has_work():
-                self.notify()
-        except MemoryError:
-            start_new_thread(self.notify_if_work, ())
+        if self.seats and self.has_work():
+            self.notify()
 
     # --- workers -----------------------------------------------------------------------------
 
@@ -583,7 +579,10 @@ class Scheduler:
 
     def strike(self, worker: Worker) -> None:
         """The worker is no longer to be waited for."""
-        strike_off(self.roster, worker)
+        try:
+            self.roster.remove(worker)
+        except ValueError:  # somebody else did
+            pass
 
     def seat_caller(self) -> None:
         """A caller has come. Where there are workers it is one more, with a seat of its own."""

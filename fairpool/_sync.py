@@ -69,7 +69,6 @@ from typing import Any
 from weakref import ref
 
 __all__ = [
-    "EMPTY",
     "FREE_THREADED",
     "SHORT_OF_ROOM",
     "Condition",
@@ -99,7 +98,6 @@ __all__ = [
     "read_by_many",
     "stack_is_deep",
     "start_new_thread",
-    "strike_off",
     "this_thread",
     "wait_until_set",
     "yield_cpu",
@@ -227,10 +225,6 @@ def stack_is_deep() -> bool:
 # call of a Python function is needed for it: see docs/protocols/room.md.
 SHORT_OF_ROOM = (RecursionError, MemoryError)
 
-# What the `pop` of an empty deque raises: MemoryError where there is none for the IndexError. (That
-# of a list may also raise it where the list should shrink. Then it holds what it held.)
-EMPTY = (IndexError, MemoryError)
-
 
 def need_stack(frames: int = 24) -> None:
     """Raise RecursionError unless so many more frames fit on this thread's stack.
@@ -239,22 +233,6 @@ def need_stack(frames: int = 24) -> None:
     """
     if frames:
         need_stack(frames - 1)
-
-
-def strike_off(entries: list[Any], entry: Any) -> bool:
-    """Take an entry out of a list; False if it is not in there. Does not fail: it has to be known.
-
-    `remove` needs memory for its ValueError, or where the list should shrink.
-    """
-    while True:
-        try:
-            entries.remove(entry)
-        except ValueError:
-            return False
-        except MemoryError:
-            yield_cpu()
-        else:
-            return True
 
 
 class Stranger:

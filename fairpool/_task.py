@@ -598,39 +598,31 @@ def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
     It stays with this worker of `pool`, whose caches hold what it is about, and no other one is
     woken for it. Nothing of a user's runs between here and its step, so it is not kept waiting.
     """
-    registrant: Any = None
+    if len(cell) > 1:
+        settle(future, cell)
+        return None
     try:
-        if len(cell) > 1:
-            settle(future, cell)
-            return None
-        try:
-            registrant = cell.pop()
-        except IndexError:
-            return None
-        if cell:  # one more has come: `registrant` may be that
-            cell.append(registrant)
-            registrant = None
-            settle(future, cell)
-            return None
-        kind = type(registrant)
-        if kind is Link:
-            if registrant._pool is pool:
-                return registrant
-        elif kind is Continuation:
-            if registrant.task._pool is pool:
-                return registrant if registrant.disarm() else None
-        elif issubclass(kind, Joint):
-            return registrant.child_ended(future, pool)
-        elif future.holds_lock:
-            cell.append(registrant)
-            registrant = None
-            settle(future, cell)
-            return None
-        call(future, registrant)
-    except SHORT_OF_ROOM:  # what has raised this has called none
-        if registrant is not None:
-            cell.append(registrant)
-        start_new_thread(settle, (future, cell))
+        registrant = cell.pop()
+    except IndexError:
+        return None
+    if cell:  # one more has come: `registrant` may be that
+        cell.append(registrant)
+        settle(future, cell)
+        return None
+    kind = type(registrant)
+    if kind is Link:
+        if registrant._pool is pool:
+            return registrant
+    elif kind is Continuation:
+        if registrant.task._pool is pool:
+            return registrant if registrant.disarm() else None
+    elif issubclass(kind, Joint):
+        return registrant.child_ended(future, pool)
+    elif future.holds_lock:
+        cell.append(registrant)
+        settle(future, cell)
+        return None
+    call(future, registrant)
     return None
 
 
@@ -684,8 +676,6 @@ def _close(coroutine: Any) -> None:
 def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
     if issubclass(type(error), SHORT_OF_ROOM):
-        if is_coroutine(source):
-            _close(source)  # it may not have been resumed: then it leaves its locks itself
         _release_locks(task)
     if issubclass(type(error), CancelledError) and (
         is_coroutine(source) or source is _run_in_any_case
@@ -842,18 +832,12 @@ class Continuation:
             self.request = self.awaited = None
             self._error = with_traceback(error, None)
             return self._throw(worker)
-        except SHORT_OF_ROOM as error:
-            if not request.give_up():
-                return None  # it was granted
-            self.request = self.awaited = None
-            self._error = with_traceback(error, None)
-            return self._throw(worker)
         # Q2: a call on `armed`, as X4 is. Who cancels before it is seen here; who cancels after it
         # sees what it waits for. (One that changes nothing: the next step may run elsewhere.)
         self.armed.reverse()
         if self._requested and request.give_up():
             if following is not None:
-                lock.cut_off()
+                lock.dispatch()
             return self._throw(worker) if self._attend() else self._ask_again(request, worker)
         return following
 
@@ -908,10 +892,6 @@ class Continuation:
             try:
                 enter_wait(self.task, self.coroutine, (request,))
             except DeadlockError as error:
-                self._error = with_traceback(error, None)
-                return False
-            except SHORT_OF_ROOM as error:
-                leave_wait(self.task)
                 self._error = with_traceback(error, None)
                 return False
             self._waits = self._attention = True
@@ -976,8 +956,6 @@ class Continuation:
             self.armed.pop()
         except IndexError:
             return False
-        except MemoryError:  # for the IndexError, or for a list that shrinks
-            return bool(self.armed) and self.disarm()
         return True
 
     def reclaim(self) -> bool:
@@ -996,9 +974,6 @@ class Continuation:
         try:
             self.armed.pop()
         except IndexError:
-            return
-        except MemoryError:
-            start_new_thread(self.wake, ())
             return
         pool = self.task._pool
         try:

@@ -18,7 +18,6 @@ from collections import OrderedDict, deque
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 from logging import WARNING
-from types import GeneratorType
 from typing import Any
 from weakref import ref
 
@@ -92,12 +91,7 @@ class ChargingQueue(WaitQueue):
         """The section has ended, and the next one begins (key). IndexError if there is none."""
         self.end(monotonic_ns())
         item = deque.popleft(self)
-        try:
-            self.let_in(item)
-        except SHORT_OF_ROOM:
-            self.current = None
-            self.appendleft(item)
-            raise
+        self.let_in(item)
         return item
 
 
@@ -253,13 +247,9 @@ class UsageQueue(ChargingQueue):
                 self._chosen = None
                 try:
                     self.remove(item)
-                    self.let_in(item)
                 except ValueError:  # given up just now
                     continue
-                except SHORT_OF_ROOM:
-                    self.current = None
-                    self.append(item)
-                    raise
+                self.let_in(item)
                 return item
         finally:
             self.chooses = False
@@ -390,11 +380,7 @@ class UsageQueue(ChargingQueue):
                 item = line.popleft()
             except IndexError:  # it was given up
                 break
-            try:
-                line.appendleft(item)
-            except MemoryError:
-                self._arrived[item] = True
-                raise
+            line.appendleft(item)
             if item in self._waiting:
                 return item
             line.discard(item)  # given up, perhaps while it was not in the line
@@ -446,9 +432,10 @@ class Charging(Combiner):
     def __aenter__(self) -> Any:
         principal = CURRENT.get()
         entered = Combiner.__aenter__(self)
-        if type(entered) is Once:  # it holds a request
+        if type(entered) is not Once:  # a guest, whose request says whose it is
+            return entered
+        if entered:  # it holds a request
             entered[0].share = principal
-        if type(entered) is not GeneratorType:  # that, or a guest, whose request says whose it is
             return entered
         try:
             if self.queue.begin(principal, self.began):

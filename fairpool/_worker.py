@@ -20,7 +20,6 @@ from random import random
 from sys import exception, set_asyncgen_hooks
 from typing import Any, cast
 
-from fairpool._combiner import Combiner
 from fairpool._errors import DeadlockError, stays_here
 from fairpool._future import (
     Future,
@@ -36,11 +35,10 @@ from fairpool._future import (
 from fairpool._gather import FORKED_MAX, Gather
 from fairpool._park import Parker, is_taken_here
 from fairpool._report import log
-from fairpool._request import make_ready
+from fairpool._request import Once
 from fairpool._runqueue import RunQueue
 from fairpool._sync import (
     FREE_THREADED,
-    SHORT_OF_ROOM,
     Event,
     acquire,
     here,
@@ -49,8 +47,6 @@ from fairpool._sync import (
     need_stack,
     new_thread,
     stack_is_deep,
-    start_new_thread,
-    strike_off,
     this_thread,
     wait_until_set,
     yield_cpu,
@@ -124,7 +120,7 @@ class _SeatWaiter(Waiter):
             return
         try:
             self._scheduler.parking.return_to_seat()
-        except SHORT_OF_ROOM:
+        except RecursionError:
             self._owed.append(None)
             raise
 
@@ -270,7 +266,7 @@ class Worker:
     def __init__(self, scheduler: Any, name: str | None) -> None:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
-        self.ready = make_ready()  # what the door of a lock is to a task that enters at once
+        self.ready = Once()  # what the door of a lock is to a task that enters at once
         self.published: list[Any] = []  # continuations, lowest ticket first
         self.services = RunQueue()  # locks whose home this is, and which are to be served
         self.gone = False
@@ -318,7 +314,7 @@ class Worker:
         scheduler = self.scheduler
         # Made by the thread that uses them most: see `_loop`.
         self.queue = RunQueue()
-        self.ready = make_ready()
+        self.ready = Once()
         here.worker = self
         set_asyncgen_hooks(scheduler.watch_generator, scheduler.close_generator)
         try:
@@ -329,18 +325,11 @@ class Worker:
                 scheduler.workers.remove(self)
         finally:
             here.worker = None
-            self.note_end()
-            scheduler.exited.append(self)  # last: the next one to be started strikes it
-
-    def note_end(self) -> None:
-        """This worker is done with everything."""
-        try:
-            if self.scheduler.is_ending():
+            if scheduler.is_ending():
                 # Those that parked while there was still work are to see that there is none.
-                self.scheduler.parking.unpark_all()
+                scheduler.parking.unpark_all()
             self.ended.set()
-        except SHORT_OF_ROOM:
-            start_new_thread(self.note_end, ())
+            scheduler.exited.append(self)  # last: the next one to be started strikes it
 
     def _initialize(self) -> bool:
         """Run the pool's initializer, if it has one; False if the pool is broken now."""
@@ -387,11 +376,7 @@ class Worker:
         task: Any = self._search()
         while task is not None:
             try:
-                try:
-                    following = task.run(self)
-                except BaseException as error:  # not a task's, but our own MemoryError, say
-                    following = None
-                    self.rescue(task, error)
+                following = task.run(self)
                 steps += 1
                 locks = has_locks()  # where there are shares, too: see `Scheduler.share`
                 if (
@@ -403,7 +388,6 @@ class Worker:
                     following = task = None
                 elif following is task:  # it has only yielded: to the end of the queue
                     put_own(task)
-                    following = task = None
                     if seats() and own_length() > 1:
                         scheduler.notify()
                     if steps % STEPS_BETWEEN_LOOKS_AROUND and not locks and not debts():
@@ -412,6 +396,7 @@ class Worker:
                             continue
                         except IndexError:  # a thief has the only one
                             pass
+                    following = task = None
                 elif following is not None:
                     if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
                         task = following
@@ -440,57 +425,25 @@ class Worker:
                             task = self.look_around() or self._search()
                 except IndexError:  # somebody was quicker
                     task = self._search()
-            except BaseException as error:  # between two steps
-                left, task, following = following, None, None
-                self.recover(left, error)
-                left = None
+            except BaseException as error:  # not a task's, but our own MemoryError, say
+                item, task, following = task, None, None
+                self.rescue(item, error)
+                item = None
             else:
                 continue
             task = self._search()  # when `error` is gone, whose frames hold what is the user's
 
-    def end(self, continuation: Continuation, raised: BaseException) -> Any:
-        """A step in a pass has ended a coroutine."""
-        try:
-            return continuation.end(raised)
-        except SHORT_OF_ROOM as error:
-            self.rescue(continuation, error)
-            return None
-
-    def recover(self, following: Any, error: BaseException) -> None:
-        """An error of the package's own has come when a step had ended, and this followed it."""
-        log(CRITICAL, "error in a worker's loop; the worker goes on", exc_info=True)
-        if following is not None:
-            self.requeue(following)
-
     def rescue(self, item: Any, error: BaseException) -> None:
         """An error of the package's own has cut off a step of `item`: end its task with it."""
         log(CRITICAL, "error in a worker's loop; the worker goes on", exc_info=True)
-        if isinstance(item, Combiner):
-            item.cut_off()
-            return
-        if isinstance(item, Task) and type(getattr(item, "_machine", None)) is Continuation:
-            item = item._machine  # suspended for the first time, and in no queue
-        if type(item) is Continuation:
-            if item.coroutine is not None:
-                item.abandon(error)
-            elif not is_final(item.task):
-                self.scheduler.suspended.discard(item)
-                fail(item.task, error, None)
-        elif type(item) is Gather:
+        started = type(item) is Continuation and item.coroutine is not None
+        if started or type(item) is Gather:
             item.abandon(error)
-            item.cut_off(error)
         elif isinstance(item, Task) and item.running():
             fail(item.task, error, self.fn)
 
     def _search(self) -> Task[Any] | None:
         """A task to run, or None if this worker is to end."""
-        while True:
-            try:
-                return self._look_for_work()
-            except SHORT_OF_ROOM as error:
-                self.recover(None, error)
-
-    def _look_for_work(self) -> Task[Any] | None:
         parking = self.scheduler.parking
         self.forget()
         while here.worker is self:  # not so in the child of a task that forked
@@ -608,10 +561,7 @@ class Worker:
                 lock = services.popleft()
             except IndexError:
                 return None
-            try:
-                if first is None or first > lock.head_ticket():
-                    return lock
-            except SHORT_OF_ROOM:
+            if first is None or first > lock.head_ticket():
                 return lock
             services.appendleft(lock)  # S1
             self.scheduler.notify_if_free()  # S3: it was in no queue for a moment
@@ -623,12 +573,8 @@ class Worker:
         elif queue or (item := self._take_published()) is None:
             return None
         if not step & SAMPLE_MASK:
-            try:
-                now = monotonic_ns()
-                item.sample(now)
-                self._sampled = now
-            except SHORT_OF_ROOM:
-                pass  # it is not counted
+            self._sampled = now = monotonic_ns()
+            item.sample(now)
         return item if not shares else self._admit(item)
 
     def _take_published(self) -> Any:
@@ -750,11 +696,8 @@ class Worker:
             task: Task[Any] | None = queue.take() if queue else None
             if task is not None:
                 if queue is not self.queue:
-                    try:
-                        self.steals += 1
-                        self._take_more(queue)
-                    except MemoryError:
-                        pass  # it has what it came for
+                    self.steals += 1
+                    self._take_more(queue)
                 return task
         return None
 
@@ -766,10 +709,7 @@ class Worker:
                 return
             # In no queue for a moment: the caller notifies, after this, in case somebody parked
             # then.
-            try:
-                self.queue.append(task)
-            except MemoryError:
-                queue.appendleft(task)
+            self.queue.append(task)
 
     def _park(self, seated: bool = True) -> bool:
         """Park until there may be work (True), or end (False).
@@ -784,21 +724,13 @@ class Worker:
         self.parks = True
         if seated:
             parking.give_up_seat()
-        ends = False
-        try:
-            scheduler.notify_if_work()
-            # With tasks in its run queue, for busy thieves, it does not end. Nor while a pool that
-            # ends has coroutines that are suspended: the last of them unparks it.
-            waits = self.queue or scheduler.is_waiting_to_close()
-            ends = scheduler.is_over() or not self.parker.park(
-                -1 if waits else scheduler.idle_timeout
-            )
-        except SHORT_OF_ROOM:  # it goes on searching
-            if self._leave_parked():
-                parking.return_to_seat()
-                return True
-            self.parker.park()
-        if ends:
+        scheduler.notify_if_work()
+        if scheduler.is_over() and self._leave_parked():
+            return not self._unlist()
+        # With tasks in its run queue, for busy thieves, it does not end. Nor while a pool that ends
+        # has coroutines that are suspended: the last of them unparks it.
+        waits = self.queue or scheduler.is_waiting_to_close()
+        if not self.parker.park(-1 if waits else scheduler.idle_timeout):
             if self._leave_parked():
                 return not self._unlist()
             self.parker.park()  # taken out of the list, so about to be unparked
@@ -815,13 +747,17 @@ class Worker:
 
     def _unlist_parked(self) -> bool:
         """Take this worker out of the parked ones; False if somebody is just unparking it."""
-        return strike_off(self.scheduler.parking.parked, self)
+        try:
+            self.scheduler.parking.parked.remove(self)
+        except ValueError:
+            return False
+        return True
 
     def _unlist(self) -> bool:
         """End (True), unless there is work and a seat: who queued it may have counted on us."""
         scheduler = self.scheduler
         here.worker = None  # what is submitted on this thread from here on goes to the injector
-        strike_off(scheduler.workers, self)
+        scheduler.workers.remove(self)
         self.gone = True
         self.give_back()  # its queue, too: a `__del__` may have run just before
         if scheduler.has_work() or scheduler.is_waiting_to_close():
@@ -1079,10 +1015,7 @@ class Worker:
 
     def sit_down(self) -> None:
         """This worker is runnable again, after a wait; the seat itself is the caller's matter."""
-        try:
-            self.away += monotonic_ns() - self._left_at
-        except MemoryError:
-            pass  # it is not counted
+        self.away += monotonic_ns() - self._left_at
         self.seated = True
         self.blocked_in = None
 
@@ -1136,7 +1069,7 @@ class blocking:
                 worker.seat_waiter = waiter
                 raise
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         worker, waiter = self._worker, self._seat_waiter
         if worker is not None:
             if waiter is not None:

@@ -17,7 +17,7 @@ BUGS = [
         "a worker parks without a last look at the queues (P4)",
         "_worker",
         "Worker._park",
-        "            scheduler.notify_if_work()\n",
+        "        scheduler.notify_if_work()\n",
         "",
         s.submit_meets_park,
         50,
@@ -28,15 +28,11 @@ BUGS = [
         "Worker._park",
         """        if seated:
             parking.give_up_seat()
-        ends = False
-        try:
-            scheduler.notify_if_work()
+        scheduler.notify_if_work()
 """,
-        """        ends = False
-        try:
-            scheduler.notify_if_work()
-            if seated:
-                parking.give_up_seat()
+        """        scheduler.notify_if_work()
+        if seated:
+            parking.give_up_seat()
 """,
         s.submit_meets_park,
         50,
@@ -51,19 +47,15 @@ BUGS = [
         self.parks = True
         if seated:
             parking.give_up_seat()
-        ends = False
-        try:
-            scheduler.notify_if_work()
+        scheduler.notify_if_work()
 """,
         """        self.woken = False
         parking.parked.append(self)
         self.parks = True
         if seated:
             parking.give_up_seat()
-        ends = False
-        try:
-            scheduler.notify_if_work()
-            parking.searching.discard(self)
+        scheduler.notify_if_work()
+        parking.searching.discard(self)
 """,
         s.submit_meets_park,
         50,
@@ -71,7 +63,7 @@ BUGS = [
     Bug(
         "a worker that has found a task does not look again for others (F2)",
         "_worker",
-        "Worker._look_for_work",
+        "Worker._search",
         "                    self.scheduler.notify_if_work()\n",
         "",
         s.both_workers_come,
@@ -94,18 +86,18 @@ BUGS = [
             elif seat:
                 self._start(seat)
         finally:
-            if woken:  # no more than one, and an iterator would need memory
-                woken[0].woken = True
-                woken[0].parker.unpark()
+            for worker in woken:
+                worker.woken = True
+                worker.parker.unpark()
             if seat and not woken:
 """,
         """                pass
             elif seat:
                 self._start(seat)
         finally:
-            if woken:
-                woken[0].woken = True
-                woken[0].parker.unpark()
+            for worker in woken:
+                worker.woken = True
+                worker.parker.unpark()
             if seat:
 """,
         s.submit_meets_park,
@@ -275,9 +267,6 @@ BUGS = [
         """        try:
             self.armed.pop()
         except IndexError:
-            return
-        except MemoryError:
-            start_new_thread(self.wake, ())
             return
 """,
         """        if not self.armed:
@@ -646,13 +635,10 @@ BUGS = [
         "Combiner.run",
         """                self.owner = None  # before its task can be anywhere else
                 worker.item = self
-                try:
-                    publish(continuation)  # S1
+                publish(continuation)  # S1
 """,
-        """                try:
-                    publish(continuation)
-                    self.owner = None
-                    worker.item = self
+        """                publish(continuation)
+                self.owner = None
 """,
         k.enter_again_at_once,
         8000,
@@ -661,14 +647,14 @@ BUGS = [
         "a task that leaves is published before it is written that nobody is inside",
         "_combiner",
         "Combiner.left",
-        """            self._account(monotonic_ns())
-            if worker.scheduler is self.scheduler:
-                worker.publish(continuation)
-                return self
+        """        self._account(monotonic_ns())
+        if worker.scheduler is not self.scheduler:
+            self._serve_elsewhere()
+            return continuation  # as if it had yielded
+        worker.publish(continuation)
 """,
-        """            worker.publish(continuation)
-            self._account(monotonic_ns())
-            return self
+        """        worker.publish(continuation)
+        self._account(monotonic_ns())
 """,
         k.enter_again_and_again,
         10000,
@@ -830,8 +816,8 @@ BUGS = [
         "all_of takes its locks in the order of its arguments",
         "_lock",
         "_AllOf.__init__",
-        "        locks.sort(key=_number_of)\n",
-        "",
+        "sorted(locks, key=_number_of)",
+        "list(locks)",
         k.all_of_in_opposite_order,
         50,
     ),
@@ -839,7 +825,7 @@ BUGS = [
         "all_of keeps the first lock if it is cancelled at the second one",
         "_lock",
         "_AllOf.__aenter__",
-        "            self._leave(rest)\n",
+        "            for lock in reversed(entered):\n                lock.leave_stack()\n",
         "",
         k.all_of_is_cancelled,
         5000,
@@ -1004,7 +990,8 @@ BUGS = [
         "a worker parks without a look whether the pool was closed",
         "_worker",
         "Worker._park",
-        "scheduler.is_over() or ",
+        "        if scheduler.is_over() and self._leave_parked():\n"
+        "            return not self._unlist()\n",
         "",
         s.shutdown_meets_park,
         50,
@@ -1087,8 +1074,8 @@ BUGS = [
         "a caller takes its queues with it (E2)",
         "_caller",
         "Caller._leave",
-        "                self.give_back()  # E2\n",
-        "                pass\n",
+        "        self.give_back()  # E2\n",
+        "",
         s.caller_leaves_while_combining,
         100,
     ),

@@ -72,9 +72,8 @@ async def sweep_async(door: Callable[[], Any]) -> int:
 class Place:
     """A pool, and what its doors lead to."""
 
-    def __init__(self, workers: int = 2) -> None:
-        self.workers = workers
-        self.pool = FairPool(workers, idle_timeout=LONG)
+    def __init__(self, **options: Any) -> None:
+        self.pool = FairPool(2, idle_timeout=LONG, **options)
         self.locks: list[Any] = [
             self.pool.lock("plain"),
             self.pool.lock("usage", order="usage"),
@@ -101,7 +100,7 @@ class Place:
         ended.join(TIMEOUT)
         assert not ended.is_alive()
         parking = pool._scheduler.parking
-        assert len(parking.seats) - len(parking.debts) == self.workers
+        assert len(parking.seats) - len(parking.debts) == 2
         assert not parking.searching
         assert not pool._scheduler.suspended
 
