@@ -7,6 +7,7 @@ scripted, and no thread is started: what `notify` does is only counted.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import weakref
@@ -215,6 +216,14 @@ class ScriptedParker(Parker):
             return False
         here.worker = None  # a parked thread runs nothing, no finalizers either
         raise Asleep
+
+
+@pytest.fixture(autouse=True)
+def no_collection() -> Iterator[None]:
+    """One that begins in the midst of a search has the worker counted on by nobody."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 class Asleep(BaseException):
