@@ -654,6 +654,8 @@ class Combiner:
         self.release_key()  # M1
         self.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
+            # Written out here and at its twins: a call more would be deeper than `reach` has shown
+            # (docs/protocols/room.md).
             try:
                 self._serve_elsewhere()
             except SHORT_OF_ROOM:
