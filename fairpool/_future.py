@@ -231,10 +231,12 @@ class Crowd(dict[Callable[[Any], object], None]):
 
     __slots__ = ("registered",)
 
-    # Compared by identity, although it is a dict (A1).
+    # Compared by identity, although it is a dict. All six, so that it is done in C (A1).
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
     __ne__ = object.__ne__
+    __lt__, __le__ = object.__lt__, object.__le__  # type: ignore[operator]
+    __gt__, __ge__ = object.__gt__, object.__ge__  # type: ignore[operator]
 
     def __init__(self) -> None:
         self.registered = False

@@ -5,11 +5,12 @@
 - On a free-threaded build a dependency that switches the GIL back on fails the run.
 - ``FAIRPOOL_TEST_TIMEOUT`` (seconds, default 120): a test that takes longer ends the process with
   status 3, after a dump of every live pool and of all stacks. A stress test gets
-  ``FAIRPOOL_STRESS_SECONDS`` on top.
+  ``FAIRPOOL_STRESS_SECONDS`` on top. So does an interpreter that does not end after the last test.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib.machinery
 import os
@@ -86,6 +87,13 @@ def pytest_configure() -> None:
             raise pytest.UsageError(
                 f"the wheel is to be tested, but fairpool came from {found}, not {site_packages}"
             )
+
+
+def pytest_unconfigure() -> None:
+    # The watchdog is a thread that the interpreter stops; this one is C, and lasts to the end.
+    if _watchdog is not None:
+        seconds = float(os.environ.get("FAIRPOOL_TEST_TIMEOUT", "120"))
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_watchdog.stderr_fd)
 
 
 def pytest_report_header() -> str:

@@ -23,7 +23,7 @@ class Watchdog:
 
     def __init__(self, stderr_fd: int) -> None:
         """Start watching; reports go to *stderr_fd*, which the watchdog then owns."""
-        self._stderr_fd = stderr_fd
+        self.stderr_fd = stderr_fd
         self._watched: tuple[str, float, float] | None = None
         threading.Thread(target=self._run, name="test-watchdog", daemon=True).start()
 
@@ -50,7 +50,7 @@ class Watchdog:
         self._say(f"\n\n{nodeid}: no end after {seconds:.0f} s; pools and stacks follow\n")
         try:
             # First the stacks: faulthandler needs nothing from the pools, and cannot fail on them.
-            faulthandler.dump_traceback(file=self._stderr_fd, all_threads=True)
+            faulthandler.dump_traceback(file=self.stderr_fd, all_threads=True)
             self._say(describe_live_pools())
         except BaseException as error:
             self._say(f"watchdog: {error!r}\n")
@@ -58,7 +58,7 @@ class Watchdog:
             os._exit(HANG_EXIT_STATUS)
 
     def _say(self, text: str) -> None:
-        os.write(self._stderr_fd, text.encode("utf-8", "backslashreplace"))
+        os.write(self.stderr_fd, text.encode("utf-8", "backslashreplace"))
 
 
 def describe_live_pools() -> str:

@@ -293,7 +293,9 @@ def test_a_pool_that_is_dropped_while_it_is_idle_has_no_thread(workers: int) -> 
 def test_a_pool_that_goes_in_a_cycle_leaves_no_timer_thread(workers: int) -> None:
     async def main() -> None:
         async with fairpool.timeout(3600):
-            pass
+            # Else it may be cancelled before its thread has seen it, and the thread ends at once.
+            while not owners[0].pool._scheduler.timers._heap:
+                await fairpool.yield_now()
 
     class Owner:
         def __init__(self) -> None:

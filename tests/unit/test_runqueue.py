@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any
 
 import pytest
 
+import fairpool
 from fairpool._request import Request
-from fairpool._runqueue import RunQueue
+from fairpool._runqueue import RunQueue, _Look
 
 
 class Between:
@@ -56,10 +60,25 @@ def test_what_is_not_there_cannot_be_removed() -> None:
     assert queue.count(Request()) == 0
 
 
-def test_wishes_are_compared_by_identity_and_in_c() -> None:
-    one, other = Request(), Request()
-    assert one == one
-    assert one != other
-    # Else a comparison looks up a method, which may wait for a mutex of the interpreter.
-    methods = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
-    assert all(getattr(Request, name) is getattr(object, name) for name in methods)
+COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
+
+
+def compared_by_identity() -> list[type]:
+    """The classes that have a comparison of their own, but for those that are plain values."""
+    names = [each.name for each in pkgutil.iter_modules(fairpool.__path__, "fairpool.")]
+    modules = [importlib.import_module(name) for name in names]
+    found = {
+        each
+        for module in modules
+        for each in vars(module).values()
+        if isinstance(each, type) and each.__module__ == module.__name__ and "__eq__" in vars(each)
+    }
+    found = {each for each in found if not is_dataclass(each) and each is not _Look}
+    return sorted(found, key=lambda each: each.__name__)
+
+
+@pytest.mark.parametrize("kind", compared_by_identity())
+def test_what_is_compared_by_identity_is_so_in_c(kind: type) -> None:
+    # Else a comparison looks up a method, which may wait for a mutex of the interpreter: the call
+    # on a container that compares would be cut in two (A1).
+    assert all(getattr(kind, name) is getattr(object, name) for name in COMPARISONS)
