@@ -51,7 +51,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """That of pytest, without the exceptions that earlier tests have left behind in cycles."""
-    from fairpool._report import wait_for_log
+    from fairpool._core.report import wait_for_log
 
     gc.collect()
     assert wait_for_log(30)

@@ -1,6 +1,6 @@
 """What the package takes from the standard library's private parts stands in docs/versions.md.
 
-And what it calls on containers stands in A1 of `fairpool._sync`, or here, with the reason.
+And what it calls on containers stands in A1 of `fairpool._core.sync`, or here, with the reason.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 import fairpool
-from fairpool import _sync
+from fairpool._core import sync as _sync
 
 ROOT = pathlib.Path(fairpool.__file__).parent
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "versions.md"
@@ -24,7 +24,7 @@ def is_private(name: str) -> bool:
 
 def own_names() -> set[str]:
     """The private names that the package itself defines."""
-    own = {path.stem for path in SOURCES}
+    own = {part for path in SOURCES for part in path.relative_to(ROOT).with_suffix("").parts}
     for tree in SOURCES.values():
         for node in ast.walk(tree):
             match node:

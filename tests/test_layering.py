@@ -1,7 +1,7 @@
-"""The house keeps its shape: a module imports only from ranks below its own.
+"""The house keeps its shape: imports point down the rooms, and never in a circle.
 
-The ranks are those of the package's docstring. The imports are read with `ast`, so that one inside
-a function or under ``TYPE_CHECKING`` counts as well: it is a dependency all the same.
+The imports are read with `ast`, so that one inside a function or under ``TYPE_CHECKING`` counts as
+well: it is a dependency all the same.
 """
 
 from __future__ import annotations
@@ -15,174 +15,185 @@ import fairpool
 
 PACKAGE = "fairpool"
 
-RANKS = {
-    "_sync": 0,
-    "_errors": 0,
-    "_foreign": 0,
-    "_report": 1,
-    "_future": 2,
-    "_runqueue": 1,
-    "_timer": 2,
-    "_park": 1,
-    "_share": 2,
-    "_map": 5,
-    "_request": 2,
-    "_waits": 3,
-    "_wrap": 3,
-    "_task": 4,
-    "_combiner": 5,
-    "_gather": 5,
-    "_usage": 6,
-    "_worker": 6,
-    "_caller": 7,
-    "_scheduler": 8,
-    "_dump": 9,
-    "_lock": 9,
-    "_tasks": 9,
-    "_group": 10,
-    "_primitives": 10,
-    "_pool": 10,
-    "__init__": 11,
-    "testing._run": 12,
-    "testing._points": 12,
-    "testing._carriers": 13,
-    "testing._strategies": 13,
-    "testing._machine": 14,
-    "testing._world": 15,
-    "testing._linearizable": 12,
-    "testing._explore": 16,
-    "testing._simulate": 16,
-    "testing._drawn": 17,
-    "testing.__init__": 18,
-    "trace": 12,
-}
+# Lowest first. `front` is `fairpool/__init__.py`, through which users come in.
+ROOMS = ("_core", "_tasks", "_locks", "_scheduler", "_inspect", "_api", "front", "testing")
 
-# `_sync` is the only door to these, so that a test can put a lying clock or lock behind it.
-DOOR = "_sync"
+# The only door to these, so that a test can put a lying clock or lock behind it.
+DOOR = "_core.sync"
 BEHIND_THE_DOOR = {"threading", "_thread", "time"}
 
 # What puts something else behind the door.
-OUTSIDE = "testing."
+OUTSIDE = "testing"
 
 
-def imports_of(module: str, source: str) -> set[str]:
-    """Return what *module* imports: ``fairpool.x`` for modules of the package, else the top name.
+def room_of(module: str) -> str:
+    """Return the room of *module*, which is named from the package on: ``_core.sync``."""
+    return module.partition(".")[0] or "front"
 
-    A relative import is resolved; ``from . import x`` names the module ``x`` when there is such a
-    rank, and the package itself (its ``__init__``) when not.
-    """
+
+def is_room(module: str) -> bool:
+    return room_of(module) in ROOMS
+
+
+def imports_of(module: str, source: str, modules: set[str]) -> set[str]:
+    """Return what *module* imports: names from the package on with a leading dot, else the top."""
     found = set()
     for node in ast.walk(ast.parse(source, filename=f"{module}.py")):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = ["." * node.level]  # relative: we write none
         elif isinstance(node, ast.ImportFrom):
-            if node.level > 1:
-                names = [f"{'.' * node.level}{node.module or ''}"]  # out of the package: unknown
-            elif node.level == 0 and node.module != PACKAGE:
-                names = [node.module or ""]
-            elif node.level == 1 and node.module:
-                names = [f"{PACKAGE}.{node.module}"]
-            else:
-                names = [f"{PACKAGE}.{alias.name}" for alias in node.names]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
-            top, _, rest = name.partition(".")
-            if top != PACKAGE:
-                found.add(name if name.startswith(".") else top)
-                continue
-            inner = rest if rest.startswith("testing._") else rest.partition(".")[0]
-            if inner == "testing":
-                inner = "testing.__init__"
-            # `import fairpool` and `from fairpool import FairPool` go through the front door.
-            is_module = inner in RANKS or inner.startswith("_")
-            found.add(f"{PACKAGE}.{inner if is_module else '__init__'}")
+            top, _, inner = name.partition(".")
+            if name.startswith("."):
+                found.add("..")
+            elif top != PACKAGE:
+                found.add(top)
+            else:
+                # `from fairpool._core.sync import Lock` names the module, not what is in it.
+                while inner and inner not in modules and "." in inner:
+                    inner = inner.rpartition(".")[0]
+                is_module = inner in modules or inner.startswith("_")
+                found.add(f".{inner if is_module else ''}")
     return found
 
 
-def violations(sources: dict[str, str]) -> list[str]:
-    """Return one sentence per broken rule in *sources*, which maps module names to source text."""
+def cycle_in(imports: dict[str, set[str]]) -> list[str]:
+    """Return modules that import one another in a circle; empty when there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module not in done:
+            for target in sorted(imports.get(module, ())):
+                if cycle := walk(target, [*path, module]):
+                    return cycle
+            done.add(module)
+        return []
+
+    for module in sorted(imports):
+        if cycle := walk(module, []):
+            return cycle
+    return []
+
+
+def violations(sources: dict[str, str], modules: set[str] | None = None) -> list[str]:
+    """Return one sentence for each broken rule in *sources*, module names with their source."""
     broken = []
+    known = modules or set(sources)
+    imports: dict[str, set[str]] = {}
     for module, source in sorted(sources.items()):
-        if module not in RANKS:
-            broken.append(f"{module}: has no rank; give it one here and in the docstring's map")
+        if not is_room(module):
+            broken.append(f"{module}: lies in no room")
             continue
-        for name in sorted(imports_of(module, source)):
-            if name in BEHIND_THE_DOOR and module != DOOR and not module.startswith(OUTSIDE):
+        imports[module] = set()
+        rank = ROOMS.index(room_of(module))
+        for name in sorted(imports_of(module, source, known)):
+            if name in BEHIND_THE_DOOR and module != DOOR and room_of(module) != OUTSIDE:
                 broken.append(f"{module}: imports {name}, which is behind {DOOR}")
-            if name.startswith("."):
-                broken.append(f"{module}: imports {name}, from outside the package")
-            if not name.startswith(f"{PACKAGE}."):
+            if name == "..":
+                broken.append(f"{module}: has a relative import")
                 continue
-            target = name.removeprefix(f"{PACKAGE}.")
-            if target not in RANKS:
-                broken.append(f"{module}: imports {target}, which has no rank")
-            elif RANKS[target] >= RANKS[module]:
-                # Strictly lower: with that, an import cycle is impossible.
-                broken.append(
-                    f"{module} (rank {RANKS[module]}): imports {target} (rank {RANKS[target]})"
-                )
+            if not name.startswith("."):
+                continue
+            target = name.removeprefix(".")
+            if not is_room(target):
+                broken.append(f"{module}: imports {target}, which lies in no room")
+            elif ROOMS.index(room_of(target)) > rank:
+                broken.append(f"{module}: imports {target or 'the front'}, from a room above")
+            else:
+                imports[module].add(target)
+    if cycle := cycle_in(imports):
+        broken.append(f"a circle: {' -> '.join(cycle)}")
     return broken
 
 
 def package_sources() -> dict[str, str]:
+    """Return the sources of the package; its front has the name "", a room that of its folder."""
     folder = pathlib.Path(fairpool.__file__).parent
     return {
-        ".".join(path.relative_to(folder).with_suffix("").parts): path.read_text(encoding="utf-8")
+        ".".join(path.relative_to(folder).with_suffix("").parts)
+        .removesuffix("__init__")
+        .removesuffix("."): path.read_text(encoding="utf-8")
         for path in sorted(folder.rglob("*.py"))
     }
 
 
-def test_imports_point_down_the_ranks() -> None:
+def test_imports_point_down_the_rooms() -> None:
     sources = package_sources()
-    assert {"__init__", "_sync"} <= sources.keys()  # the folder was found, and is not empty
+    assert {"", "_core.sync", "_api", "testing"} <= sources.keys()
     assert violations(sources) == []
 
 
+def test_each_room_says_its_rank_and_what_lives_there() -> None:
+    sources = package_sources()
+    for rank, room in enumerate(ROOMS[: ROOMS.index("front")]):
+        docstring = ast.get_docstring(ast.parse(sources[room])) or ""
+        assert docstring.startswith(f"Rank {rank}, "), room
+
+
 # --- the checker itself can say no ----------------------------------------------------------------
+
+MODULES = {
+    *("_core", "_core.sync", "_core.park", "_core.runqueue", "_tasks.task", "_tasks.future"),
+    *("_locks.combiner", "_scheduler.worker", "_api.pool", "_api.lock", "", "testing.run"),
+}
 
 
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("_task", "from fairpool._worker import run", "_task (rank 4): imports _worker (rank 6)"),
-        ("_task", "from ._worker import run", "_task (rank 4): imports _worker (rank 6)"),
-        ("_task", "from . import _worker", "_task (rank 4): imports _worker (rank 6)"),
-        ("_task", "import fairpool._worker as w", "_task (rank 4): imports _worker (rank 6)"),
-        ("_park", "from ._runqueue import RunQueue", "_park (rank 1): imports _runqueue (rank 1)"),
-        ("_lock", "from ._pool import FairPool", "_lock (rank 9): imports _pool (rank 10)"),
-        ("_sync", "from ._sync import now", "_sync (rank 0): imports _sync (rank 0)"),
-        ("_pool", "from fairpool import FairPool", "_pool (rank 10): imports __init__ (rank 11)"),
-        ("_pool", "import fairpool", "_pool (rank 10): imports __init__ (rank 11)"),
-        ("_pool", "def f():\n    import fairpool", "_pool (rank 10): imports __init__ (rank 11)"),
-        ("_pool", "from ._sauna import steam", "_pool: imports _sauna, which has no rank"),
-        ("_pool", "from ..other import x", "_pool: imports ..other, from outside the package"),
-        ("_park", "import threading", "_park: imports threading, which is behind _sync"),
-        ("_park", "from time import sleep", "_park: imports time, which is behind _sync"),
-        ("_pool", "import fairpool.testing", "_pool (rank 10): imports testing.__init__ (rank 18)"),
-        (
-            "testing._run",
-            "from fairpool.testing._explore import Explorer",
-            "testing._run (rank 12): imports testing._explore (rank 16)",
-        ),
-        ("_park", "import os, _thread", "_park: imports _thread, which is behind _sync"),
-        ("_sauna", "", "_sauna: has no rank; give it one here and in the docstring's map"),
+        ("_tasks.task", "from fairpool._locks.combiner import x", "_locks.combiner, from a room"),
+        ("_tasks.task", "import fairpool._locks.combiner as w", "_locks.combiner, from a room"),
+        ("_tasks.task", "from fairpool._locks import combiner", "_locks.combiner, from a room"),
+        ("_tasks.task", "def f():\n  from fairpool._locks.combiner import x", "from a room above"),
+        ("_api.pool", "from fairpool import FairPool", "imports the front, from a room above"),
+        ("_api.pool", "import fairpool", "imports the front, from a room above"),
+        ("_api.pool", "import fairpool.testing.run", "imports testing.run, from a room above"),
+        ("_api.pool", "from .lock import Lock", "_api.pool: has a relative import"),
+        ("_api.pool", "from . import lock", "_api.pool: has a relative import"),
+        ("_api.pool", "from fairpool._sauna import steam", "_sauna, which lies in no room"),
+        ("_core.park", "import threading", "imports threading, which is behind _core.sync"),
+        ("_core.park", "from time import sleep", "imports time, which is behind _core.sync"),
+        ("_core.park", "import os, _thread", "imports _thread, which is behind _core.sync"),
+        ("_core.sync", "from fairpool._core.sync import f", "circle: _core.sync -> _core.sync"),
+        ("_sauna", "", "_sauna: lies in no room"),
     ],
 )
 def test_a_broken_rule_is_told(module: str, source: str, complaint: str) -> None:
-    assert violations({module: source}) == [complaint]
+    (told,) = violations({module: source}, MODULES)
+    assert told.startswith((module, "a circle"))
+    assert complaint in told
+
+
+def test_a_circle_is_told() -> None:
+    sources = {
+        "_core.a": "from fairpool._core.b import x",
+        "_core.b": "from fairpool._core.c import x",
+        "_core.c": "from fairpool._core import a",
+        "_tasks.d": "from fairpool._core import a",
+    }
+    assert violations(sources) == ["a circle: _core.a -> _core.b -> _core.c -> _core.a"]
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("_sync", "import threading, time, _thread"),
-        ("_worker", "from . import _task, _sync\nfrom fairpool._park import Park"),
-        ("__init__", "from ._pool import FairPool\nfrom ._lock import Lock"),
-        ("testing._explore", "from fairpool import FairPool\nimport random, threading"),
-        ("testing.__init__", "from fairpool.testing._explore import Explorer"),
-        ("_pool", "import concurrent.futures\nfrom os import path"),
+        ("_core.sync", "import threading, time, _thread"),
+        (
+            "_scheduler.worker",
+            "from fairpool._core import sync\nimport fairpool._tasks.task",
+        ),
+        ("_tasks.task", "from fairpool._tasks.future import Future"),
+        ("", "from fairpool._api.pool import FairPool"),
+        ("testing.run", "from fairpool import FairPool\nimport random, threading"),
+        ("_api.pool", "import concurrent.futures\nfrom os import path"),
     ],
 )
 def test_a_rule_that_is_kept_is_not_told(module: str, source: str) -> None:
-    assert violations({module: source}) == []
+    assert violations({module: source}, MODULES) == []

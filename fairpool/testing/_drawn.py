@@ -15,10 +15,10 @@ from inspect import isasyncgenfunction, isgeneratorfunction, unwrap
 from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import Any
 
-import fairpool._scheduler
-import fairpool._task
+import fairpool._scheduler.scheduler
+import fairpool._tasks.task
 from fairpool import FairPool
-from fairpool._task import is_coroutine
+from fairpool._tasks.task import is_coroutine
 from fairpool.testing._explore import Explorer, Plan, error_of, lines_of
 from fairpool.testing._points import Points, code_of, start_of, users_accesses
 from fairpool.testing._run import Abandoned, Run, is_failure
@@ -38,7 +38,7 @@ SWITCHES_MAX = 8
 
 
 def _task_level() -> list[CodeType]:
-    scheduler, task = fairpool._scheduler.Scheduler, fairpool._task
+    scheduler, task = fairpool._scheduler.scheduler.Scheduler, fairpool._tasks.task
     return [
         each.__code__
         for each in (scheduler.put, scheduler.resume, task.Task.run, task.Continuation.run)

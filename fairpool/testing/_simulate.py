@@ -19,22 +19,22 @@ from math import inf, isfinite
 from types import ModuleType
 from typing import Any, SupportsIndex
 
-import fairpool._combiner
-import fairpool._future
-import fairpool._lock
-import fairpool._pool
-import fairpool._scheduler
-import fairpool._sync
-import fairpool._worker
+import fairpool._api.lock
+import fairpool._api.pool
+import fairpool._core.sync
+import fairpool._locks.combiner
+import fairpool._scheduler.scheduler
+import fairpool._scheduler.worker
+import fairpool._tasks.future
 from fairpool import FairPool
-from fairpool._combiner import Combiner, CriticalLink, Section
-from fairpool._future import Future
-from fairpool._gather import Gather
-from fairpool._lock import ChargedLock, Lock
-from fairpool._scheduler import Scheduler
-from fairpool._sync import handle_ctrl_c
-from fairpool._task import Continuation, is_coroutine
-from fairpool._worker import Worker
+from fairpool._api.lock import ChargedLock, Lock
+from fairpool._core.sync import handle_ctrl_c
+from fairpool._locks.combiner import Combiner, CriticalLink, Section
+from fairpool._scheduler.scheduler import Scheduler
+from fairpool._scheduler.worker import Worker
+from fairpool._tasks.future import Future
+from fairpool._tasks.gather import Gather
+from fairpool._tasks.task import Continuation, is_coroutine
 from fairpool.testing._carriers import Carriers, best_carriers
 from fairpool.testing._machine import SECOND, Machine
 from fairpool.testing._world import Values, get_ident, monotonic_ns, running, world
@@ -49,9 +49,9 @@ WORKERS_MAX = 10_000
 
 # What the package sets these to on a free-threaded build, which is what is simulated.
 FREE_THREADED_VALUES: Values = {
-    (fairpool._future, "LOOKS_BEFORE_PARKING"): 60,
-    (fairpool._worker, "LOOKS_WHILE_SEARCHING"): 100,
-    (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 200,
+    (fairpool._tasks.future, "LOOKS_BEFORE_PARKING"): 60,
+    (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 100,
+    (fairpool._locks.combiner, "LOOKS_BEFORE_QUEUEING"): 200,
 }
 
 
@@ -632,10 +632,10 @@ def run(
         with running(machine), world(lowest, values):
             machine.run(main)
 
-    lowest = [(fairpool._sync.here, machine.here)]
+    lowest = [(fairpool._core.sync.here, machine.here)]
     values = {
         **VALUES,
-        (fairpool._lock, "_numbers"): count(),  # locks are named anew in each simulation
+        (fairpool._api.lock, "_numbers"): count(),  # locks are named anew in each simulation
         (time, "monotonic_ns"): monotonic_ns,
         **_identity(),
     }
@@ -695,11 +695,11 @@ def _identity() -> Values:
 
 VALUES: Values = {
     **FREE_THREADED_VALUES,
-    (fairpool._sync, "LONGEST_BLIND_WAIT"): inf,
-    (fairpool._scheduler, "Worker"): _Worker,
-    (fairpool._pool, "Scheduler"): _Scheduler,
-    (fairpool._lock, "Lock"): _Timed,
-    (fairpool._lock, "ChargedLock"): _TimedCharged,
+    (fairpool._core.sync, "LONGEST_BLIND_WAIT"): inf,
+    (fairpool._scheduler.scheduler, "Worker"): _Worker,
+    (fairpool._api.pool, "Scheduler"): _Scheduler,
+    (fairpool._api.lock, "Lock"): _Timed,
+    (fairpool._api.lock, "ChargedLock"): _TimedCharged,
 }
 
 

@@ -27,15 +27,15 @@ from math import inf
 from types import ModuleType
 from typing import Any
 
-import fairpool._combiner
-import fairpool._future
-import fairpool._group
-import fairpool._pool
-import fairpool._report
-import fairpool._scheduler
-import fairpool._sync
-import fairpool._waits
-import fairpool._worker
+import fairpool._api.group
+import fairpool._api.pool
+import fairpool._core.report
+import fairpool._core.sync
+import fairpool._locks.combiner
+import fairpool._scheduler.scheduler
+import fairpool._scheduler.worker
+import fairpool._tasks.future
+import fairpool._tasks.waits
 from fairpool.testing._machine import Machine
 from fairpool.testing._run import Abandoned, Run
 
@@ -50,7 +50,7 @@ _real_monotonic = time.monotonic
 _real_monotonic_ns = time.monotonic_ns
 _real_sleep = time.sleep
 _real_random = random_.random
-_real_yield_cpu = fairpool._sync.yield_cpu
+_real_yield_cpu = fairpool._core.sync.yield_cpu
 _real_init = threading.Thread.__init__
 _real_start = threading.Thread.start
 _real_join = threading.Thread.join
@@ -470,7 +470,7 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
     return not (record.exc_info and record.exc_info[0] is Abandoned)
 
 
-fairpool._report.LOGGER.addFilter(_is_of_interest)
+fairpool._core.report.LOGGER.addFilter(_is_of_interest)
 
 
 # What stands for what, and values of names: see `world`.
@@ -479,20 +479,20 @@ Values = dict[tuple[ModuleType, str], Any]
 
 # Searching and looking out only delay what the schedule decides; the rest makes rare ways common.
 SHRUNK: Values = {
-    (fairpool._combiner, "LOOKS_BEFORE_QUEUEING"): 1,
-    (fairpool._combiner, "PASS_SECTIONS"): 2,
-    (fairpool._combiner, "SECTIONS_BETWEEN_REVIEWS"): 2,
-    (fairpool._future, "LOOKS_BEFORE_PARKING"): 0,
-    (fairpool._worker, "LOOKS_WHILE_SEARCHING"): 1,
-    (fairpool._worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,
-    (fairpool._worker, "SPREE_MAX"): 2,
-    (fairpool._worker, "STEAL_MAX"): 2,
-    (fairpool._sync, "LONGEST_BLIND_WAIT"): inf,
+    (fairpool._locks.combiner, "LOOKS_BEFORE_QUEUEING"): 1,
+    (fairpool._locks.combiner, "PASS_SECTIONS"): 2,
+    (fairpool._locks.combiner, "SECTIONS_BETWEEN_REVIEWS"): 2,
+    (fairpool._tasks.future, "LOOKS_BEFORE_PARKING"): 0,
+    (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 1,
+    (fairpool._scheduler.worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,
+    (fairpool._scheduler.worker, "SPREE_MAX"): 2,
+    (fairpool._scheduler.worker, "STEAL_MAX"): 2,
+    (fairpool._core.sync, "LONGEST_BLIND_WAIT"): inf,
 }
 
 
 def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]]:
-    sync = fairpool._sync
+    sync = fairpool._core.sync
     # By what they are, under whatever name a module has them.
     lowest = [
         (sync.Lock, new_lock),
@@ -508,13 +508,13 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]
                 for real, ours in lowest:
                     if value is real:
                         yield module, attribute, ours
-    yield fairpool._worker, "random", random
-    yield fairpool._future, "log_failure", fairpool._report.log_failure_now
-    yield fairpool._scheduler, "set", new_set
-    yield fairpool._group, "set", new_set
+    yield fairpool._scheduler.worker, "random", random
+    yield fairpool._tasks.future, "log_failure", fairpool._core.report.log_failure_now
+    yield fairpool._scheduler.scheduler, "set", new_set
+    yield fairpool._api.group, "set", new_set
     yield concurrent.futures._base, "set", new_set
     yield concurrent.futures._base, "id", number_of
-    yield fairpool._scheduler, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
+    yield fairpool._scheduler.scheduler, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
     yield threading, "Lock", new_lock
     yield threading, "_allocate_lock", new_lock
     yield threading, "RLock", new_rlock
@@ -541,7 +541,7 @@ def world(more: Lowest = (), values: Values = SHRUNK) -> Iterator[None]:
     """
     missing = object()
     before = []
-    logger = fairpool._report.LOGGER
+    logger = fairpool._core.report.LOGGER
     kind = logger.__class__
     try:
         for module, name, value in list(_replacements(more, values)):
@@ -567,11 +567,11 @@ def running(run: Run | Machine) -> Iterator[None]:
     # Names are numbered anew in each run, so that its history is the same again. For the same end
     # this thread is nothing to the package yet, no lock was made, and nobody waits. A run that is
     # unwound leaves all of these behind: a thread that is a worker, or inside a lock, for ever.
-    counters = fairpool._pool._pool_numbers, threading._counter  # type: ignore[attr-defined]
-    fairpool._pool._pool_numbers = count()
+    counters = fairpool._api.pool._pool_numbers, threading._counter  # type: ignore[attr-defined]
+    fairpool._api.pool._pool_numbers = count()
     threading._counter = count(1).__next__  # type: ignore[attr-defined]
-    own, locks = vars(fairpool._sync.here), fairpool._waits.locks
-    waiting = fairpool._waits.waiting_tasks
+    own, locks = vars(fairpool._core.sync.here), fairpool._tasks.waits.locks
+    waiting = fairpool._tasks.waits.waiting_tasks
     before = own.copy(), locks[:], waiting.copy()
     for each in (own, locks, waiting):
         each.clear()
@@ -580,7 +580,7 @@ def running(run: Run | Machine) -> Iterator[None]:
         yield
     finally:
         _run = None
-        fairpool._pool._pool_numbers, threading._counter = counters  # type: ignore[attr-defined]
+        fairpool._api.pool._pool_numbers, threading._counter = counters  # type: ignore[attr-defined]
         waiting.clear()
         own.clear()
         locks[:] = before[1]
@@ -591,7 +591,7 @@ def running(run: Run | Machine) -> Iterator[None]:
 
 def _forget_pools() -> None:
     """Those that a failed run has left: nobody can end them, but the process would try, at exit."""
-    live = fairpool._scheduler._live
+    live = fairpool._scheduler.scheduler._live
     for entry in live.copy():
         scheduler = entry()
         lock: object = None if scheduler is None else scheduler.timers._lock

@@ -533,7 +533,7 @@ def hot_and_light(size: Size) -> list[Row]:
         ("a light turn", lights, turns_of, microseconds),
         ("a hot turn", hots, turns_of, microseconds),
     ]
-    pass_time = require("fairpool._combiner", "PASS_TIME").PASS_TIME * 1e-9
+    pass_time = require("fairpool._locks.combiner", "PASS_TIME").PASS_TIME * 1e-9
     tasks = HOT_CLIENTS + LIGHT_CLIENTS
 
     def bound(hot_found: Findings, light_found: Findings) -> float:

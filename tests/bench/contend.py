@@ -391,8 +391,8 @@ def without(mechanism: str) -> Iterator[None]:
     - stealing: a continuation goes on where its section ran;
     - home: a lock is served by whoever comes.
     """
-    import fairpool._combiner as combiner
-    import fairpool._worker as worker
+    import fairpool._locks.combiner as combiner
+    import fairpool._scheduler.worker as worker
 
     owner, name, value = {
         "combining": (combiner, "PASS_SECTIONS", 1),

@@ -1019,7 +1019,7 @@ def test_ctrl_c_cancels_each_coroutine_once_so_that_no_clean_up_is_struck(held_u
     done = program(
         """
         import concurrent.futures, fairpool, itertools, os, signal, sys, threading, time
-        from fairpool._scheduler import Scheduler
+        from fairpool._scheduler.scheduler import Scheduler
         CHILDREN = 5
         arrivals = itertools.count(1)
         all_wait = fairpool.Future()

@@ -15,7 +15,7 @@ BUGS = [
     # --- parking ------------------------------------------------------------------------------
     Bug(
         "a worker parks without a last look at the queues (P4)",
-        "_worker",
+        "_scheduler.worker",
         "Worker._park",
         "        scheduler.notify_if_work()\n",
         "",
@@ -24,7 +24,7 @@ BUGS = [
     ),
     Bug(
         "a worker gives up its seat after its last look (P3 after P4)",
-        "_worker",
+        "_scheduler.worker",
         "Worker._park",
         """        if seated:
             parking.give_up_seat()
@@ -39,7 +39,7 @@ BUGS = [
     ),
     Bug(
         "a worker leaves `searching` after its last look (P1 after P4)",
-        "_worker",
+        "_scheduler.worker",
         "Worker._park",
         """        parking.searching.discard(self)
         self.woken = False
@@ -62,7 +62,7 @@ BUGS = [
     ),
     Bug(
         "a worker that has found a task does not look again for others (F2)",
-        "_worker",
+        "_scheduler.worker",
         "Worker._search",
         "                    self.scheduler.notify_if_work()\n",
         "",
@@ -71,7 +71,7 @@ BUGS = [
     ),
     Bug(
         "a worker that blocks leaves its queue to nobody (B2)",
-        "_worker",
+        "_scheduler.worker",
         "Worker._give_up_seat",
         "            self.scheduler.notify_if_work()\n",
         "",
@@ -80,7 +80,7 @@ BUGS = [
     ),
     Bug(
         "the seat is given twice: to the woken worker, and back",
-        "_park",
+        "_core.park",
         "Parking._notify_one",
         """                seat.clear()
             elif seat:
@@ -105,7 +105,7 @@ BUGS = [
     ),
     Bug(
         "the seat is lost when somebody else took the parked worker",
-        "_park",
+        "_core.park",
         "Parking._notify_one",
         "                self._start(seat)\n",
         "                self._start(seat) if not self.parked else seat.clear()\n",
@@ -114,7 +114,7 @@ BUGS = [
     ),
     Bug(
         "two threads return the seat of one wait",
-        "_worker",
+        "_scheduler.worker",
         "_SeatWaiter.return_seat",
         "            self._owed.pop()",
         "            self._owed[0]",
@@ -123,7 +123,7 @@ BUGS = [
     ),
     Bug(
         "a worker that pays a debt frees its seat as well",
-        "_worker",
+        "_scheduler.worker",
         "Worker._loop",
         "self._park(seated=False)",
         "self._park(seated=True)",
@@ -132,7 +132,7 @@ BUGS = [
     ),
     Bug(
         "a worker that returns from a wait leaves no debt",
-        "_park",
+        "_core.park",
         "Parking.return_to_seat",
         "self.debts.append(None)",
         "pass",
@@ -142,7 +142,7 @@ BUGS = [
     # --- the end of a worker ------------------------------------------------------------------
     Bug(
         "an idle worker ends although somebody is unparking it",
-        "_worker",
+        "_scheduler.worker",
         "Worker._park",
         """            if self._leave_parked():
                 return not self._unlist()
@@ -156,7 +156,7 @@ BUGS = [
     # --- futures ------------------------------------------------------------------------------
     Bug(
         "a registrant does not look again whether the future is final (R2)",
-        "_future",
+        "_tasks.future",
         "Future._register",
         "            if type(self._cell) is list:  # R2: see docs/protocols/future.md\n"
         "                return\n"
@@ -167,7 +167,7 @@ BUGS = [
     ),
     Bug(
         "a late registrant is called by two",
-        "_future",
+        "_tasks.future",
         "_call_late",
         "        return\n",
         "        pass\n",
@@ -176,7 +176,7 @@ BUGS = [
     ),
     Bug(
         "the final state is written before the result",
-        "_future",
+        "_tasks.future",
         "finish",
         "    future._value = result\n    future._cell = FINISHED  # C1\n",
         "    future._cell = FINISHED  # C1\n    future._value = result\n",
@@ -185,7 +185,7 @@ BUGS = [
     ),
     Bug(
         "the registrants are looked at before the future is final (C1 after C3)",
-        "_future",
+        "_tasks.future",
         "finish",
         """    future._cell = FINISHED  # C1
 """,
@@ -199,7 +199,7 @@ BUGS = [
     ),
     Bug(
         "a claim that comes too late forgets the registrant that it took",
-        "_future",
+        "_tasks.future",
         "put_back",
         "    cell.insert(0, registrant)\n",
         "    return\n",
@@ -208,7 +208,7 @@ BUGS = [
     ),
     Bug(
         "a registrant that was put back gets no second look (K3)",
-        "_future",
+        "_tasks.future",
         "put_back",
         "    if type(future._cell) is not list:\n",
         "    if False:\n",
@@ -217,7 +217,7 @@ BUGS = [
     ),
     Bug(
         "a waiter of concurrent.futures sees the end before it is told",
-        "_future",
+        "_tasks.future",
         "Future._state",
         "        if view is not None and not view.told:\n",
         "        if False:\n",
@@ -226,7 +226,7 @@ BUGS = [
     ),
     Bug(
         "a source ends its wrapper without having claimed it",
-        "_wrap",
+        "_tasks.wrap",
         "_Wrapper._follow",
         "        if claim(self) is not None:\n",
         "        if claim(self) is not None or True:\n",
@@ -236,7 +236,7 @@ BUGS = [
     # --- tasks --------------------------------------------------------------------------------
     Bug(
         "a task is published before `send` has returned",
-        "_task",
+        "_tasks.task",
         "Continuation.run",
         """        try:
             request = self.run_in(self.send, None)
@@ -251,7 +251,7 @@ BUGS = [
     ),
     Bug(
         "a continuation is armed after it has registered",
-        "_task",
+        "_tasks.task",
         "Continuation._arm",
         "        self.armed.append(None)  # A1\n",
         "        suspend(self) if suspend is not None else None\n"
@@ -262,7 +262,7 @@ BUGS = [
     ),
     Bug(
         "two wake-ups resume one continuation",
-        "_task",
+        "_tasks.task",
         "Continuation.wake",
         """        try:
             self.armed.pop()
@@ -277,7 +277,7 @@ BUGS = [
     ),
     Bug(
         "a cancellation during the first step is not looked for (D2)",
-        "_task",
+        "_tasks.task",
         "Continuation.__init__",
         "        if entries and _may_hold_request(entries) and task.cancel_requests():\n",
         "        if False:\n",
@@ -286,7 +286,7 @@ BUGS = [
     ),
     Bug(
         "a cancellation just before the suspension is not looked for (A2)",
-        "_task",
+        "_tasks.task",
         "Continuation._arm",
         "        while self._requested and self.disarm():\n",
         "        while False:\n",
@@ -295,7 +295,7 @@ BUGS = [
     ),
     Bug(
         "the canceller signals before its request is there (X2 before X1)",
-        "_task",
+        "_tasks.task",
         "Task.interrupt",
         "        cell.append(request)  # X1\n        self._signal()\n",
         "        self._signal()\n        cell.append(request)\n",
@@ -304,7 +304,7 @@ BUGS = [
     ),
     Bug(
         "what is waited for ends while its waiter is being cancelled",
-        "_task",
+        "_tasks.task",
         "Continuation._rearm",
         "        if is_done:\n",
         "        if False:\n",
@@ -313,7 +313,7 @@ BUGS = [
     ),
     Bug(
         "the worker that ends a step forgets the second registrant",
-        "_task",
+        "_tasks.task",
         "hand_over",
         "    if cell:  # one more has come: `registrant` may be that\n",
         "    if False:\n",
@@ -322,7 +322,7 @@ BUGS = [
     ),
     Bug(
         "a link is registered before it is whole",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.link",
         """        link._cell = [(context, on_result, source, LINK, None, handler, in_any_case)]
         source.register_for_now(link)
@@ -336,7 +336,7 @@ BUGS = [
     ),
     Bug(
         "a gather takes a child that has failed for one that has not",
-        "_gather",
+        "_tasks.gather",
         "Gather.child_ended",
         "        if self._all or child._cell is FINISHED:\n",
         "        if True:\n",
@@ -345,7 +345,7 @@ BUGS = [
     ),
     Bug(
         "a group's parent does not look again for children (V2)",
-        "_group",
+        "_api.group",
         "TaskGroup.__aexit__",
         "                if self._has_children():  # V2\n",
         "                if True:\n",
@@ -354,7 +354,7 @@ BUGS = [
     ),
     Bug(
         "a child leaves its group before it has asked the parent to end",
-        "_group",
+        "_api.group",
         "TaskGroup._child_ended",
         "        if task._cell is FAILED and not self._given_up:\n",
         "        self._take_out(task)\n        if task._cell is FAILED and not self._given_up:\n",
@@ -364,7 +364,7 @@ BUGS = [
     # --- callers ------------------------------------------------------------------------------
     Bug(
         "a caller takes the end of an outer wait for that of its own",
-        "_caller",
+        "_scheduler.caller",
         "Caller._work",
         "                self.leaving = False",
         "                pass",
@@ -374,7 +374,7 @@ BUGS = [
     # --- timers -------------------------------------------------------------------------------
     Bug(
         "a timer is put in after the look at when the thread wakes (T1 after T2)",
-        "_timer",
+        "_core.timer",
         "Timers.start",
         """        self._incoming.append(timer)  # T1
         if not self._runs:
@@ -401,7 +401,7 @@ BUGS = [
     ),
     Bug(
         "a timer counts on a thread that another is about to start, and cannot",
-        "_timer",
+        "_core.timer",
         "Timers._start",
         """        if not self._absent:
             return
@@ -429,7 +429,7 @@ BUGS = [
     ),
     Bug(
         "the timer thread parks without a last look (U2)",
-        "_timer",
+        "_core.timer",
         "Timers._run",
         """            if self._incoming.holds_work() or self._keeps_too_many():  # U2
                 continue
@@ -440,7 +440,7 @@ BUGS = [
     ),
     Bug(
         "the timer thread ends without a last look (E2)",
-        "_timer",
+        "_core.timer",
         "Timers._run",
         "            if not self._incoming.holds_work():  # E2\n",
         "            if True:\n",
@@ -450,7 +450,7 @@ BUGS = [
     # --- primitives ---------------------------------------------------------------------------
     Bug(
         "who queues for a permit does not look again for one (L2)",
-        "_primitives",
+        "_api.primitives",
         "_Permits.take",
         "        self._match()  # L2\n",
         "",
@@ -459,7 +459,7 @@ BUGS = [
     ),
     Bug(
         "a permit given to a cancelled task is lost",
-        "_primitives",
+        "_api.primitives",
         "_Permits.take",
         "                self.give()  # it was given a permit, and is not going to use it\n",
         "                pass\n",
@@ -468,7 +468,7 @@ BUGS = [
     ),
     Bug(
         "a permit for one that was cancelled meanwhile is lost",
-        "_primitives",
+        "_api.primitives",
         "_Permits._match",
         "                    if waiter is None and not self._closed:\n"
         "                        self._free.append(None)  # M1\n",
@@ -478,7 +478,7 @@ BUGS = [
     ),
     Bug(
         "an event is cleared twice, and whoever waits at the second gate is left there",
-        "_primitives",
+        "_api.primitives",
         "Event.clear",
         "            gate.successor.setdefault(None, _Gate())  # A1: one for all\n",
         "            gate.successor[None] = _Gate()\n",
@@ -488,7 +488,7 @@ BUGS = [
     # --- locks: in and out --------------------------------------------------------------------
     Bug(
         "a lock goes out of use with the key that others have at hand (D3)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.go_out_of_use",
         """            self._use_key(key)  # D3
 """,
@@ -501,7 +501,7 @@ BUGS = [
     ),
     Bug(
         "a lock's new key can be taken before it is the one that is released (D3)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._use_key",
         """        self.take_key = _take_nothing
         self.release_key = key.release
@@ -517,7 +517,7 @@ BUGS = [
     ),
     Bug(
         "a lock that goes out of use does not look at its queue again (D4)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.go_out_of_use",
         """            self.rotate(0)  # D4: M2, with the new key; and also for what is held back
             if not self.queue:
@@ -530,7 +530,7 @@ BUGS = [
     ),
     Bug(
         "a task that gives the key back does not look at the queue again (M2)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.__aexit__",
         """        self.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
@@ -541,7 +541,7 @@ BUGS = [
     ),
     Bug(
         "a pass that gives the key back does not look at the queue again (M2)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.run",
         "if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2\n",
         "if True:\n",
@@ -550,7 +550,7 @@ BUGS = [
     ),
     Bug(
         "a stack that gives the key back does not look at the queue again (M2)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._serve_elsewhere",
         "                if more and self.key.acquire(False):\n                    continue\n",
         "",
@@ -559,7 +559,7 @@ BUGS = [
     ),
     Bug(
         "who queues a section does not try the key (L2)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.see_to_queue",
         "        if self.key.acquire(False):  # L2\n",
         "        if False:\n",
@@ -568,7 +568,7 @@ BUGS = [
     ),
     Bug(
         "a task that queues its request does not try the key (L2)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.queue_up",
         "        if self.key.acquire(False):  # L2\n",
         "        if False:\n",
@@ -577,7 +577,7 @@ BUGS = [
     ),
     Bug(
         "a task that finds the key enters before those in the queue (E1)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.__aenter__",
         "            not self.queue\n            and (home is worker or home is None)\n",
         "            (home is worker or home is None)\n",
@@ -586,7 +586,7 @@ BUGS = [
     ),
     Bug(
         "a thread that finds the key enters before those in the queue (E1)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._enter_stack",
         """        if not self.queue and (
             self.take_key(False) or (not self.in_use and self.take_unused_key())
@@ -598,7 +598,7 @@ BUGS = [
     ),
     Bug(
         "a task gives the key back before it has written that nobody is inside",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.__aexit__",
         """            self._account(monotonic_ns())
         except SHORT_OF_ROOM:
@@ -617,7 +617,7 @@ BUGS = [
     ),
     Bug(
         "a pass gives the key back before it has written that nobody is inside",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.run",
         """                self._account_pass(now, count)
                 worker.item = None
@@ -631,7 +631,7 @@ BUGS = [
     ),
     Bug(
         "a continuation is published before it is written that nobody is inside",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.run",
         """                self.owner = None  # before its task can be anywhere else
                 worker.item = self
@@ -645,7 +645,7 @@ BUGS = [
     ),
     Bug(
         "a task that leaves is published before it is written that nobody is inside",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.left",
         """        self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
@@ -661,7 +661,7 @@ BUGS = [
     ),
     Bug(
         "a section that is suspended is taken for one that has ended",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.run",
         "                if not is_final(item):\n",
         "                if False:\n",
@@ -670,7 +670,7 @@ BUGS = [
     ),
     Bug(
         "a guest that is just being let in seems to wait for itself",
-        "_combiner",
+        "_locks.combiner",
         "Guest.sources",
         "owner is None or owner is self or is_final(self)",
         "owner is None or is_final(self)",
@@ -680,7 +680,7 @@ BUGS = [
     # --- locks: a pass ------------------------------------------------------------------------
     Bug(
         "a pass does not end while there are requests",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.run",
         "            if count == end or now > deadline or worker.leaving:\n",
         "            if worker.leaving:\n",
@@ -689,7 +689,7 @@ BUGS = [
     ),
     Bug(
         "a pass that has ended is not asked for again",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._end_pass",
         "        self.dispatch()\n",
         "        self.key.release()\n",
@@ -698,7 +698,7 @@ BUGS = [
     ),
     Bug(
         "a lock is served without a look at the ticket of its oldest request",
-        "_worker",
+        "_scheduler.worker",
         "Worker._take_critical",
         "            if first is None or first > lock.head_ticket():\n",
         "            if True:\n",
@@ -708,7 +708,7 @@ BUGS = [
     # --- locks: home --------------------------------------------------------------------------
     Bug(
         "a worker that stands in leaves the lock with its home worker as well",
-        "_worker",
+        "_scheduler.worker",
         "Worker._take_service",
         "(lock := services.take())",
         "(lock := services.first())",
@@ -717,7 +717,7 @@ BUGS = [
     ),
     Bug(
         "a worker that takes a lock puts it back with one that has ended meanwhile",
-        "_worker",
+        "_scheduler.worker",
         "Worker._take_service",
         """                if worker.gone:
                     worker.give_back()
@@ -728,7 +728,7 @@ BUGS = [
     ),
     Bug(
         "a lock is given to a home worker that has ended",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.notify_or_abandon",
         "        if target is not None and target.gone:\n            target.give_back()\n",
         "",
@@ -737,7 +737,7 @@ BUGS = [
     ),
     Bug(
         "a worker that ends keeps the locks that it was to serve",
-        "_worker",
+        "_scheduler.worker",
         "Worker.give_back",
         """        while (lock := self.services.take()) is not None:
             self.scheduler.injector.append(lock)
@@ -748,7 +748,7 @@ BUGS = [
     ),
     Bug(
         "who asks for a pass wakes nobody (S3)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.dispatch",
         "            scheduler.notify_or_abandon(target)  # S3\n",
         "            pass\n",
@@ -758,7 +758,7 @@ BUGS = [
     # --- locks: giving up ---------------------------------------------------------------------
     Bug(
         "a request is granted although it was given up",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.run",
         "                    continuation = item.pop()\n",
         "                    continuation = item[-1]\n",
@@ -767,7 +767,7 @@ BUGS = [
     ),
     Bug(
         "a request is given up although it was granted",
-        "_request",
+        "_tasks.request",
         "Request.give_up",
         "        if not Wish.give_up(self):\n            return False\n",
         "        Wish.give_up(self)\n",
@@ -776,7 +776,7 @@ BUGS = [
     ),
     Bug(
         "a request that was given up is used again",
-        "_request",
+        "_tasks.request",
         "Request.give_up",
         "        self.door = None\n",
         "",
@@ -786,7 +786,7 @@ BUGS = [
     ),
     Bug(
         "a cancellation just before the request is queued is not looked for (Q3)",
-        "_task",
+        "_tasks.task",
         "Continuation._queue_up",
         "        if self._requested and request.give_up():\n",
         "        if False:\n",
@@ -795,7 +795,7 @@ BUGS = [
     ),
     Bug(
         "the key is lost with a guest that is cancelled when it was let in",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._enter_as_guest",
         "                self.leave_stack()  # it was granted, and nobody will leave\n",
         "                pass\n",
@@ -804,7 +804,7 @@ BUGS = [
     ),
     Bug(
         "a thread whose time is up as it is let in does not wait until it is the owner",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._gave_up",
         "            if self.owner is stay.owner:\n                return False\n",
         "            return False\n",
@@ -814,7 +814,7 @@ BUGS = [
     # --- locks: several of them ---------------------------------------------------------------
     Bug(
         "all_of takes its locks in the order of its arguments",
-        "_lock",
+        "_api.lock",
         "_AllOf.__init__",
         "sorted(locks, key=_number_of)",
         "list(locks)",
@@ -823,7 +823,7 @@ BUGS = [
     ),
     Bug(
         "all_of keeps the first lock if it is cancelled at the second one",
-        "_lock",
+        "_api.lock",
         "_AllOf.__aenter__",
         "            for lock in reversed(entered):\n                lock.leave_stack()\n",
         "",
@@ -832,7 +832,7 @@ BUGS = [
     ),
     Bug(
         "a task that queues its request does not look for a cycle",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.queue_up",
         "        self._check_wait(worker.item.task, request)\n",
         "",
@@ -841,7 +841,7 @@ BUGS = [
     ),
     Bug(
         "a thread looks for a cycle before it has said that it waits",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._stay",
         """                if timeout is None:
                     task.awaited = stay
@@ -863,7 +863,7 @@ BUGS = [
     # --- locks: linearizability ---------------------------------------------------------------
     Bug(
         "a thread that enters at once does not ask for the key",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._enter_stack",
         """        if not self.queue and (
             self.take_key(False) or (not self.in_use and self.take_unused_key())
@@ -876,7 +876,7 @@ BUGS = [
     ),
     Bug(
         "a thread that leaves has a worker give the key back, and is gone before that",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._serve_elsewhere",
         "            if first is None:\n                self.key.release()  # M1\n",
         "            if first is None:\n                self.dispatch()\n                return\n",
@@ -886,7 +886,7 @@ BUGS = [
     ),
     Bug(
         "a thread that was let in as its time was up takes it that it was not",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._gave_up",
         "            if self.owner is stay.owner:\n                return False\n",
         "            return self.owner is not stay.owner\n",
@@ -896,7 +896,7 @@ BUGS = [
     ),
     Bug(
         "a thread that has left does not look at the queue again, and one waits for ever",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._serve_elsewhere",
         "                if more and self.key.acquire(False):\n                    continue\n",
         "",
@@ -906,7 +906,7 @@ BUGS = [
     ),
     Bug(
         "a task that is cancelled in the queue is let in nevertheless",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.run",
         "                    continuation = item.pop()\n",
         "                    continuation = item[-1]\n",
@@ -916,7 +916,7 @@ BUGS = [
     ),
     Bug(
         "a cancellation takes back what was granted just before",
-        "_request",
+        "_tasks.request",
         "Request.give_up",
         "        if not Wish.give_up(self):\n            return False\n",
         "        Wish.give_up(self)\n",
@@ -927,7 +927,7 @@ BUGS = [
     # --- locks: usage order -------------------------------------------------------------------
     Bug(
         "a request is in the queue before it counts as one that waits",
-        "_usage",
+        "_locks.usage",
         "UsageQueue.append",
         """        self._waiting.add(item)
         self._arrived[item] = True
@@ -940,7 +940,7 @@ BUGS = [
     ),
     Bug(
         "the chosen request is chosen although it was given up",
-        "_usage",
+        "_locks.usage",
         "UsageQueue.first",
         "        if self._chosen is None or self._chosen not in self._waiting:\n",
         "        if self._chosen is None:\n",
@@ -950,7 +950,7 @@ BUGS = [
     # --- locks: the end -----------------------------------------------------------------------
     Bug(
         "lock.submit does not look again whether the pool was closed (S2)",
-        "_lock",
+        "_api.lock",
         "Lock.submit",
         "(scheduler.refusals or self._closed) and section.drop()",
         "False",
@@ -959,7 +959,7 @@ BUGS = [
     ),
     Bug(
         "lock.submit has its section served before it looks whether the pool was closed",
-        "_lock",
+        "_api.lock",
         "Lock.submit",
         "        self.line_up(section)\n",
         "        self.enqueue(section)\n",
@@ -968,7 +968,7 @@ BUGS = [
     ),
     Bug(
         "the workers of a closed pool are not told that nobody waits for a lock any more",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._tell_workers",
         "            self.scheduler.parking.unpark_all()\n",
         "            pass\n",
@@ -978,7 +978,7 @@ BUGS = [
     # --- shutdown -----------------------------------------------------------------------------
     Bug(
         "submit does not look again whether the pool was closed (S2)",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.put",
         "        if self.refusals and task.drop():  # S2: closed since the caller looked\n"
         "            raise self.refusal()\n",
@@ -988,7 +988,7 @@ BUGS = [
     ),
     Bug(
         "a worker parks without a look whether the pool was closed",
-        "_worker",
+        "_scheduler.worker",
         "Worker._park",
         "        if scheduler.is_over() and self._leave_parked():\n"
         "            return not self._unlist()\n",
@@ -998,7 +998,7 @@ BUGS = [
     ),
     Bug(
         "close unparks nobody (H2)",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.drop",
         "        self.parking.unpark_all()\n",
         "",
@@ -1007,7 +1007,7 @@ BUGS = [
     ),
     Bug(
         "a dropped pool is one that refuses",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.drop",
         "        self.ending.append(None)\n",
         "        self.ending.append(None)\n"
@@ -1017,7 +1017,7 @@ BUGS = [
     ),
     Bug(
         "the workers of a dropped pool wait as those of an open one",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.is_ending",
         "        return bool(self.ending.copy())\n",
         "        return bool(self.refusals.copy())\n",
@@ -1026,7 +1026,7 @@ BUGS = [
     ),
     Bug(
         "shutdown looks at the roster before the queues",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.join",
         "                if not over and not here.notifying:\n",
         "                if not self.is_over() and not here.notifying:\n",
@@ -1035,7 +1035,7 @@ BUGS = [
     ),
     Bug(
         "shutdown takes an empty roster for the end",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler.join",
         "                if not over and not here.notifying:\n",
         "                if False:\n",
@@ -1044,7 +1044,7 @@ BUGS = [
     ),
     Bug(
         "a cancelled task does not give its permit back",
-        "_task",
+        "_tasks.task",
         "_drop",
         "        work[4].leave()\n",
         "        pass\n",
@@ -1053,7 +1053,7 @@ BUGS = [
     ),
     Bug(
         "a closed backlog lets one in, and forgets the others",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Backlog.enter",
         "            self._permits.put(False)  # closed: pass it on to whoever waits, too\n",
         "",
@@ -1063,7 +1063,7 @@ BUGS = [
     # --- joined callers -----------------------------------------------------------------------
     Bug(
         "a seat that was taken in vain is given back without a look at who has parked (U2)",
-        "_park",
+        "_core.park",
         "Parking.notify",
         "        while self._notify_one() and (self.parked.copy() or self._overlooks()):\n",
         "        while self._notify_one() and self._overlooks():\n",
@@ -1072,7 +1072,7 @@ BUGS = [
     ),
     Bug(
         "a caller takes its queues with it (E2)",
-        "_caller",
+        "_scheduler.caller",
         "Caller._leave",
         "        self.give_back()  # E2\n",
         "",
@@ -1081,7 +1081,7 @@ BUGS = [
     ),
     Bug(
         "a caller leaves without a last look (E4)",
-        "_caller",
+        "_scheduler.caller",
         "Caller._leave",
         "        scheduler.notify_if_work()  # E4\n",
         "",
@@ -1090,7 +1090,7 @@ BUGS = [
     ),
     Bug(
         "a caller that comes late is not refused (S2)",
-        "_caller",
+        "_scheduler.caller",
         "Caller._do_what_it_came_for",
         "            if scheduler.is_closed():  # S2 of shutdown.md; J1 is its S1\n",
         "            if False:\n",
@@ -1099,7 +1099,7 @@ BUGS = [
     ),
     Bug(
         "a caller that leaves keeps its seat (E3)",
-        "_caller",
+        "_scheduler.caller",
         "Caller._leave",
         "        self._stand_up()  # E3\n",
         "",
@@ -1109,7 +1109,7 @@ BUGS = [
     # --- threads that wait are lent -----------------------------------------------------------
     Bug(
         "a thread is lent although it is inside a section",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._may_lend",
         "            and visitor.inside == 1\n",
         "",
@@ -1118,7 +1118,7 @@ BUGS = [
     ),
     Bug(
         "who lends a thread does not claim its stay (V1)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.nominate",
         "                parker = stay.pop()  # V1\n",
         "                parker = stay[-1]\n",
@@ -1127,7 +1127,7 @@ BUGS = [
     ),
     Bug(
         "a lender does not look whether its turn has come (R2)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._put_back",
         "        if stay.passed_over:  # R2\n",
         "        if False:\n",
@@ -1136,7 +1136,7 @@ BUGS = [
     ),
     Bug(
         "a lender looks whether its turn has come before it can be claimed (R2 before R1)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._put_back",
         """        stay.append(parker)  # R1
         if stay.passed_over:  # R2
@@ -1150,7 +1150,7 @@ BUGS = [
     ),
     Bug(
         "a lender that was passed over does not try the key (R4)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._put_back",
         "            if self.key.acquire(False):  # R4\n",
         "            if False:\n",
@@ -1159,7 +1159,7 @@ BUGS = [
     ),
     Bug(
         "who has lost the claim of a busy stay lets its thread in",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._grant",
         "                        lender.leaving = True  # its turn has come; only an optimization\n"
         "                    return False\n",
@@ -1172,7 +1172,7 @@ BUGS = [
     ),
     Bug(
         "a lender keeps its seat (E3)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._come_back",
         "        scheduler.parking.give_up_seat()  # E3\n",
         "",
@@ -1181,7 +1181,7 @@ BUGS = [
     ),
     Bug(
         "an interrupt of a lender is forgotten",
-        "_caller",
+        "_scheduler.caller",
         "Caller.work",
         "        self.raise_interrupt()\n",
         "",
@@ -1190,7 +1190,7 @@ BUGS = [
     ),
     Bug(
         "who gives up takes a stay that is being lent for one that was let in",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._gave_up",
         "            if self.owner is stay.owner:\n                return False\n",
         "            return False\n",
@@ -1199,7 +1199,7 @@ BUGS = [
     ),
     Bug(
         "a thread that comes does not look for locks that nobody serves",
-        "_combiner",
+        "_locks.combiner",
         "Combiner._stay",
         "            if self.scheduler.unserved:\n",
         "            if False:\n",
@@ -1208,7 +1208,7 @@ BUGS = [
     ),
     Bug(
         "a seat that was taken in vain is given back without a look at who waits for a lock (U2)",
-        "_park",
+        "_core.park",
         "Parking.notify",
         "        while self._notify_one() and (self.parked.copy() or self._overlooks()):\n",
         "        while self._notify_one() and self.parked.copy():\n",
@@ -1217,7 +1217,7 @@ BUGS = [
     ),
     Bug(
         "a lock is written down as unserved after it was put into a queue (S0 after S1)",
-        "_combiner",
+        "_locks.combiner",
         "Combiner.dispatch",
         """            scheduler.unserved.add(self)  # S0
 """,
@@ -1231,7 +1231,7 @@ BUGS = [
     ),
     Bug(
         "nobody serves where only those are who wait for the lock",
-        "_scheduler",
+        "_scheduler.scheduler",
         "Scheduler._start_worker",
         "                    if lock.find_server(seat):\n",
         "                    if True:\n",
@@ -1240,7 +1240,7 @@ BUGS = [
     ),
     Bug(
         "a stack is to serve its lock with the tasks of others, inside another section",
-        "_worker",
+        "_scheduler.worker",
         "Worker.may_run_inline",
         "        if not self.seated or "
         "(scheduler.locks_in_use and scheduler.is_in_section(self.task)):\n",
@@ -1250,7 +1250,7 @@ BUGS = [
     ),
     Bug(
         "who gives way is published although somebody else resumes it",
-        "_combiner",
+        "_locks.combiner",
         "_GiveWay._suspend",
         "        if continuation.disarm():\n",
         "        if True:\n",
@@ -1259,7 +1259,7 @@ BUGS = [
     ),
     Bug(
         "who gives way is published and stays armed",
-        "_combiner",
+        "_locks.combiner",
         "_GiveWay._suspend",
         "        if continuation.disarm():\n",
         "        if continuation.armed:\n",

@@ -44,7 +44,7 @@ def _places(names: Iterable[str] = ()) -> dict[CodeType, dict[int, str]]:
 
 # Where the points are when a small scenario of locks is explored depth first, besides what is
 # done to locks. With the points of all modules there is no end to schedules with two preemptions.
-LOCK_MODULES = ("_combiner", "_lock", "_request", "_task")
+LOCK_MODULES = ("_locks.combiner", "_api.lock", "_tasks.request", "_tasks.task")
 
 
 def explorer(scenario: Callable[[], object], strategy: str = "mixed") -> Explorer:

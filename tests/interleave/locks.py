@@ -19,7 +19,7 @@ from typing import Any
 from interleave.scenarios import NEVER, at_once, pool_of
 
 import fairpool
-import fairpool._combiner
+import fairpool._locks.combiner
 from fairpool import FairPool
 
 
@@ -362,7 +362,7 @@ def held_while_suspended() -> None:
 @contextmanager
 def set_to(**values: int) -> Iterator[None]:
     """Constants of the combiner, set to these values."""
-    module = vars(fairpool._combiner)
+    module = vars(fairpool._locks.combiner)
     before = {name: module[name] for name in values}
     module.update(values)
     try:

@@ -20,11 +20,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import fairpool
-import fairpool._scheduler
+import fairpool._scheduler.scheduler
 from fairpool import FairPool, Future, Task
-from fairpool import _timer as timer_module
-from fairpool._caller import Lender
-from fairpool._sync import here
+from fairpool._core import timer as timer_module
+from fairpool._core.sync import here
+from fairpool._scheduler.caller import Lender
 
 # So long that it never comes: an idle time-out would find what a lost wake-up has left lying.
 NEVER = 1e6
@@ -57,13 +57,13 @@ def pool_of(workers: int, **options: Any) -> Iterator[FairPool]:
 @contextmanager
 def callers_of(processors: int) -> Iterator[FairPool]:
     """A pool without threads, as on a machine with so many processors."""
-    before = fairpool._scheduler.cpu_count
-    fairpool._scheduler.cpu_count = lambda: processors
+    before = fairpool._scheduler.scheduler.cpu_count
+    fairpool._scheduler.scheduler.cpu_count = lambda: processors
     try:
         with pool_of(0) as pool:
             yield pool
     finally:
-        fairpool._scheduler.cpu_count = before
+        fairpool._scheduler.scheduler.cpu_count = before
 
 
 def at_once(*functions: Callable[[], object]) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fairpool import _pool, _task
+from fairpool._api import pool as _pool
+from fairpool._tasks import task as _task
 
 
 class NoMemory(MemoryError):

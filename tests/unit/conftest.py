@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from fairpool import FairPool
-from fairpool._scheduler import Scheduler
-from fairpool._sync import cpu_count, yield_cpu
+from fairpool._core.sync import cpu_count, yield_cpu
+from fairpool._scheduler.scheduler import Scheduler
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ import pytest
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, current_task
-from fairpool._report import wait_for_log
+from fairpool._core.report import wait_for_log
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 LENGTH = 100_000
@@ -427,8 +427,8 @@ class _Claims:
 
 
 def _worker(pool: FairPool) -> Any:
-    from fairpool._runqueue import RunQueue
-    from fairpool._worker import Worker
+    from fairpool._core.runqueue import RunQueue
+    from fairpool._scheduler.worker import Worker
 
     worker = Worker(pool._scheduler, "by-hand")
     worker.queue = RunQueue()
@@ -436,8 +436,8 @@ def _worker(pool: FairPool) -> Any:
 
 
 def _worker_of(link: Any) -> Any:
-    from fairpool._runqueue import RunQueue
-    from fairpool._worker import Worker
+    from fairpool._core.runqueue import RunQueue
+    from fairpool._scheduler.worker import Worker
 
     worker = Worker(link._pool, "by-hand")
     worker.queue = RunQueue()

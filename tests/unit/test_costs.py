@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 import fairpool
-import fairpool._scheduler
-import fairpool._share
+import fairpool._core.accounts
+import fairpool._scheduler.scheduler
 from fairpool import FairPool
-from fairpool._request import Request
-from fairpool._runqueue import RunQueue
-from fairpool._share import ABSENCE
-from fairpool._sync import here, monotonic_ns
-from fairpool._worker import Worker
+from fairpool._core.accounts import ABSENCE
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import here, monotonic_ns
+from fairpool._scheduler.worker import Worker
+from fairpool._tasks.request import Request
 
 TIMEOUT = 60
 MANY = 1_000
@@ -310,7 +310,8 @@ def test_a_dropped_lock_does_not_wait_for_the_collector(
         del guard
         # Not at once, but soon: a worker may have it in hand still, until it has parked.
         end = time.monotonic() + TIMEOUT
-        while gone() is not None or pool._scheduler.locks - {fairpool._scheduler._no_lock}:
+        no_lock = fairpool._scheduler.scheduler._no_lock
+        while gone() is not None or pool._scheduler.locks - {no_lock}:
             assert time.monotonic() < end, gc.get_referrers(gone())
             time.sleep(0)
         assert not pool._scheduler.locks_in_use
@@ -444,7 +445,8 @@ def test_a_share_that_comes_and_goes_is_not_written_down_each_time() -> None:
 def test_where_many_are_active_a_share_that_is_listed_again_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fairpool._share, "ACTIVE", 0)  # so each is taken out when it has nothing
+    # So each is taken out when it has nothing.
+    monkeypatch.setattr(fairpool._core.accounts, "ACTIVE", 0)
 
     def submit_often(share: Any) -> None:
         for _ in range(300):

@@ -20,9 +20,9 @@ from unit.conftest import TIMEOUT
 
 import fairpool
 from fairpool import FairPool, Future, TaskGroup, Timeout, gather, shield, timeout, yield_now
-from fairpool._future import Failure
-from fairpool._report import LOGGER, wait_for_log
-from fairpool._task import Continuation
+from fairpool._core.report import LOGGER, wait_for_log
+from fairpool._tasks.future import Failure
+from fairpool._tasks.task import Continuation
 
 
 class Mishap(Exception):

@@ -18,7 +18,7 @@ from unit.instructions import Moment, moments
 
 import fairpool
 from fairpool import DeadlockError, FairPool, Future
-from fairpool._sync import here, yield_cpu
+from fairpool._core.sync import here, yield_cpu
 
 MakePool = Callable[..., FairPool]
 

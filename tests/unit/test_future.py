@@ -25,8 +25,8 @@ from unit.conftest import TIMEOUT, occupy
 from unit.instructions import interleavings, moments
 
 from fairpool import FairPool, Future
-from fairpool._report import wait_for_log
-from fairpool._scheduler import Backlog
+from fairpool._core.report import wait_for_log
+from fairpool._scheduler.scheduler import Backlog
 
 
 class Mishap(Exception):

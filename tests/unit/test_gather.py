@@ -18,11 +18,11 @@ from unit.conftest import PATIENCE, in_time, occupy, until
 
 import fairpool
 from fairpool import DeadlockError, FairPool, Future, current_task
-from fairpool._gather import CHILDREN_AT_ONCE, FORKED_MAX, FORKED_TIME, Gather
-from fairpool._runqueue import RunQueue
-from fairpool._sync import here
-from fairpool._waits import waits
-from fairpool._worker import FORKS_MAX
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import here
+from fairpool._scheduler.worker import FORKS_MAX
+from fairpool._tasks.gather import CHILDREN_AT_ONCE, FORKED_MAX, FORKED_TIME, Gather
+from fairpool._tasks.waits import waits
 
 MakePool = Callable[..., FairPool]
 
@@ -155,7 +155,9 @@ def test_a_tree_counts_its_nodes(workers: int, make_pool: MakePool) -> None:
 
 
 def test_a_small_tree_is_one_step(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairpool._gather.FORKED_TIME", 10**12)  # whatever else the machine does
+    monkeypatch.setattr(
+        "fairpool._tasks.gather.FORKED_TIME", 10**12
+    )  # whatever else the machine does
     pool = make_pool(1)
     box = SimpleNamespace()
 
@@ -211,7 +213,7 @@ def test_the_time_for_it_begins_anew_with_a_step(
     suspends: bool, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 10**9
-    monkeypatch.setattr("fairpool._gather.monotonic_ns", lambda: clock)
+    monkeypatch.setattr("fairpool._tasks.gather.monotonic_ns", lambda: clock)
     turns: list[Future[None]] = [Future() for _ in range(4)]
 
     async def main() -> list[int]:

@@ -16,10 +16,10 @@ from unit.conftest import TIMEOUT
 
 import fairpool
 from fairpool import Event, FairPool, Future, Queue, Semaphore
-from fairpool._future import Waiter
-from fairpool._runqueue import SHORT, WaitQueue
-from fairpool._sync import yield_cpu
-from fairpool._task import CancelRequest
+from fairpool._core.runqueue import SHORT, WaitQueue
+from fairpool._core.sync import yield_cpu
+from fairpool._tasks.future import Waiter
+from fairpool._tasks.task import CancelRequest
 
 Place = Callable[[FairPool], Any]
 
@@ -444,7 +444,7 @@ def test_one_that_comes_during_a_sweep_is_behind_the_others() -> None:
 def test_sections_in_a_sweepers_hands_are_cancelled_with_the_others() -> None:
     with FairPool(1) as pool:
         there = Swept(pool)
-        there.sweep(lambda: there.lock.cancel_sections(fairpool._combiner.Section))
+        there.sweep(lambda: there.lock.cancel_sections(fairpool._locks.combiner.Section))
         there.open()
         assert all(each.cancelled() for each in there.waits)
         assert there.all_served() == []

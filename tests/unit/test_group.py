@@ -27,10 +27,10 @@ from fairpool import (
     sleep,
     yield_now,
 )
-from fairpool._group import TaskGroup, Timeout, timeout, timeout_at
-from fairpool._primitives import Event
-from fairpool._runqueue import RunQueue
-from fairpool._sync import monotonic
+from fairpool._api.group import TaskGroup, Timeout, timeout, timeout_at
+from fairpool._api.primitives import Event
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import monotonic
 
 WORKERS = 4
 SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)
@@ -743,7 +743,7 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The deadline has won, but its request is not there yet when the block is left."""
-    real = fairpool._group._interrupt
+    real = fairpool._api.group._interrupt
     decided, left = threading.Event(), threading.Event()
 
     def late(task: Any, request: Any) -> None:
@@ -751,7 +751,7 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
         assert left.wait(PATIENCE)  # 3. the block is being left, and waits
         real(task, request)
 
-    monkeypatch.setattr(fairpool._group, "_interrupt", late)
+    monkeypatch.setattr(fairpool._api.group, "_interrupt", late)
     limits: list[Timeout] = []
 
     async def main() -> str:

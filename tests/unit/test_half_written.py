@@ -2,7 +2,8 @@
 
 On a free-threaded build `dict` stores the number of its keys before the table that has the first
 one (`insert_to_emptydict`), and a `list` may show its new length before its new array. Reads take
-no mutex (A3 in `fairpool._sync`), so code must not conclude from the length that an item is found.
+no mutex (A3 in `fairpool._core.sync`), so code must not conclude from the length that an item is
+found.
 The moment is too short to be met by threads in a test: the stand-ins here stay in it.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairpool import FairPool
-from fairpool._primitives import Event
+from fairpool._api.primitives import Event
 
 
 class DictWithKeyToCome(dict[Any, Any]):

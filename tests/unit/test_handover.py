@@ -20,8 +20,8 @@ from unit.conftest import PATIENCE, in_time
 
 import fairpool
 from fairpool import FairPool, Future
-from fairpool import _task as task_module
-from fairpool._task import claim_coroutine
+from fairpool._tasks import task as task_module
+from fairpool._tasks.task import claim_coroutine
 
 MakePool = Callable[..., FairPool]
 
@@ -395,7 +395,7 @@ def test_coroutines_that_nobody_else_holds_are_not_looked_up(
 ) -> None:
     # Only a matter of cost: this is the path of almost every coroutine.
     claims: list[Any] = []
-    for module in ("_task", "_tasks", "_group"):
+    for module in ("_tasks.task", "_api.tasks", "_api.group"):
         monkeypatch.setattr(f"fairpool.{module}.claim_coroutine", claims.append)
 
     async def main() -> None:

@@ -20,7 +20,7 @@ from unit.conftest import TIMEOUT, in_time
 
 import fairpool
 from fairpool import FairPool, Future, TaskGroup, gather, shield, timeout, yield_now
-from fairpool._report import wait_for_log
+from fairpool._core.report import wait_for_log
 
 called: list[str] = []
 

@@ -25,12 +25,12 @@ from unit.conftest import LONG, TIMEOUT, check_whole, in_time, occupy, until
 from unit.instructions import PACKAGE, moments
 
 import fairpool
-import fairpool._combiner
-import fairpool._scheduler
-import fairpool._sync
+import fairpool._core.sync
+import fairpool._locks.combiner
+import fairpool._scheduler.scheduler
 from fairpool import FairPool
-from fairpool._combiner import Stay
-from fairpool._sync import here, yield_cpu
+from fairpool._core.sync import here, yield_cpu
+from fairpool._locks.combiner import Stay
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
@@ -921,7 +921,7 @@ def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(
             await fairpool.gather(part("a"), part("b"))
             assert left
 
-        before = set(fairpool._scheduler.live())
+        before = set(fairpool._scheduler.scheduler.live())
         coroutine = main()
         try:
             with contextlib.suppress(KeyboardInterrupt), moment.do(partial(press_inside, 1)):
@@ -930,7 +930,7 @@ def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(
         finally:
             coroutine.close()  # the main thread had not come as far as to begin
         assert sorted(begun) == sorted(cleaned), moment
-        for scheduler in set(fairpool._scheduler.live()) - before:
+        for scheduler in set(fairpool._scheduler.scheduler.live()) - before:
             assert scheduler.is_over() or not begun, moment
             assert not [each for each in scheduler.roster if each.thread.is_alive()], moment
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, moment
@@ -1050,8 +1050,8 @@ class Contest:
 @pytest.fixture
 def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a combiner that goes on combining, however slow the machine is."""
-    monkeypatch.setattr(fairpool._scheduler, "cpu_count", lambda: 2)
-    monkeypatch.setattr(fairpool._combiner, "PASS_TIME", 10**12)
+    monkeypatch.setattr(fairpool._scheduler.scheduler, "cpu_count", lambda: 2)
+    monkeypatch.setattr(fairpool._locks.combiner, "PASS_TIME", 10**12)
 
 
 def lend_one(pool: FairPool, stay: Callable[[Contest], object], lock: Any = None) -> str:
@@ -1361,8 +1361,8 @@ def test_what_a_lender_runs_raises(make_pool: Callable[..., FairPool]) -> None:
 def test_ctrl_c_while_lent() -> None:
     """What the waiting main thread runs for others is not cut off; its wait is, and is raised."""
     body = """
-    import fairpool._scheduler
-    fairpool._scheduler.cpu_count = lambda: 2
+    import fairpool._scheduler.scheduler
+    fairpool._scheduler.scheduler.cpu_count = lambda: 2
     pool = fairpool.FairPool(0)
     lock = pool.lock()
     main = threading.main_thread()
@@ -1407,8 +1407,8 @@ def test_fork_on_a_lender(make_pool: Callable[..., FairPool]) -> None:
     program = """
     import os, threading, warnings
     warnings.simplefilter("ignore")
-    import fairpool, fairpool._scheduler
-    fairpool._scheduler.cpu_count = lambda: 2
+    import fairpool, fairpool._scheduler.scheduler
+    fairpool._scheduler.scheduler.cpu_count = lambda: 2
     pool = fairpool.FairPool(0)
     lock = pool.lock()
     parent = os.getpid()

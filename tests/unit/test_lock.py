@@ -35,11 +35,11 @@ from fairpool import (
     timeout,
     yield_now,
 )
-from fairpool import _combiner as combiner_module
-from fairpool._future import CANCELLED, claim, conclude
-from fairpool._runqueue import RunQueue
-from fairpool._sync import here, yield_cpu
-from fairpool._worker import SPREE_MAX, Worker
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import here, yield_cpu
+from fairpool._locks import combiner as combiner_module
+from fairpool._scheduler.worker import SPREE_MAX, Worker
+from fairpool._tasks.future import CANCELLED, claim, conclude
 
 MakePool = Callable[..., FairPool]
 
@@ -537,7 +537,7 @@ def test_a_late_registrant_does_not_take_a_coroutine_out_of_the_queue(
         def cancel(task: Any = task) -> None:
             continuation = task._machine
             if continuation.disarm():  # as a cancellation that has found it not final
-                task._cell.append(fairpool._task.CancelRequest(None))
+                task._cell.append(fairpool._tasks.task.CancelRequest(None))
                 continuation._requested = continuation._attention = True
                 desk.scheduler.resume(continuation)
                 desk.run()

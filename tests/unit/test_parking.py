@@ -24,12 +24,12 @@ from unit.conftest import LONG, TIMEOUT, check_whole
 from unit.instructions import moments
 
 from fairpool import FairPool, Future, blocking
-from fairpool._park import Parker, Parking
-from fairpool._report import LOGGER
-from fairpool._runqueue import RunQueue
-from fairpool._scheduler import Scheduler, _before_collection
-from fairpool._sync import here, yield_cpu
-from fairpool._worker import Worker, _SeatWaiter
+from fairpool._core.park import Parker, Parking
+from fairpool._core.report import LOGGER
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import here, yield_cpu
+from fairpool._scheduler.scheduler import Scheduler, _before_collection
+from fairpool._scheduler.worker import Worker, _SeatWaiter
 
 # --- the parts --------------------------------------------------------------------------------
 
@@ -295,7 +295,9 @@ class FakeTask:
 
 @pytest.fixture(autouse=True)
 def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairpool._worker.LOOKS_WHILE_SEARCHING", 1)  # more are more of the same
+    monkeypatch.setattr(
+        "fairpool._scheduler.worker.LOOKS_WHILE_SEARCHING", 1
+    )  # more are more of the same
 
 
 @pytest.mark.parametrize("times_out", [False, True])

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from fairpool import CancelledError, FairPool, Future, create_task, gather, sleep, yield_now
-from fairpool._primitives import (
+from fairpool._api.primitives import (
     BoundedSemaphore,
     Event,
     Queue,
@@ -28,7 +28,7 @@ from fairpool._primitives import (
     Semaphore,
     _Permits,
 )
-from fairpool._runqueue import RunQueue
+from fairpool._core.runqueue import RunQueue
 
 WORKERS = 4
 SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)

@@ -17,7 +17,7 @@ from unit.conftest import TIMEOUT, in_time
 
 import fairpool
 from fairpool import FairPool, Future
-from fairpool._report import LOGGER, wait_for_log
+from fairpool._core.report import LOGGER, wait_for_log
 
 LOST = "exception of %s was never retrieved"
 COUNT = 300
@@ -405,4 +405,6 @@ def test_the_child_of_a_fork_leaves_the_parents_failures_alone() -> None:
 
 def test_the_current_thread_has_a_name() -> None:
     with FairPool(0) as pool:
-        assert pool.run(lambda: fairpool._sync.here.worker.thread) is threading.current_thread()
+        assert (
+            pool.run(lambda: fairpool._core.sync.here.worker.thread) is threading.current_thread()
+        )

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import fairpool
-from fairpool._request import Request
-from fairpool._runqueue import RunQueue, _Look
+from fairpool._core.runqueue import RunQueue, _Look
+from fairpool._tasks.request import Request
 
 
 class Between:

@@ -32,10 +32,10 @@ from unit.conftest import (
 )
 from unit.instructions import moments
 
-import fairpool._worker
+import fairpool._scheduler.worker
 from fairpool import BrokenFairPool, FairPool, Future, blocking
-from fairpool._report import wait_for_log
-from fairpool._sync import yield_cpu
+from fairpool._core.report import wait_for_log
+from fairpool._core.sync import yield_cpu
 
 MakePool = Callable[..., FairPool]
 
@@ -75,7 +75,7 @@ def test_submit_raises_where_no_thread_can_be_started(
     pool = make_pool(2, max_pending=1)
     calls: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(NoThread))
         for i in range(3):  # the backlog does not fill up with what was refused
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 pool.submit(calls.append, i)
@@ -92,7 +92,7 @@ def test_submit_does_not_raise_where_another_worker_can_run_it(
     pool = make_pool(2)
     occupy(pool, gate)
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(NoThread))
         future = pool.submit(int)
     gate.set()
     assert future.result(TIMEOUT) == 0
@@ -113,7 +113,7 @@ def test_a_wait_where_no_thread_can_be_started(
 
     pool.submit(int).result(TIMEOUT)  # one worker there is
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(NoThread))
         future = pool.submit(waits)
         assert started.wait(TIMEOUT)
         opened.set_result(5)
@@ -139,7 +139,7 @@ def test_a_failed_start_strands_nobody_elses_task(
             super().start()
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(Interrupted))
         with pytest.raises(RuntimeError, match="can't start new thread"):
             pool.submit(int)
     [other] = others
@@ -161,7 +161,7 @@ def test_an_interrupted_start_strands_nobody_elses_task(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(Interrupted))
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
     [other] = others
@@ -186,7 +186,7 @@ def test_a_failed_start_for_a_lock_strands_nobody_elses_task(
             super().start()
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(Interrupted))
         section = lock.submit(int)
         for future in (section, *others):
             with pytest.raises(RuntimeError, match="no worker could be started"):
@@ -214,7 +214,7 @@ def test_a_start_that_failed_is_tried_again_for_what_a_worker_waits_for(
 
     pool.submit(int).result(TIMEOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(Failing))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(Failing))
         future = pool.submit(lambda: pool.submit(yields).result())
         assert failed.wait(TIMEOUT)
     assert future.result(TIMEOUT) == 5
@@ -235,7 +235,7 @@ def test_a_start_that_failed_is_tried_again_where_all_workers_are_blocked(
     pool.submit(blocks)
     assert blocked.wait(TIMEOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(NoThread))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(NoThread))
         future = pool.submit(int)
     assert future.result(PATIENCE) == 0  # before the other one has had enough of it
     gate.set()
@@ -251,7 +251,7 @@ def test_no_memory_to_submit_takes_no_room_in_the_backlog(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._pool, "copy_context", fail)
+        patch.setattr(fairpool._api.pool, "copy_context", fail)
         with pytest.raises(MemoryError):
             pool.submit(int)
     assert in_time(lambda: pool.submit(int)).result(TIMEOUT) == 0
@@ -272,7 +272,7 @@ def test_an_interrupted_start(make_pool: MakePool, monkeypatch: pytest.MonkeyPat
 
     real: list[threading.Thread] = []
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._worker, "new_thread", made_by(Interrupted))
+        patch.setattr(fairpool._scheduler.worker, "new_thread", made_by(Interrupted))
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
     future = pool.submit(int, "3")

@@ -10,8 +10,9 @@ import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
 
 import fairpool
-from fairpool import FairPool, Share, _share, _worker
-from fairpool._share import (
+from fairpool import FairPool, Share
+from fairpool._core import accounts as _share
+from fairpool._core.accounts import (
     ABSENCE,
     CREDIT,
     CURRENT,
@@ -23,6 +24,7 @@ from fairpool._share import (
     Shares,
     jain_index,
 )
+from fairpool._scheduler import worker as _worker
 
 MILLISECOND = 1_000_000
 YEAR = 31_536_000  # seconds

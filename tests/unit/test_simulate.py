@@ -18,7 +18,7 @@ import pytest
 
 import fairpool
 from fairpool import FairPool
-from fairpool._sync import FREE_THREADED
+from fairpool._core.sync import FREE_THREADED
 from fairpool.testing import Costs, Deadlock, Simulation, _simulate, explore, simulate, work
 from fairpool.testing._carriers import Greenlets, Threads
 
@@ -629,7 +629,7 @@ def test_simulations_are_not_nested() -> None:
 
 def test_a_thousand_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each would look a hundred times at the queues of a thousand: that takes a minute for all.
-    monkeypatch.setitem(_simulate.VALUES, (fairpool._worker, "LOOKS_WHILE_SEARCHING"), 2)
+    monkeypatch.setitem(_simulate.VALUES, (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"), 2)
     simulation: Simulation = simulate(independent(3000, 1.0))
     assert simulation.workers == 1024
     assert simulation.tasks == 3000

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import fairpool
-from fairpool import _future
+from fairpool._tasks import future as _future
 from fairpool.testing import _world, explore
 
 # Of every object, or of how its class is written.

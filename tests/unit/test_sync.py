@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from unit.conftest import PATIENCE
 
-from fairpool._sync import Lock, acquire, handle_ctrl_c
+from fairpool._core.sync import Lock, acquire, handle_ctrl_c
 
 pytestmark = pytest.mark.thread_unsafe(reason="signals are the main thread's")
 

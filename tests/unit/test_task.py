@@ -26,11 +26,11 @@ import pytest
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, Task, current_task
-from fairpool import _waits as waits_module
-from fairpool._runqueue import RunQueue
-from fairpool._sync import here
-from fairpool._task import Continuation
-from fairpool._worker import Worker
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import here
+from fairpool._scheduler.worker import Worker
+from fairpool._tasks import waits as waits_module
+from fairpool._tasks.task import Continuation
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 

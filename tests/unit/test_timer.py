@@ -16,8 +16,8 @@ from unit.conftest import made_by
 
 import fairpool
 from fairpool import CancelledError, FairPool
-from fairpool._scheduler import Scheduler
-from fairpool._timer import CANCELLED_MIN, Timers
+from fairpool._core.timer import CANCELLED_MIN, Timers
+from fairpool._scheduler.scheduler import Scheduler
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 LATER = 1000.0  # a deadline that does not come
@@ -439,7 +439,7 @@ def test_an_interrupted_start_leaves_one_thread(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._timer, "new_thread", made_by(Interrupted))
+        patch.setattr(fairpool._core.timer, "new_thread", made_by(Interrupted))
         with pytest.raises(KeyboardInterrupt):
             timers.add(now(), Target())
     second = Target()
@@ -481,7 +481,7 @@ def test_nobody_counts_on_a_thread_that_another_could_not_start(
             raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fairpool._timer, "new_thread", made_by(NoThread))
+        patch.setattr(fairpool._core.timer, "new_thread", made_by(NoThread))
         with pytest.raises(RuntimeError, match="can't start new thread"):
             timers.add(now() + LATER, first)
     assert second.wait() if starts_then else errors
@@ -572,7 +572,7 @@ def test_an_endless_sleep_can_be_cancelled(pool: FairPool) -> None:
     task = pool.submit(nap)
     assert started.wait(TIMEOUT)
     assert task.cancel()
-    with pytest.raises((CancelledError, fairpool._future.CancelledError)):
+    with pytest.raises((CancelledError, fairpool._tasks.future.CancelledError)):
         task.result(TIMEOUT)
 
 
@@ -652,6 +652,6 @@ def test_the_end_where_no_thread_could_be_started(monkeypatch: pytest.MonkeyPatc
             raise RuntimeError("can't start new thread")
 
     with FairPool(1) as pool, monkeypatch.context() as patch:
-        patch.setattr(fairpool._timer, "new_thread", made_by(NoThread))
+        patch.setattr(fairpool._core.timer, "new_thread", made_by(NoThread))
         with pytest.raises(RuntimeError, match="can't start new thread"):
             pool.submit(fairpool.sleep, 0.001).result(TIMEOUT)

@@ -13,11 +13,14 @@ import pytest
 from unit.conftest import TIMEOUT, in_time, occupy
 
 import fairpool
-from fairpool import FairPool, Lock, _combiner, _share, _usage
-from fairpool._request import Request
-from fairpool._share import VIRTUAL_NANOSECOND, WEIGHT_MIN, Principal, jain_index
-from fairpool._sync import yield_cpu
-from fairpool._usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
+from fairpool import FairPool, Lock
+from fairpool._core import accounts as _share
+from fairpool._core.accounts import VIRTUAL_NANOSECOND, WEIGHT_MIN, Principal, jain_index
+from fairpool._core.sync import yield_cpu
+from fairpool._locks import combiner as _combiner
+from fairpool._locks import usage as _usage
+from fairpool._locks.usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
+from fairpool._tasks.request import Request
 
 MILLISECOND = 1_000_000
 

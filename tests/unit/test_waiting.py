@@ -17,8 +17,8 @@ import pytest
 from unit.conftest import TIMEOUT, occupy
 
 from fairpool import DeadlockError, FairPool, Future, blocking
-from fairpool._waits import waits
-from fairpool._worker import Worker
+from fairpool._scheduler.worker import Worker
+from fairpool._tasks.waits import waits
 
 MakePool = Callable[..., FairPool]
 
@@ -73,7 +73,7 @@ def test_nested_results_that_cannot_run_inline(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     # Each wait takes another worker then: all of them but `workers` at a time are parked.
-    monkeypatch.setattr("fairpool._worker.stack_is_deep", lambda: True)
+    monkeypatch.setattr("fairpool._scheduler.worker.stack_is_deep", lambda: True)
     pool = make_pool(workers)
     inside = Counter()
 
@@ -496,7 +496,7 @@ def test_no_trace_of_a_wait_is_left(make_pool: MakePool) -> None:
 def test_the_cap_on_spare_workers(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fairpool._scheduler.SPARE_WORKERS_MAX", 2)
+    monkeypatch.setattr("fairpool._scheduler.scheduler.SPARE_WORKERS_MAX", 2)
     pool = make_pool(1)
     event: Future[int] = Future()
     waiting = [pool.submit(event.result) for _ in range(6)]
@@ -510,8 +510,8 @@ def test_a_wait_at_the_cap_runs_inline_however_deep(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Deep in the stack a task is left to another worker; not so where there can be no other one.
-    monkeypatch.setattr("fairpool._scheduler.SPARE_WORKERS_MAX", 2)
-    monkeypatch.setattr("fairpool._worker.stack_is_deep", lambda: True)
+    monkeypatch.setattr("fairpool._scheduler.scheduler.SPARE_WORKERS_MAX", 2)
+    monkeypatch.setattr("fairpool._scheduler.worker.stack_is_deep", lambda: True)
     pool = make_pool(1)
 
     def nested(depth: int) -> int:
@@ -549,7 +549,7 @@ def test_recursion_error_anywhere_in_a_wait_leaves_the_worker_whole(make_pool: M
 
 
 def test_a_worker_is_seated_after_every_kind_of_wait(make_pool: MakePool) -> None:
-    from fairpool._sync import here
+    from fairpool._core.sync import here
 
     pool = make_pool(1)
     never: Future[int] = Future()

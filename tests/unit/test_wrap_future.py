@@ -24,7 +24,7 @@ from unit.conftest import TIMEOUT, in_time
 
 import fairpool
 from fairpool import FairPool, Future, gather, shield, wrap_future
-from fairpool._report import LOGGER, wait_for_log
+from fairpool._core.report import LOGGER, wait_for_log
 
 Foreign = concurrent.futures.Future
 

@@ -22,8 +22,8 @@ from sys import is_finalizing
 from types import TracebackType
 from typing import Any
 
-from fairpool._foreign import describe
-from fairpool._sync import (
+from fairpool._core.foreign import describe
+from fairpool._core.sync import (
     Lock,
     Stranger,
     call_as_stranger,

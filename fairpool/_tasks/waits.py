@@ -10,10 +10,10 @@ from __future__ import annotations
 from types import CoroutineType
 from typing import Any
 
-from fairpool._errors import DeadlockError
-from fairpool._foreign import describe
-from fairpool._future import Future, is_final
-from fairpool._sync import SHORT_OF_ROOM
+from fairpool._core.errors import DeadlockError
+from fairpool._core.foreign import describe
+from fairpool._core.sync import SHORT_OF_ROOM
+from fairpool._tasks.future import Future, is_final
 
 __all__ = [
     "check_lock_wait",

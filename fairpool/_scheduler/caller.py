@@ -22,11 +22,9 @@ from asyncio import _get_running_loop
 from sys import _getframe, get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
 
-from fairpool._combiner import Combiner
-from fairpool._foreign import is_a
-from fairpool._future import Future, call, is_final, look_out
-from fairpool._runqueue import RunQueue
-from fairpool._sync import (
+from fairpool._core.foreign import is_a
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import (
     acquire,
     handle_ctrl_c,
     here,
@@ -36,8 +34,10 @@ from fairpool._sync import (
     wait_until_set,
     yield_cpu,
 )
-from fairpool._task import Continuation, Task
-from fairpool._worker import STEPS_BETWEEN_LOOKS_AROUND, Worker, blocking
+from fairpool._locks.combiner import Combiner
+from fairpool._scheduler.worker import STEPS_BETWEEN_LOOKS_AROUND, Worker, blocking
+from fairpool._tasks.future import Future, call, is_final, look_out
+from fairpool._tasks.task import Continuation, Task
 
 __all__ = ["Caller", "Helper", "LastCaller", "Lender", "may_be_cut_off"]
 

@@ -21,8 +21,9 @@ from collections.abc import Generator
 from contextvars import Context
 from typing import Any
 
-from fairpool._foreign import is_a
-from fairpool._future import (
+from fairpool._core.foreign import is_a
+from fairpool._core.sync import here, monotonic_ns, need_stack
+from fairpool._tasks.future import (
     CANCELLED,
     FAILED,
     FINISHED,
@@ -34,9 +35,8 @@ from fairpool._future import (
     outcome_of,
     settle,
 )
-from fairpool._sync import here, monotonic_ns, need_stack
-from fairpool._task import Joint, Task, fail_step, hand_over, suspend_first
-from fairpool._waits import leave_wait
+from fairpool._tasks.task import Joint, Task, fail_step, hand_over, suspend_first
+from fairpool._tasks.waits import leave_wait
 
 __all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 

@@ -17,9 +17,18 @@ from __future__ import annotations
 from concurrent.futures import Future as _StdFuture
 from typing import Any, TypeVar
 
-from fairpool._foreign import describe, is_a, without_frame
-from fairpool._future import CANCELLED, FAILED, FINISHED, Derived, Failure, Future, claim, conclude
-from fairpool._sync import SHORT_OF_ROOM, need_stack, start_new_thread
+from fairpool._core.foreign import describe, is_a, without_frame
+from fairpool._core.sync import SHORT_OF_ROOM, need_stack, start_new_thread
+from fairpool._tasks.future import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    Derived,
+    Failure,
+    Future,
+    claim,
+    conclude,
+)
 
 __all__ = ["RUN_IT_THERE", "is_future", "wrap_future"]
 

@@ -20,24 +20,11 @@ from random import random
 from sys import exception, set_asyncgen_hooks
 from typing import Any, cast
 
-from fairpool._errors import DeadlockError, stays_here
-from fairpool._future import (
-    Future,
-    Waiter,
-    claim,
-    fail,
-    finish,
-    is_final,
-    look_out,
-    wait,
-    wait_watchfully,
-)
-from fairpool._gather import FORKED_MAX, Gather
-from fairpool._park import Parker, is_taken_here
-from fairpool._report import log
-from fairpool._request import Once
-from fairpool._runqueue import RunQueue
-from fairpool._sync import (
+from fairpool._core.errors import DeadlockError, stays_here
+from fairpool._core.park import Parker, is_taken_here
+from fairpool._core.report import log
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import (
     FREE_THREADED,
     Event,
     acquire,
@@ -51,8 +38,21 @@ from fairpool._sync import (
     wait_until_set,
     yield_cpu,
 )
-from fairpool._task import Continuation, Task
-from fairpool._waits import enter_wait, leave_wait, waiting_tasks, write_wait
+from fairpool._tasks.future import (
+    Future,
+    Waiter,
+    claim,
+    fail,
+    finish,
+    is_final,
+    look_out,
+    wait,
+    wait_watchfully,
+)
+from fairpool._tasks.gather import FORKED_MAX, Gather
+from fairpool._tasks.request import Once
+from fairpool._tasks.task import Continuation, Task
+from fairpool._tasks.waits import enter_wait, leave_wait, waiting_tasks, write_wait
 
 __all__ = ["Worker", "adopt", "blocking"]
 

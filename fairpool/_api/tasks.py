@@ -13,10 +13,11 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
-from fairpool._future import Derived, Future, claim, conclude, finish, outcome_of
-from fairpool._gather import Gather
-from fairpool._sync import here, monotonic, need_stack
-from fairpool._task import (
+from fairpool._core.sync import here, monotonic, need_stack
+from fairpool._core.timer import TARGET, Timer
+from fairpool._tasks.future import Derived, Future, claim, conclude, finish, outcome_of
+from fairpool._tasks.gather import Gather
+from fairpool._tasks.task import (
     HELD_BY_ARGUMENT,
     HELD_BY_TUPLE,
     HELD_BY_TUPLE_AND_LOCAL,
@@ -25,8 +26,7 @@ from fairpool._task import (
     claim_coroutine,
     is_coroutine,
 )
-from fairpool._timer import TARGET, Timer
-from fairpool._wrap import is_future, wrap_future
+from fairpool._tasks.wrap import is_future, wrap_future
 
 __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
-from fairpool._runqueue import RunQueue, WaitQueue
-from fairpool._sync import monotonic_ns
+from fairpool._core.runqueue import RunQueue, WaitQueue
+from fairpool._core.sync import monotonic_ns
 
 __all__ = [
     "CURRENT",

@@ -18,17 +18,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
 
-from fairpool._caller import LastCaller, Lender
-from fairpool._combiner import Combiner
-from fairpool._errors import BrokenFairPool
-from fairpool._foreign import describe
-from fairpool._future import Future
-from fairpool._gather import Gather
-from fairpool._park import Parking
-from fairpool._report import log
-from fairpool._runqueue import RunQueue
-from fairpool._share import CURRENT, Principal, Shares
-from fairpool._sync import (
+from fairpool._core.accounts import CURRENT, Principal, Shares
+from fairpool._core.errors import BrokenFairPool
+from fairpool._core.foreign import describe
+from fairpool._core.park import Parking
+from fairpool._core.report import log
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import (
     Thread,
     at_exit,
     before_collection,
@@ -45,7 +41,13 @@ from fairpool._sync import (
     start_new_thread,
     yield_cpu,
 )
-from fairpool._task import (
+from fairpool._core.timer import Timers
+from fairpool._locks.combiner import Combiner
+from fairpool._scheduler.caller import LastCaller, Lender
+from fairpool._scheduler.worker import Worker, adopt, blocking
+from fairpool._tasks.future import Future
+from fairpool._tasks.gather import Gather
+from fairpool._tasks.task import (
     LINK,
     Closing,
     Continuation,
@@ -55,8 +57,6 @@ from fairpool._task import (
     claim_coroutine,
     is_coroutine,
 )
-from fairpool._timer import Timers
-from fairpool._worker import Worker, adopt, blocking
 
 __all__ = ["Backlog", "Scheduler", "live"]
 

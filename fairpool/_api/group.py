@@ -25,14 +25,21 @@ from types import CoroutineType
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
-from fairpool._errors import DeadlockError, stays_here
-from fairpool._foreign import context_of, exceptions_of, is_a, set_cause, set_context, type_name
-from fairpool._future import FAILED, Future, claim, finish
-from fairpool._report import log
-from fairpool._runqueue import RunQueue
-from fairpool._sync import SHORT_OF_ROOM, monotonic, need_stack, start_new_thread
-from fairpool._task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
-from fairpool._tasks import current_task, shield
+from fairpool._api.tasks import current_task, shield
+from fairpool._core.errors import DeadlockError, stays_here
+from fairpool._core.foreign import (
+    context_of,
+    exceptions_of,
+    is_a,
+    set_cause,
+    set_context,
+    type_name,
+)
+from fairpool._core.report import log
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import SHORT_OF_ROOM, monotonic, need_stack, start_new_thread
+from fairpool._tasks.future import FAILED, Future, claim, finish
+from fairpool._tasks.task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
 
 __all__ = ["TaskGroup", "Timeout", "timeout", "timeout_at"]
 

@@ -21,13 +21,13 @@ from logging import WARNING
 from typing import Any
 from weakref import ref
 
-from fairpool._combiner import Combiner, CriticalLink, Loan
-from fairpool._errors import DeadlockError
-from fairpool._report import log
-from fairpool._request import Once, Request, Sweep
-from fairpool._runqueue import RunQueue, WaitQueue
-from fairpool._share import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
-from fairpool._sync import SHORT_OF_ROOM, here, monotonic_ns, start_new_thread
+from fairpool._core.accounts import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
+from fairpool._core.errors import DeadlockError
+from fairpool._core.report import log
+from fairpool._core.runqueue import RunQueue, WaitQueue
+from fairpool._core.sync import SHORT_OF_ROOM, here, monotonic_ns, start_new_thread
+from fairpool._locks.combiner import Combiner, CriticalLink, Loan
+from fairpool._tasks.request import Once, Request, Sweep
 
 __all__ = ["Charging", "ChargingQueue", "UsageQueue"]
 

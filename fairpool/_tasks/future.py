@@ -36,10 +36,10 @@ from sys import getrefcount
 from types import CoroutineType
 from typing import Any, TypeVar
 
-from fairpool._errors import stays_here
-from fairpool._foreign import is_a, traceback_of, type_name, with_traceback
-from fairpool._report import log, log_failure, log_failure_now, wait_for_log
-from fairpool._sync import (
+from fairpool._core.errors import stays_here
+from fairpool._core.foreign import is_a, traceback_of, type_name, with_traceback
+from fairpool._core.report import log, log_failure, log_failure_now, wait_for_log
+from fairpool._core.sync import (
     FREE_THREADED,
     SHORT_OF_ROOM,
     Condition,

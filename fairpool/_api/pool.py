@@ -14,19 +14,19 @@ from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
-from fairpool._caller import Caller, Helper, may_be_cut_off
-from fairpool._combiner import CriticalLink, Section
-from fairpool._dump import dump
-from fairpool._errors import stays_here
-from fairpool._foreign import plain_text
-from fairpool._future import Future, wait
-from fairpool._lock import Guarded, Lock, LockStatistics, make_lock
-from fairpool._map import map_calls
-from fairpool._scheduler import Scheduler
-from fairpool._share import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
-from fairpool._sync import cpu_count, handle_ctrl_c, here, monotonic_ns
-from fairpool._task import Task, claim_coroutine, is_coroutine
-from fairpool._timer import Timers
+from fairpool._api.lock import Guarded, Lock, LockStatistics, make_lock
+from fairpool._api.map import map_calls
+from fairpool._core.accounts import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
+from fairpool._core.errors import stays_here
+from fairpool._core.foreign import plain_text
+from fairpool._core.sync import cpu_count, handle_ctrl_c, here, monotonic_ns
+from fairpool._core.timer import Timers
+from fairpool._inspect.dump import dump
+from fairpool._locks.combiner import CriticalLink, Section
+from fairpool._scheduler.caller import Caller, Helper, may_be_cut_off
+from fairpool._scheduler.scheduler import Scheduler
+from fairpool._tasks.future import Future, wait
+from fairpool._tasks.task import Task, claim_coroutine, is_coroutine
 
 __all__ = ["FairPool", "PoolStatistics", "Share", "run"]
 

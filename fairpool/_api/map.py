@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from fairpool._future import Future
-from fairpool._sync import monotonic
-from fairpool._task import claim_coroutine, is_coroutine
+from fairpool._core.sync import monotonic
+from fairpool._tasks.future import Future
+from fairpool._tasks.task import claim_coroutine, is_coroutine
 
 __all__ = ["map_calls"]
 

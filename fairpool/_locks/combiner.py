@@ -30,11 +30,9 @@ from itertools import compress
 from typing import Any
 from weakref import ref
 
-from fairpool._errors import DeadlockError
-from fairpool._future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
-from fairpool._request import Leave, Once, Request, Sweep, Wish
-from fairpool._runqueue import RunQueue, WaitQueue
-from fairpool._sync import (
+from fairpool._core.errors import DeadlockError
+from fairpool._core.runqueue import RunQueue, WaitQueue
+from fairpool._core.sync import (
     FREE_THREADED,
     SHORT_OF_ROOM,
     Lock,
@@ -48,8 +46,10 @@ from fairpool._sync import (
     this_thread,
     yield_cpu,
 )
-from fairpool._task import LINK, Link, Task
-from fairpool._waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
+from fairpool._tasks.future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
+from fairpool._tasks.request import Leave, Once, Request, Sweep, Wish
+from fairpool._tasks.task import LINK, Link, Task
+from fairpool._tasks.waits import check_lock_wait, enter_wait, leave_wait, locks, waiting_tasks
 
 __all__ = [
     "Combiner",

@@ -27,9 +27,9 @@ from logging import CRITICAL
 from math import inf
 from typing import Any
 
-from fairpool._report import log
-from fairpool._runqueue import RunQueue
-from fairpool._sync import Lock, Thread, join, monotonic, need_stack, new_thread
+from fairpool._core.report import log
+from fairpool._core.runqueue import RunQueue
+from fairpool._core.sync import Lock, Thread, join, monotonic, need_stack, new_thread
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 

@@ -29,11 +29,11 @@ from collections import deque
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from fairpool._errors import stays_here
-from fairpool._foreign import type_name
-from fairpool._future import CANCELLED, Future, claim, finish, is_claimed
-from fairpool._runqueue import RunQueue, WaitQueue
-from fairpool._sync import SHORT_OF_ROOM, need_stack, start_new_thread
+from fairpool._core.errors import stays_here
+from fairpool._core.foreign import type_name
+from fairpool._core.runqueue import RunQueue, WaitQueue
+from fairpool._core.sync import SHORT_OF_ROOM, need_stack, start_new_thread
+from fairpool._tasks.future import CANCELLED, Future, claim, finish, is_claimed
 
 __all__ = [
     "BoundedSemaphore",

@@ -9,7 +9,7 @@ from asyncio import AbstractEventLoop, get_running_loop
 from typing import Any
 from weakref import ref
 
-from fairpool._sync import SHORT_OF_ROOM, start_new_thread
+from fairpool._core.sync import SHORT_OF_ROOM, start_new_thread
 
 __all__ = ["Leave", "Once", "Request", "Sweep", "Wish"]
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from fairpool._sync import Lock, acquire, here
+from fairpool._core.sync import Lock, acquire, here
 
 __all__ = ["Parker", "Parking", "is_taken_here"]
 

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from fairpool._combiner import (
+from fairpool._api.map import map_calls
+from fairpool._core.errors import stays_here
+from fairpool._core.foreign import plain_text
+from fairpool._core.sync import here, monotonic_ns
+from fairpool._locks.combiner import (
     GO_HOME_ABOVE,
     STAY_BELOW,
     Combiner,
@@ -18,13 +22,9 @@ from fairpool._combiner import (
     has_given_up,
     name_of_owner,
 )
-from fairpool._errors import stays_here
-from fairpool._foreign import plain_text
-from fairpool._future import Future
-from fairpool._map import map_calls
-from fairpool._sync import here, monotonic_ns
-from fairpool._task import Continuation, claim_coroutine, is_coroutine
-from fairpool._usage import Charging, ChargingQueue, UsageQueue
+from fairpool._locks.usage import Charging, ChargingQueue, UsageQueue
+from fairpool._tasks.future import Future
+from fairpool._tasks.task import Continuation, claim_coroutine, is_coroutine
 
 __all__ = ["Guarded", "Lock", "LockStatistics", "all_of", "make_lock"]
 

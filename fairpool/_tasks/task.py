@@ -33,8 +33,8 @@ from types import CoroutineType, GeneratorType
 from typing import Any, TypeVar
 from weakref import getweakrefcount, ref
 
-from fairpool._errors import DeadlockError
-from fairpool._foreign import (
+from fairpool._core.errors import DeadlockError
+from fairpool._core.foreign import (
     describe,
     is_a,
     plain_text,
@@ -43,7 +43,9 @@ from fairpool._foreign import (
     with_traceback,
     without_frame,
 )
-from fairpool._future import (
+from fairpool._core.report import log
+from fairpool._core.sync import SHORT_OF_ROOM, here, monotonic_ns, need_stack, start_new_thread
+from fairpool._tasks.future import (
     CANCELLED,
     FAILED,
     FINISHED,
@@ -59,11 +61,9 @@ from fairpool._future import (
     put_back,
     settle,
 )
-from fairpool._report import log
-from fairpool._request import Leave, Request
-from fairpool._sync import SHORT_OF_ROOM, here, monotonic_ns, need_stack, start_new_thread
-from fairpool._waits import enter_wait, leave_wait
-from fairpool._wrap import RUN_IT_THERE, is_future, wrap_future
+from fairpool._tasks.request import Leave, Request
+from fairpool._tasks.waits import enter_wait, leave_wait
+from fairpool._tasks.wrap import RUN_IT_THERE, is_future, wrap_future
 
 __all__ = [
     "HELD_BY_ARGUMENT",

@@ -1,0 +1,1 @@
+"""Rank 4, inspection: reads the rooms below, and changes nothing."""

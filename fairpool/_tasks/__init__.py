@@ -1,0 +1,1 @@
+"""Rank 1, tasks: what runs. Futures, tasks, coroutines, chains, `gather`."""
