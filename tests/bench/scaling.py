@@ -234,8 +234,8 @@ def scale(name: str) -> list[dict[str, Any]]:
     workload = WORKLOADS[name]
     print(f"\n### {workload.title}\n")
     locks = isinstance(workload, Clients)
-    head = ["workers", "per second", "of the bound"]
-    head += ["waits: 50 %", "99 %", "99.9 %", "Jain", "hand-offs"] if locks else ["steals"]
+    head = ["workers", "per second", "of bound"]
+    head += ["wait 50 %", "99 %", "99.9 %", "Jain", "hand-offs"] if locks else ["steals"]
     head += ["looks", "looking"]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     points = []
@@ -253,13 +253,13 @@ def scale(name: str) -> list[dict[str, Any]]:
     return points
 
 
-# What is made free of cost, to see what it is that keeps from the bound.
+# The costs that are set to nothing, each in turn, to find the one that keeps from the bound.
 FREE_OF: dict[str, dict[str, float]] = {
-    "all costs": {},
-    "looks cost nothing": {"look": 0.0, "check": 0.0},
-    "wake-ups cost nothing": {"unpark": 0.0, "wake": 0.0},
-    "moving costs nothing": {"steal": 0.0, "migrate": 0.0, "away": 1.0},
-    "sections, steps and suspensions cost nothing": {
+    "(with all costs)": {},
+    "looks": {"look": 0.0, "check": 0.0},
+    "wake-ups": {"unpark": 0.0, "wake": 0.0},
+    "moving": {"steal": 0.0, "migrate": 0.0, "away": 1.0},
+    "sections, steps and suspensions": {
         "submit": 0.0,
         "step": 0.0,
         "suspend": 0.0,
@@ -274,14 +274,13 @@ WHY_WORKERS = 128
 def why() -> None:
     """The share of the bound with this and that for nothing."""
     print(f"\n### The share of the bound on {WHY_WORKERS} processors\n")
-    print(f"| | {' | '.join(FREE_OF)} |\n|{'---|' * (len(FREE_OF) + 1)}")
-    for workload in WORKLOADS.values():
-        shares = [
-            point(workload, WHY_WORKERS, replace(DEFAULTS, **free))["share"]
-            for free in FREE_OF.values()
-        ]
+    titles = [workload.title for workload in WORKLOADS.values()]
+    print(f"| without the cost of | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}")
+    for name, free in FREE_OF.items():
+        costs = replace(DEFAULTS, **free)
+        shares = [point(each, WHY_WORKERS, costs)["share"] for each in WORKLOADS.values()]
         cells = [f"{share:.2f}" for share in shares]
-        print(f"| {workload.title} | {' | '.join(cells)} |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def microseconds(seconds: float) -> str:
