@@ -13,16 +13,12 @@ from fairpool._api.map import map_calls
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
 from fairpool._core.sync import here, monotonic_ns
-from fairpool._locks.combiner import (
-    GO_HOME_ABOVE,
-    STAY_BELOW,
-    Combiner,
-    Guest,
-    Section,
-    has_given_up,
-    name_of_owner,
-)
+from fairpool._locks.combiner import Combiner
+from fairpool._locks.exit import GO_HOME_ABOVE, STAY_BELOW
+from fairpool._locks.owners import name_of_owner
+from fairpool._locks.tasks import GIVE_WAY
 from fairpool._locks.usage import Charging, ChargingQueue, UsageQueue
+from fairpool._locks.waiters import ExternalWaiter, Section, has_given_up
 from fairpool._tasks.future import Future
 from fairpool._tasks.task import Continuation, claim_coroutine, is_coroutine
 
@@ -177,12 +173,12 @@ class Lock(Combiner, Executor):
         """
         self._closed = True
         if cancel_futures:
-            self.cancel_sections(Section)
+            self.cancel_sections(submitted_only=True)
         if wait:
             # Let in after all of them, it leaves at once.
-            last = Guest(self, None)
+            last = ExternalWaiter(self, None)
             self.enqueue(last)
-            last._register(self._section_ended)
+            last._register(self.end_section_of)
             last.result()
 
     # --- stacks ----------------------------------------------------------------------------------
@@ -200,26 +196,48 @@ class Lock(Combiner, Executor):
         if timeout < 0 and timeout != -1:
             raise ValueError(f"timeout must be at least 0 seconds, or -1, not {timeout!r}")
         if not blocking:
-            return self.enter_stack(0.0)
-        return self.enter_stack(None if timeout == -1 else timeout)
+            return self.enter_blocking(0.0)
+        return self.enter_blocking(None if timeout == -1 else timeout)
 
     def release(self) -> None:
         """Leave. Raises RuntimeError where this task, or this thread, is not inside."""
         # No call of a Python function but the last one, as a rule: docs/protocols/room.md.
         owner, worker = self.owner, here.worker
-        item = here.visitor if worker is None else worker.item
+        item = here.thread_owner if worker is None else worker.item
         if owner is None or not (
             owner is item or (type(item) is Continuation and item.task is owner)
         ):
             self.check_owner()
-        self.leave_stack()
+        self.end_section()
 
     def __enter__(self) -> Lock:
-        self.enter_stack(None)
+        self.enter_blocking(None)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
+
+    # --- coroutine functions ---------------------------------------------------------------------
+
+    async def enter_later(self) -> None:
+        """Let what was published go first.
+
+        Without a request, which would make all that come meanwhile queue up behind it.
+        """
+        await GIVE_WAY  # type: ignore[misc]  # it takes an iterator for too little
+        await self.__aenter__()
+
+    async def enter_external(self, worker: Any) -> None:
+        """Enter with a coroutine that this pool does not run, or not as a task."""
+        self.scheduler.check_same_process()
+        waiter = ExternalWaiter(self, None if worker is None else worker.task)
+        self.enqueue(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if not waiter.give_up():
+                self.end_section()  # it was granted, and nobody will leave
+            raise
 
     # --- looking in ------------------------------------------------------------------------------
 
@@ -348,7 +366,7 @@ class Guarded(Generic[T]):
         try:
             return self._get()
         except BaseException:
-            self.lock.leave_stack()
+            self.lock.end_section()
             del self  # likewise
             raise
 
@@ -360,7 +378,7 @@ class Guarded(Generic[T]):
         try:
             return self._get()
         except BaseException:
-            self.lock.leave_stack()
+            self.lock.end_section()
             del self  # likewise
             raise
 
@@ -417,31 +435,31 @@ class _AllOf:
             return self._values()
         except BaseException:
             for lock in reversed(entered):
-                lock.leave_stack()
+                lock.end_section()
             raise
 
     def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
         # Only the last one may suspend: a cancellation that came there would leave the others held.
         first, *others = self._order
         for lock in reversed(others):
-            lock.leave_stack()
+            lock.end_section()
         return first.__aexit__(kind, error, trace)
 
     def __enter__(self) -> tuple[Any, ...]:
         entered: list[Lock] = []
         try:
             for lock in self._order:
-                lock.enter_stack(None)
+                lock.enter_blocking(None)
                 entered.append(lock)
             return self._values()
         except BaseException:
             for lock in reversed(entered):
-                lock.leave_stack()
+                lock.end_section()
             raise
 
     def __exit__(self, *exc_info: object) -> None:
         for lock in reversed(self._order):
-            lock.leave_stack()
+            lock.end_section()
 
 
 def _number_of(lock: Lock) -> int:

@@ -22,7 +22,6 @@ from fairpool._core.foreign import plain_text
 from fairpool._core.sync import cpu_count, handle_ctrl_c, here, monotonic_ns
 from fairpool._core.timer import Timers
 from fairpool._inspect.dump import dump
-from fairpool._locks.combiner import CriticalLink, Section
 from fairpool._scheduler.caller import Caller, Helper, may_be_cut_off
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.future import Future, wait
@@ -210,7 +209,7 @@ class FairPool(ThreadPoolExecutor):
                     "run() would block the asyncio loop that runs in this thread; "
                     "await pool.submit(...) instead"
                 )
-            elif scheduler.is_in_section(here.visitor):
+            elif scheduler.is_in_section(here.thread_owner):
                 raise RuntimeError(
                     "run() inside a critical section would run the tasks of others in there; "
                     "leave the lock first, or use submit"
@@ -261,7 +260,7 @@ class FairPool(ThreadPoolExecutor):
             for continuation in scheduler.drain(lambda task: task.drop()):
                 scheduler.resume(continuation)
             for lock in scheduler.all_locks():
-                lock.cancel_sections(Section, CriticalLink)
+                lock.cancel_sections()
         if wait:
             scheduler.join()
 

@@ -182,8 +182,8 @@ class _Here(threading.local):
     # The lists into which it is just taking parked workers to unpark them, as (list, outer one):
     # more than one for a signal handler, or a `__del__`, that interrupts a `Parking.notify`.
     notifying: Any = None
-    # Who it is to a lock, once it has entered one.
-    visitor: Any = None
+    # What stands for it as the owner of locks, once it has entered one.
+    thread_owner: Any = None
     # How often it looks at a future before it parks on it, if that is not too often: see
     # `_future.look_out`.
     patience = 1 << 30

@@ -26,8 +26,9 @@ from fairpool._core.errors import DeadlockError
 from fairpool._core.report import log
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.sync import SHORT_OF_ROOM, here, monotonic_ns, start_new_thread
-from fairpool._locks.combiner import Combiner, CriticalLink, Loan
-from fairpool._tasks.request import Once, Request, Sweep
+from fairpool._locks.combiner import Combiner
+from fairpool._locks.owners import KeyLoan
+from fairpool._tasks.request import Once, Request, Waiter
 
 __all__ = ["Charging", "ChargingQueue", "UsageQueue"]
 
@@ -288,7 +289,7 @@ class UsageQueue(ChargingQueue):
         self._armed.clear()
         lock = self._lock()
         if lock is not None and lock.key.acquire(False):
-            lock._serve_elsewhere()
+            lock.hand_over_key()
 
     # --- for who holds the key -------------------------------------------------------------------
 
@@ -442,14 +443,14 @@ class Charging(Combiner):
                 return entered
         except SHORT_OF_ROOM:
             self.owner = None
-            start_new_thread(self._serve_elsewhere, ())
+            start_new_thread(self.hand_over_key, ())
             raise
         self._give_way()
         worker = here.worker
         if worker.item.task is None:
             worker.task  # noqa: B018 (as in `Combiner.__aenter__`)
         if worker.scheduler is not self.scheduler or _get_running_loop():
-            return self._enter_as_guest(worker)
+            return self.enter_external(worker)
         request = worker.item.request
         if request is None:
             request = Request()
@@ -465,7 +466,7 @@ class Charging(Combiner):
             pass
         return Combiner.__aexit__(self, kind, error, trace)
 
-    def _enter_stack(self, timeout: float | None, owner: Any) -> bool:
+    def _enter_blocking(self, timeout: float | None, owner: Any) -> bool:
         now, principal = monotonic_ns(), CURRENT.get()
         if not self.queue and (
             self.take_key(False) or (not self.in_use and self.take_unused_key())
@@ -474,7 +475,7 @@ class Charging(Combiner):
                 begun = self.queue.begin(principal, now)
             except SHORT_OF_ROOM:
                 self.owner = None
-                start_new_thread(self._serve_elsewhere, ())
+                start_new_thread(self.hand_over_key, ())
                 raise
             if begun:
                 self.owner = owner
@@ -483,9 +484,9 @@ class Charging(Combiner):
             self._give_way()
         if timeout is not None and timeout <= 0:
             return False
-        return self._stay(timeout, owner)
+        return self._wait_blocking(timeout, owner)
 
-    def lend(self, worker: Any, awaited: Any) -> Loan | None:
+    def lend(self, worker: Any, awaited: Any) -> KeyLoan | None:
         if not getattr(self.queue, "chooses", False):
             return Combiner.lend(self, worker, awaited)
         if awaited is self or getattr(awaited, "lock", None) is self:
@@ -498,27 +499,21 @@ class Charging(Combiner):
         """Give the key back that was there for the asking."""
         self.owner = None
         try:
-            self._serve_elsewhere()
+            self.hand_over_key()
         except SHORT_OF_ROOM:
             try:
-                start_new_thread(self._serve_elsewhere, ())
+                start_new_thread(self.hand_over_key, ())
             except (RuntimeError, MemoryError):
                 self.release_key()
 
-    def line_up(self, item: Any) -> None:
+    def line_up(self, item: Waiter) -> None:
         """As that of `Combiner`."""
-        if type(item) is CriticalLink:  # not called where it was made
-            try:
-                item.share = item._cell[0][0].get(CURRENT)
-            except (IndexError, TypeError):  # cancelled
-                item.share = None
-        else:
-            item.share = CURRENT.get()
+        item.share = item.principal()
         Combiner.line_up(self, item)
 
-    def _grant(self, item: Any) -> bool:
+    def _grant(self, item: Waiter) -> bool:
         queue = self.queue
-        if type(item) is Sweep:
+        if not item.has_section:
             queue.current = None
             return Combiner._grant(self, item)
         if queue.current is None:  # not by a pass, which has taken it with `popleft`

@@ -1,6 +1,7 @@
-"""`Request` and `Leave`: what a coroutine yields at the door of a lock.
+"""`Waiter`: whatever waits in a lock's queue; `Request` and `Leave`: what a coroutine yields there.
 
-Protocol and proof: `docs/protocols/combining.md`.
+The base class of all waiters is here because the task's own request is one of them. The other kinds
+are in `_locks/waiters.py`. Protocol and proof: `docs/protocols/combining.md`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from asyncio import AbstractEventLoop, get_running_loop
 from typing import Any
 from weakref import ref
 
+from fairpool._core.accounts import CURRENT
 from fairpool._core.sync import SHORT_OF_ROOM, start_new_thread
 
-__all__ = ["Leave", "Once", "Request", "Sweep", "Wish"]
+__all__ = ["Leave", "LockRequest", "Once", "Request", "Waiter"]
 
 
 class Once(tuple[Any, ...]):
@@ -21,22 +23,75 @@ class Once(tuple[Any, ...]):
     __await__ = tuple.__iter__
 
 
-class Wish(list[Any]):
-    """The wish to enter a lock: holds what is to be woken, until somebody claims it with `pop`.
+class Waiter:
+    """Whatever waits in the queue of a lock. Each kind says how it is let in, and how it gives up.
 
-    The combiner claims it to grant it; who waits, or cancels the waiting, claims it to give it up.
+    A lock asks a waiter about nothing but this. A new kind of waiter is a class with these members.
+    """
+
+    __slots__ = ()
+
+    # Class attributes, because a lock reads them where it may not call: see docs/protocols/room.md.
+
+    # needs_worker: its section is run by a worker, in a pass. All others are given the key.
+    # is_section:   a task that is a critical section as a whole: a pass runs it
+    # is_submitted: such a one of `lock.submit`
+    # has_section:  False for one that is given the key, and enters no section
+    # helps:        a thread that may run published continuations meanwhile, and …
+    # serves:       … the lock's pass
+    # taken:        the waiters that it has in its hands, which are in the queue's order before it
+    needs_worker = False
+    is_section = False
+    is_submitted = False
+    has_section = True
+    helps = False
+    serves = False
+    taken: list[Any] | None = None
+
+    # lock:   the lock in whose queue it waits
+    # ticket: when it arrived (ns)
+    # share:  the principal that its section is charged to, where the lock counts that
+    lock: Any
+    ticket: int
+    share: Any
+
+    def grant(self, lock: Any) -> bool:
+        """Give it the key of its lock; False if it has given up. The caller holds the key."""
+        raise NotImplementedError
+
+    def give_up(self) -> bool:
+        """Claim it, and take it out of the queue; False if it was granted, or given up before."""
+        raise NotImplementedError
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it will not be let in any more."""
+        raise NotImplementedError
+
+    def claim_to_end(self) -> Any:
+        """Claim it to end its task, because no worker is there: that, or None if it has given up.
+
+        Only for one that needs a worker.
+        """
+        raise NotImplementedError
+
+    def principal(self) -> Any:
+        """The principal of its section, from when it is queued. On the thread that queues it."""
+        return CURRENT.get()
+
+
+class LockRequest(Waiter, list[Any]):
+    """A request to enter a lock: holds what is to be woken, until somebody claims it with `pop`.
+
+    The combiner claims it to grant it. The waiter itself, or a cancellation, claims it to give it
+    up. One that is empty was claimed.
     """
 
     __slots__ = ("given_up", "lock", "share", "ticket")
 
     # given_up: whether it was; written by who has claimed it, before `Combiner.forget`
-    # ticket:   when it arrived (ns)
-    # share:    whom its section is charged to, where the lock counts that
 
     given_up: bool
-    lock: Any
-    ticket: int
-    share: Any
 
     # Compared by identity, although it is a list. All six, so that it is done in C (A1).
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -71,8 +126,8 @@ class Wish(list[Any]):
         return True
 
 
-class Request(Wish):
-    """A task's wish to enter: holds its continuation.
+class Request(LockRequest):
+    """A task's request to enter: holds its continuation. The pass grants it (`Combiner.run`).
 
     Meanwhile nothing else can resume the task, because the continuation is not armed. A task waits
     for one lock at a time, so it has one request, which it uses again and again: an object that is
@@ -86,40 +141,23 @@ class Request(Wish):
     #       claimed it, before the continuation can be anywhere else.
 
     holds_continuation = True
+    needs_worker = True
 
     def __init__(self) -> None:
         self.given_up = False
         self.door: Once | None = Once((self,))
 
     def give_up(self) -> bool:
-        if not Wish.give_up(self):
+        if not LockRequest.give_up(self):
             return False
         self.door = None
         return True
 
-
-class Sweep(Wish):
-    """A thread that sweeps a lock's queue waits at the head of it: see `Combiner.sweep`."""
-
-    __slots__ = ("taken",)
-
-    # taken: what it has in its hands, oldest first
-
-    def __init__(self) -> None:
-        self.append(None)
-        self.given_up = False
-        self.ticket = 0
-        self.share = None
-        self.taken: list[Any] = []
-
-    def end(self) -> bool:
-        """It is over. False if the key was given to it meanwhile."""
+    def claim_to_end(self) -> Any:
         try:
-            self.pop()
+            return self.pop()
         except IndexError:
-            return False
-        self.given_up = True
-        return True
+            return None
 
 
 class Leave:
@@ -136,16 +174,16 @@ class Leave:
     def __init__(self, lock: Any) -> None:
         self._lock = ref(lock)
 
-    def leave_stack(self) -> None:
+    def end_section(self) -> None:
         """Release the lock, if it is there still: else nobody waits for it. The stack goes on."""
         lock = self._lock()
         if lock is not None:
-            lock.leave_stack()
+            lock.end_section()
 
-    def left(self, continuation: Any, worker: Any) -> Any:
+    def after_leave(self, continuation: Any, worker: Any) -> Any:
         """As that of the lock; where it has gone, the coroutine has only yielded."""
         lock = self._lock()
-        return continuation if lock is None else lock.left(continuation, worker)
+        return continuation if lock is None else lock.after_leave(continuation, worker)
 
     @property
     def _asyncio_future_blocking(self) -> bool:
@@ -160,7 +198,7 @@ class Leave:
 
     def add_done_callback(self, callback: Any, *, context: Any = None) -> None:
         """The loop waits for this, and so has nothing else to do in that task: release."""
-        self.leave_stack()
+        self.end_section()
         get_running_loop().call_soon(callback, self, context=context)
 
     def cancel(self, msg: Any = None) -> bool:

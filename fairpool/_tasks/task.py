@@ -195,6 +195,9 @@ class Task(Future[T]):
     # Whether what a worker runs is, or has, a task: not so a child of a gather, or a pass.
     is_task = True
 
+    # Whether it is a thread, as the owner of a lock.
+    is_thread = False
+
     # The lock whose key the worker has that runs this, where no section runs: see `Combiner`.
     lock_in_hand: Any = None
 
@@ -654,7 +657,7 @@ def _end_suspended(task: Task[Any], coroutine: Any, request: Any, error: BaseExc
         task._pool.suspended.discard(machine)
     task._machine = coroutine.__qualname__
     if type(request) is Leave:
-        request.leave_stack()
+        request.end_section()
     _close(coroutine)
     fail(task, with_traceback(error, None), coroutine)  # whose frames lead to the task: no cycle
 
@@ -666,7 +669,7 @@ def _close(coroutine: Any) -> None:
     """
     try:
         while type(leave := coroutine.throw(GeneratorExit)) is Leave:
-            leave.leave_stack()
+            leave.end_section()
     except BaseException:  # GeneratorExit, as a rule; nobody asks what it ends with
         pass
     else:
@@ -698,7 +701,7 @@ def _release_locks(task: Task[Any]) -> None:
     for lock in task._pool.all_locks():
         owner = lock.owner
         if owner is not None and owner.task is task and not task.has_sources:
-            lock.leave_stack()
+            lock.end_section()
 
 
 class Continuation:
@@ -726,6 +729,7 @@ class Continuation:
     )
 
     is_task = True
+    is_thread = False
     lock_in_hand = None
 
     # request: the one with which it asks for locks, once it has asked. For the task itself.
@@ -812,7 +816,7 @@ class Continuation:
         if kind is Request:
             return self._queue_up(request, worker)
         if kind is Leave:
-            return request.left(self, worker)
+            return request.after_leave(self, worker)
         if self._arm(request):
             return None
         following = self._throw(worker)

@@ -22,18 +22,20 @@ from typing import Any, SupportsIndex
 import fairpool._api.lock
 import fairpool._api.pool
 import fairpool._core.sync
-import fairpool._locks.combiner
+import fairpool._locks.tasks
 import fairpool._scheduler.scheduler
 import fairpool._scheduler.worker
 import fairpool._tasks.future
 from fairpool import FairPool
 from fairpool._api.lock import ChargedLock, Lock
 from fairpool._core.sync import handle_ctrl_c
-from fairpool._locks.combiner import Combiner, CriticalLink, Section
+from fairpool._locks.combiner import Combiner
+from fairpool._locks.key import KeyedLock
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.future import Future
 from fairpool._tasks.gather import Gather
+from fairpool._tasks.request import Waiter
 from fairpool._tasks.task import Continuation, is_coroutine
 from fairpool.testing._carriers import Carriers, best_carriers
 from fairpool.testing._machine import SECOND, Machine
@@ -51,7 +53,7 @@ WORKERS_MAX = 10_000
 FREE_THREADED_VALUES: Values = {
     (fairpool._tasks.future, "LOOKS_BEFORE_PARKING"): 60,
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 100,
-    (fairpool._locks.combiner, "LOOKS_BEFORE_QUEUEING"): 200,
+    (fairpool._locks.tasks, "LOOKS_BEFORE_QUEUEING"): 200,
 }
 
 
@@ -266,7 +268,7 @@ class _Scheduler(Scheduler):
 
 
 _item, _fn, _task = (vars(Worker)[name] for name in ("item", "fn", "task"))
-_owner = vars(Combiner)["owner"]
+_owner = vars(KeyedLock)["owner"]
 
 
 class _Forks(list[Any]):
@@ -503,7 +505,7 @@ class _Timed(Lock):
 
     def _granted_ticket(self, owner: Any) -> int | None:
         """The ticket of who is let in by a pass; None for who enters by itself."""
-        if type(owner) in (Section, CriticalLink):
+        if isinstance(owner, Waiter) and owner.is_section:
             return int(owner.ticket)
         request = owner.request if type(owner) is Continuation else None
         if request is None or request.lock is not self:

@@ -32,6 +32,8 @@ import fairpool._api.pool
 import fairpool._core.report
 import fairpool._core.sync
 import fairpool._locks.combiner
+import fairpool._locks.exit
+import fairpool._locks.tasks
 import fairpool._scheduler.scheduler
 import fairpool._scheduler.worker
 import fairpool._tasks.future
@@ -479,9 +481,9 @@ Values = dict[tuple[ModuleType, str], Any]
 
 # Searching and looking out only delay what the schedule decides; the rest makes rare ways common.
 SHRUNK: Values = {
-    (fairpool._locks.combiner, "LOOKS_BEFORE_QUEUEING"): 1,
+    (fairpool._locks.tasks, "LOOKS_BEFORE_QUEUEING"): 1,
     (fairpool._locks.combiner, "PASS_SECTIONS"): 2,
-    (fairpool._locks.combiner, "SECTIONS_BETWEEN_REVIEWS"): 2,
+    (fairpool._locks.exit, "SECTIONS_BETWEEN_REVIEWS"): 2,
     (fairpool._tasks.future, "LOOKS_BEFORE_PARKING"): 0,
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 1,
     (fairpool._scheduler.worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,

@@ -392,12 +392,13 @@ def without(mechanism: str) -> Iterator[None]:
     - home: a lock is served by whoever comes.
     """
     import fairpool._locks.combiner as combiner
+    import fairpool._locks.exit as lock_exit
     import fairpool._scheduler.worker as worker
 
     owner, name, value = {
         "combining": (combiner, "PASS_SECTIONS", 1),
         "stealing": (worker.Worker, "_take_published", _take_own_published),
-        "home": (combiner, "GO_HOME_ABOVE", FOREVER),
+        "home": (lock_exit, "GO_HOME_ABOVE", FOREVER),
     }[mechanism]
     if not hasattr(owner, name):
         raise NotThereYet(f"no switch {name} any more")

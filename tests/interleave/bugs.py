@@ -488,8 +488,8 @@ BUGS = [
     # --- locks: in and out --------------------------------------------------------------------
     Bug(
         "a lock goes out of use with the key that others have at hand (D3)",
-        "_locks.combiner",
-        "Combiner.go_out_of_use",
+        "_locks.key",
+        "KeyedLock.go_out_of_use",
         """            self._use_key(key)  # D3
 """,
         """            key = self.key
@@ -501,8 +501,8 @@ BUGS = [
     ),
     Bug(
         "a lock's new key can be taken before it is the one that is released (D3)",
-        "_locks.combiner",
-        "Combiner._use_key",
+        "_locks.key",
+        "KeyedLock._use_key",
         """        self.take_key = _take_nothing
         self.release_key = key.release
         read_by_many(key, self.release_key)
@@ -517,8 +517,8 @@ BUGS = [
     ),
     Bug(
         "a lock that goes out of use does not look at its queue again (D4)",
-        "_locks.combiner",
-        "Combiner.go_out_of_use",
+        "_locks.key",
+        "KeyedLock.go_out_of_use",
         """            self.rotate(0)  # D4: M2, with the new key; and also for what is held back
             if not self.queue:
                 return
@@ -530,8 +530,8 @@ BUGS = [
     ),
     Bug(
         "a task that gives the key back does not look at the queue again (M2)",
-        "_locks.combiner",
-        "Combiner.__aexit__",
+        "_locks.tasks",
+        "TaskEntry.__aexit__",
         """        self.rotate(0)  # M2: `holds_work`, written out
         if self.queue and self.key.acquire(False):
 """,
@@ -550,8 +550,8 @@ BUGS = [
     ),
     Bug(
         "a stack that gives the key back does not look at the queue again (M2)",
-        "_locks.combiner",
-        "Combiner._serve_elsewhere",
+        "_locks.key",
+        "KeyedLock.hand_over_key",
         "                if more and self.key.acquire(False):\n                    continue\n",
         "",
         k.MEETS["thread", "thread"],
@@ -559,8 +559,8 @@ BUGS = [
     ),
     Bug(
         "who queues a section does not try the key (L2)",
-        "_locks.combiner",
-        "Combiner.see_to_queue",
+        "_locks.key",
+        "KeyedLock.see_to_queue",
         "        if self.key.acquire(False):  # L2\n",
         "        if False:\n",
         k.MEETS["thread", "thread"],
@@ -568,8 +568,8 @@ BUGS = [
     ),
     Bug(
         "a task that queues its request does not try the key (L2)",
-        "_locks.combiner",
-        "Combiner.queue_up",
+        "_locks.tasks",
+        "TaskEntry.queue_up",
         "        if self.key.acquire(False):  # L2\n",
         "        if False:\n",
         k.MEETS["task", "task"],
@@ -577,8 +577,8 @@ BUGS = [
     ),
     Bug(
         "a task that finds the key enters before those in the queue (E1)",
-        "_locks.combiner",
-        "Combiner.__aenter__",
+        "_locks.tasks",
+        "TaskEntry.__aenter__",
         "            not self.queue\n            and (home is worker or home is None)\n",
         "            (home is worker or home is None)\n",
         k.no_task_overtakes,
@@ -586,8 +586,8 @@ BUGS = [
     ),
     Bug(
         "a thread that finds the key enters before those in the queue (E1)",
-        "_locks.combiner",
-        "Combiner._enter_stack",
+        "_locks.threads",
+        "ThreadEntry._enter_blocking",
         """        if not self.queue and (
             self.take_key(False) or (not self.in_use and self.take_unused_key())
         ):
@@ -598,8 +598,8 @@ BUGS = [
     ),
     Bug(
         "a task gives the key back before it has written that nobody is inside",
-        "_locks.combiner",
-        "Combiner.__aexit__",
+        "_locks.tasks",
+        "TaskEntry.__aexit__",
         """            self._account(monotonic_ns())
         except SHORT_OF_ROOM:
             self.served = 0
@@ -645,11 +645,11 @@ BUGS = [
     ),
     Bug(
         "a task that leaves is published before it is written that nobody is inside",
-        "_locks.combiner",
-        "Combiner.left",
+        "_locks.tasks",
+        "TaskEntry.after_leave",
         """        self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
-            self._serve_elsewhere()
+            self.hand_over_key()
             return continuation  # as if it had yielded
         worker.publish(continuation)
 """,
@@ -670,8 +670,8 @@ BUGS = [
     ),
     Bug(
         "a guest that is just being let in seems to wait for itself",
-        "_locks.combiner",
-        "Guest.sources",
+        "_locks.waiters",
+        "ExternalWaiter.sources",
         "owner is None or owner is self or is_final(self)",
         "owner is None or is_final(self)",
         k.MEETS["section", "guest"],
@@ -748,8 +748,8 @@ BUGS = [
     ),
     Bug(
         "who asks for a pass wakes nobody (S3)",
-        "_locks.combiner",
-        "Combiner.dispatch",
+        "_locks.key",
+        "KeyedLock.dispatch",
         "            scheduler.notify_or_abandon(target)  # S3\n",
         "            pass\n",
         k.MEETS["section", "thread"],
@@ -769,8 +769,8 @@ BUGS = [
         "a request is given up although it was granted",
         "_tasks.request",
         "Request.give_up",
-        "        if not Wish.give_up(self):\n            return False\n",
-        "        Wish.give_up(self)\n",
+        "        if not LockRequest.give_up(self):\n            return False\n",
+        "        LockRequest.give_up(self)\n",
         k.task_is_cancelled,
         500,
     ),
@@ -795,18 +795,18 @@ BUGS = [
     ),
     Bug(
         "the key is lost with a guest that is cancelled when it was let in",
-        "_locks.combiner",
-        "Combiner._enter_as_guest",
-        "                self.leave_stack()  # it was granted, and nobody will leave\n",
+        "_api.lock",
+        "Lock.enter_external",
+        "                self.end_section()  # it was granted, and nobody will leave\n",
         "                pass\n",
         k.guest_is_cancelled,
         50,
     ),
     Bug(
         "a thread whose time is up as it is let in does not wait until it is the owner",
-        "_locks.combiner",
-        "Combiner._gave_up",
-        "            if self.owner is stay.owner:\n                return False\n",
+        "_locks.threads",
+        "ThreadEntry._gave_up",
+        "            if self.owner is waiter.owner:\n                return False\n",
         "            return False\n",
         k.time_is_up_as_the_turn_comes,
         2000,
@@ -825,15 +825,15 @@ BUGS = [
         "all_of keeps the first lock if it is cancelled at the second one",
         "_api.lock",
         "_AllOf.__aenter__",
-        "            for lock in reversed(entered):\n                lock.leave_stack()\n",
+        "            for lock in reversed(entered):\n                lock.end_section()\n",
         "",
         k.all_of_is_cancelled,
         5000,
     ),
     Bug(
         "a task that queues its request does not look for a cycle",
-        "_locks.combiner",
-        "Combiner.queue_up",
+        "_locks.tasks",
+        "TaskEntry.queue_up",
         "        self._check_wait(worker.item.task, request)\n",
         "",
         k.cycle_is_found,
@@ -841,21 +841,21 @@ BUGS = [
     ),
     Bug(
         "a thread looks for a cycle before it has said that it waits",
-        "_locks.combiner",
-        "Combiner._stay",
+        "_locks.threads",
+        "ThreadEntry._wait_blocking",
         """                if timeout is None:
-                    task.awaited = stay
-                    stay.helps = stay.serves = self._may_lend(task)
-                    if stay.helps:
-                        self.scheduler.helpers[stay] = None  # H1
-                self.enqueue(stay)
+                    task.awaited = waiter
+                    waiter.helps = waiter.serves = self._may_lend(task)
+                    if waiter.helps:
+                        self.scheduler.helpers[waiter] = None  # H1
+                self.enqueue(waiter)
                 if timeout is None:
-                    self._check_wait(task, stay)
+                    self._check_wait(task, waiter)
 """,
-        """                self.enqueue(stay)
+        """                self.enqueue(waiter)
                 if timeout is None:
-                    self._check_wait(task, stay)
-                    task.awaited = stay
+                    self._check_wait(task, waiter)
+                    task.awaited = waiter
 """,
         k.cycle_with_threads_is_found,
         500,
@@ -863,8 +863,8 @@ BUGS = [
     # --- locks: linearizability ---------------------------------------------------------------
     Bug(
         "a thread that enters at once does not ask for the key",
-        "_locks.combiner",
-        "Combiner._enter_stack",
+        "_locks.threads",
+        "ThreadEntry._enter_blocking",
         """        if not self.queue and (
             self.take_key(False) or (not self.in_use and self.take_unused_key())
         ):
@@ -876,8 +876,8 @@ BUGS = [
     ),
     Bug(
         "a thread that leaves has a worker give the key back, and is gone before that",
-        "_locks.combiner",
-        "Combiner._serve_elsewhere",
+        "_locks.key",
+        "KeyedLock.hand_over_key",
         "            if first is None:\n                self.key.release()  # M1\n",
         "            if first is None:\n                self.dispatch()\n                return\n",
         a.ALL[2],
@@ -886,18 +886,18 @@ BUGS = [
     ),
     Bug(
         "a thread that was let in as its time was up takes it that it was not",
-        "_locks.combiner",
-        "Combiner._gave_up",
-        "            if self.owner is stay.owner:\n                return False\n",
-        "            return self.owner is not stay.owner\n",
+        "_locks.threads",
+        "ThreadEntry._gave_up",
+        "            if self.owner is waiter.owner:\n                return False\n",
+        "            return self.owner is not waiter.owner\n",
         a.ALL[15],
         500,
         "systematic",
     ),
     Bug(
         "a thread that has left does not look at the queue again, and one waits for ever",
-        "_locks.combiner",
-        "Combiner._serve_elsewhere",
+        "_locks.key",
+        "KeyedLock.hand_over_key",
         "                if more and self.key.acquire(False):\n                    continue\n",
         "",
         a.ALL[5],
@@ -918,8 +918,8 @@ BUGS = [
         "a cancellation takes back what was granted just before",
         "_tasks.request",
         "Request.give_up",
-        "        if not Wish.give_up(self):\n            return False\n",
-        "        Wish.give_up(self)\n",
+        "        if not LockRequest.give_up(self):\n            return False\n",
+        "        LockRequest.give_up(self)\n",
         a.ALL[32],
         2000,
         "systematic",
@@ -968,8 +968,8 @@ BUGS = [
     ),
     Bug(
         "the workers of a closed pool are not told that nobody waits for a lock any more",
-        "_locks.combiner",
-        "Combiner._tell_workers",
+        "_locks.key",
+        "KeyedLock._tell_workers",
         "            self.scheduler.parking.unpark_all()\n",
         "            pass\n",
         k.shutdown_meets_a_waiting_thread,
@@ -1109,40 +1109,40 @@ BUGS = [
     # --- threads that wait are lent -----------------------------------------------------------
     Bug(
         "a thread is lent although it is inside a section",
-        "_locks.combiner",
-        "Combiner._may_lend",
-        "            and visitor.inside == 1\n",
+        "_locks.helping",
+        "LockHelp._may_lend",
+        "            and owner.inside == 1\n",
         "",
         s.nobody_is_lent_inside_a_section,
         50,
     ),
     Bug(
         "who lends a thread does not claim its stay (V1)",
-        "_locks.combiner",
-        "Combiner.nominate",
-        "                parker = stay.pop()  # V1\n",
-        "                parker = stay[-1]\n",
+        "_locks.helping",
+        "LockHelp.nominate",
+        "                parker = waiter.pop()  # V1\n",
+        "                parker = waiter[-1]\n",
         s.lender_is_busy_when_its_turn_comes,
         50,
     ),
     Bug(
         "a lender does not look whether its turn has come (R2)",
-        "_locks.combiner",
-        "Combiner._put_back",
-        "        if stay.passed_over:  # R2\n",
+        "_locks.helping",
+        "LockHelp._put_back",
+        "        if waiter.passed_over:  # R2\n",
         "        if False:\n",
         s.lender_is_busy_when_its_turn_comes,
         50,
     ),
     Bug(
         "a lender looks whether its turn has come before it can be claimed (R2 before R1)",
-        "_locks.combiner",
-        "Combiner._put_back",
-        """        stay.append(parker)  # R1
-        if stay.passed_over:  # R2
+        "_locks.helping",
+        "LockHelp._put_back",
+        """        waiter.append(parker)  # R1
+        if waiter.passed_over:  # R2
 """,
-        """        passed_over = stay.passed_over
-        stay.append(parker)
+        """        passed_over = waiter.passed_over
+        waiter.append(parker)
         if passed_over:
 """,
         s.waiting_threads_are_lent,
@@ -1150,8 +1150,8 @@ BUGS = [
     ),
     Bug(
         "a lender that was passed over does not try the key (R4)",
-        "_locks.combiner",
-        "Combiner._put_back",
+        "_locks.helping",
+        "LockHelp._put_back",
         "            if self.key.acquire(False):  # R4\n",
         "            if False:\n",
         s.lender_is_busy_when_its_turn_comes,
@@ -1159,21 +1159,21 @@ BUGS = [
     ),
     Bug(
         "who has lost the claim of a busy stay lets its thread in",
-        "_locks.combiner",
-        "Combiner._grant",
-        "                        lender.leaving = True  # its turn has come; only an optimization\n"
-        "                    return False\n",
-        "                        lender.leaving = True\n"
-        "                    self.owner = item.owner\n"
-        "                    return True\n"
-        "                    return False\n",
+        "_locks.waiters",
+        "ThreadWaiter.grant",
+        "                    lender.leaving = True  # its turn has come; only an optimization\n"
+        "                return False\n",
+        "                    lender.leaving = True\n"
+        "                lock.owner = self.owner\n"
+        "                return True\n"
+        "                return False\n",
         s.lender_runs_what_needs_the_lock,
         50,
     ),
     Bug(
         "a lender keeps its seat (E3)",
-        "_locks.combiner",
-        "Combiner._come_back",
+        "_locks.helping",
+        "LockHelp._come_back",
         "        scheduler.parking.give_up_seat()  # E3\n",
         "",
         s.waiting_threads_are_lent,
@@ -1190,17 +1190,17 @@ BUGS = [
     ),
     Bug(
         "who gives up takes a stay that is being lent for one that was let in",
-        "_locks.combiner",
-        "Combiner._gave_up",
-        "            if self.owner is stay.owner:\n                return False\n",
+        "_locks.threads",
+        "ThreadEntry._gave_up",
+        "            if self.owner is waiter.owner:\n                return False\n",
         "            return False\n",
         s.lender_is_interrupted,
         2000,
     ),
     Bug(
         "a thread that comes does not look for locks that nobody serves",
-        "_locks.combiner",
-        "Combiner._stay",
+        "_locks.threads",
+        "ThreadEntry._wait_blocking",
         "            if self.scheduler.unserved:\n",
         "            if False:\n",
         s.two_wait_where_nobody_else_is,
@@ -1217,8 +1217,8 @@ BUGS = [
     ),
     Bug(
         "a lock is written down as unserved after it was put into a queue (S0 after S1)",
-        "_locks.combiner",
-        "Combiner.dispatch",
+        "_locks.key",
+        "KeyedLock.dispatch",
         """            scheduler.unserved.add(self)  # S0
 """,
         """            scheduler.injector.append(self)
@@ -1250,7 +1250,7 @@ BUGS = [
     ),
     Bug(
         "who gives way is published although somebody else resumes it",
-        "_locks.combiner",
+        "_locks.tasks",
         "_GiveWay._suspend",
         "        if continuation.disarm():\n",
         "        if True:\n",
@@ -1259,7 +1259,7 @@ BUGS = [
     ),
     Bug(
         "who gives way is published and stays armed",
-        "_locks.combiner",
+        "_locks.tasks",
         "_GiveWay._suspend",
         "        if continuation.disarm():\n",
         "        if continuation.armed:\n",

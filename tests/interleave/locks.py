@@ -11,7 +11,7 @@ import time
 from asyncio import CancelledError as TaskCancelled
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import combinations_with_replacement
 from types import FunctionType
 from typing import Any
@@ -20,6 +20,7 @@ from interleave.scenarios import NEVER, at_once, pool_of
 
 import fairpool
 import fairpool._locks.combiner
+import fairpool._locks.exit
 from fairpool import FairPool
 
 
@@ -361,14 +362,14 @@ def held_while_suspended() -> None:
 
 @contextmanager
 def set_to(**values: int) -> Iterator[None]:
-    """Constants of the combiner, set to these values."""
-    module = vars(fairpool._locks.combiner)
-    before = {name: module[name] for name in values}
-    module.update(values)
-    try:
+    """Constants of the locks, set to these values."""
+    modules = (vars(fairpool._locks.combiner), vars(fairpool._locks.exit))
+    with ExitStack() as undo:
+        for name, value in values.items():
+            module = next(each for each in modules if name in each)
+            undo.callback(module.__setitem__, name, module[name])
+            module[name] = value
         yield
-    finally:
-        module.update(before)
 
 
 def pass_ends_by_count() -> None:

@@ -444,7 +444,7 @@ def test_one_that_comes_during_a_sweep_is_behind_the_others() -> None:
 def test_sections_in_a_sweepers_hands_are_cancelled_with_the_others() -> None:
     with FairPool(1) as pool:
         there = Swept(pool)
-        there.sweep(lambda: there.lock.cancel_sections(fairpool._locks.combiner.Section))
+        there.sweep(lambda: there.lock.cancel_sections(submitted_only=True))
         there.open()
         assert all(each.cancelled() for each in there.waits)
         assert there.all_served() == []

@@ -30,7 +30,7 @@ import fairpool._locks.combiner
 import fairpool._scheduler.scheduler
 from fairpool import FairPool
 from fairpool._core.sync import here, yield_cpu
-from fairpool._locks.combiner import Stay
+from fairpool._locks.waiters import ThreadWaiter
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
@@ -1063,7 +1063,7 @@ def lend_one(pool: FairPool, stay: Callable[[Contest], object], lock: Any = None
     contest = Contest(pool, lock)
 
     def inside() -> None:
-        waiting = [item for item in contest.lock.queue.items() if type(item) is Stay]
+        waiting = [item for item in contest.lock.queue.items() if type(item) is ThreadWaiter]
         if any(item.lent for item in waiting):
             until(lambda: "first" in contest.went_on)
 
@@ -1113,7 +1113,7 @@ def run_behind_workers(pool: FairPool) -> str:
     contest = Contest(pool)
 
     def inside() -> None:
-        waiting = [item for item in contest.lock.queue.items() if type(item) is Stay]
+        waiting = [item for item in contest.lock.queue.items() if type(item) is ThreadWaiter]
         assert len(waiting) == 1
         if any(item.lent for item in waiting):
             until(lambda: "first" in contest.went_on)
@@ -1270,7 +1270,7 @@ def test_lender_that_was_passed_over_goes_next(make_pool: Callable[..., FairPool
 
     def third() -> None:
         release.set()
-        until(lambda: type(lock.queue.first()) is Stay)
+        until(lambda: type(lock.queue.first()) is ThreadWaiter)
 
     async def clients() -> None:
         await fairpool.gather(

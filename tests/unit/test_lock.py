@@ -38,8 +38,14 @@ from fairpool import (
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.sync import here, yield_cpu
 from fairpool._locks import combiner as combiner_module
+from fairpool._locks import exit as exit_module
+from fairpool._locks import tasks as tasks_module
+from fairpool._locks import threads as threads_module
+from fairpool._locks.owners import ThreadOwner, current_owner
+from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.worker import SPREE_MAX, Worker
 from fairpool._tasks.future import CANCELLED, claim, conclude
+from fairpool._tasks.request import Request
 
 MakePool = Callable[..., FairPool]
 
@@ -129,7 +135,7 @@ def desk() -> Iterator[Desk]:
 @pytest.fixture(autouse=True)
 def without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     # Looking whether the lock becomes free changes nothing of the protocol, and costs many moments.
-    monkeypatch.setattr(combiner_module, "LOOKS_BEFORE_QUEUEING", 0)
+    monkeypatch.setattr(tasks_module, "LOOKS_BEFORE_QUEUEING", 0)
 
 
 class Inside:
@@ -236,7 +242,7 @@ class Party:
             while True:  # also past a `Leave`
                 yielded = self.future.send(None)
                 if not isinstance(yielded, Future):
-                    yielded.leave_stack()
+                    yielded.end_section()
                 elif not yielded.done():
                     return
         except StopIteration:
@@ -246,8 +252,8 @@ class Party:
 
     def stay(self) -> None:
         # By its parts: the thread that waits is no part of the protocol.
-        self.owner = combiner_module.Visitor(self.name)
-        self.wish = combiner_module.Stay(self.desk.lock, 0, self.owner)
+        self.owner = ThreadOwner(self.name)
+        self.wish = ThreadWaiter(self.desk.lock, 0, self.owner)
         self.desk.lock.enqueue(self.wish)
         self.poll_stay()
 
@@ -255,7 +261,7 @@ class Party:
         if self.outcome == "waits" and self.wish.parker.acquire(False):
             assert self.desk.lock.owner is self.owner
             self.section()
-            self.desk.lock.leave_stack()
+            self.desk.lock.end_section()
 
     # What others do to it.
 
@@ -382,7 +388,7 @@ class Scene:
 
     def leave(self) -> None:
         if self.held == "outside":
-            self.desk.lock.leave_stack()
+            self.desk.lock.end_section()
         else:
             self.holder.release()
             self.desk.step()
@@ -546,7 +552,7 @@ def test_a_late_registrant_does_not_take_a_coroutine_out_of_the_queue(
             desk.step()
         desk.run()
         inside.leave("the test")
-        desk.lock.leave_stack()
+        desk.lock.end_section()
         desk.run()
         assert task.done()
         assert not task.cancelled() or not moment.reached
@@ -562,7 +568,7 @@ def test_ticket_order(desk: Desk) -> None:
         for party in parties:
             party.ask()
             desk.run()
-        desk.lock.leave_stack()
+        desk.lock.end_section()
         for _ in range(9):
             desk.run()
             for party in parties:
@@ -614,7 +620,7 @@ def test_the_sections_are_counted(count: int, desk: Desk) -> None:
     for party in parties:
         party.ask()
         desk.run()
-    desk.lock.leave_stack()
+    desk.lock.end_section()
     while any(party.outcome == "waits" for party in parties):
         desk.run()
         for party in parties:
@@ -883,7 +889,8 @@ def test_sections_go_home_when_they_are_long_and_not_when_one_was_cut_off(
     pool = make_pool(1)
     lock = pool.lock()
     clock = 0
-    monkeypatch.setattr(combiner_module, "monotonic_ns", lambda: clock)
+    for module in (combiner_module, exit_module, tasks_module, threads_module):
+        monkeypatch.setattr(module, "monotonic_ns", lambda: clock)
 
     def section(length: int) -> None:
         nonlocal clock
@@ -904,8 +911,8 @@ def test_sections_go_home_when_they_are_long_and_not_when_one_was_cut_off(
                 yield_cpu()
         return lock.statistics().home is not None
 
-    once = combiner_module.SECTIONS_BETWEEN_REVIEWS
-    above, below = combiner_module.GO_HOME_ABOVE + 1, combiner_module.STAY_BELOW - 1
+    once = exit_module.SECTIONS_BETWEEN_REVIEWS
+    above, below = exit_module.GO_HOME_ABOVE + 1, exit_module.STAY_BELOW - 1
     assert not sections(*[below] * once)
     assert not sections(*[below] * (once - 1), 100 * above)  # the system has cut it off
     assert not sections(*[below] * once)
@@ -1317,8 +1324,8 @@ def test_a_stay_that_is_granted_as_its_time_is_over(make_pool: MakePool) -> None
         begin = threading.Event()
 
         def stay(outcome: list[bool] = outcome, begin: threading.Event = begin) -> None:
-            owner = combiner_module.who_calls()
-            wish = combiner_module.Stay(lock, 0, owner)
+            owner = current_owner()
+            wish = ThreadWaiter(lock, 0, owner)
             lock.enqueue(wish)
             begin.set()
             go_on.wait(TIMEOUT)
@@ -1563,7 +1570,7 @@ def test_a_forked_child_serves_nobody_who_waits_in_the_parent(make_pool: MakePoo
         child = os.fork()
         if child == 0:
             try:
-                lock.leave_stack()
+                lock.end_section()
                 os._exit(len(lock.queue) + 2 * bool(pool._scheduler.workers))
             finally:
                 os._exit(9)
@@ -1574,7 +1581,7 @@ def test_a_forked_child_serves_nobody_who_waits_in_the_parent(make_pool: MakePoo
 
 def test_a_task_that_has_waited_leaves_no_cycle(desk: Desk) -> None:
     def requests() -> int:
-        return sum(type(each) is combiner_module.Request for each in gc.get_objects())
+        return sum(type(each) is Request for each in gc.get_objects())
 
     inside = Inside()
     gc.collect()
@@ -1588,7 +1595,7 @@ def test_a_task_that_has_waited_leaves_no_cycle(desk: Desk) -> None:
             desk.run()
         parties[1].cancel()
         assert requests() == before + 3
-        desk.lock.leave_stack()
+        desk.lock.end_section()
         finish(desk, parties, inside)
         assert requests() == before
     finally:

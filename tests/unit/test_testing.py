@@ -712,7 +712,7 @@ def test_a_run_that_is_unwound_leaves_nothing_behind() -> None:
     def scenario(pool: FairPool) -> None:
         assert not vars(here)
         assert not waits()
-        here.worker = here.visitor = pool  # as in the midst of a wait that was cut off
+        here.worker = here.thread_owner = pool  # as in the midst of a wait that was cut off
         write_wait(Future(), None, ())
         raise ValueError
 

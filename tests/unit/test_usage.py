@@ -18,6 +18,9 @@ from fairpool._core import accounts as _share
 from fairpool._core.accounts import VIRTUAL_NANOSECOND, WEIGHT_MIN, Principal, jain_index
 from fairpool._core.sync import yield_cpu
 from fairpool._locks import combiner as _combiner
+from fairpool._locks import exit as _exit
+from fairpool._locks import tasks as _tasks
+from fairpool._locks import threads as _threads
 from fairpool._locks import usage as _usage
 from fairpool._locks.usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
 from fairpool._tasks.request import Request
@@ -42,7 +45,7 @@ class Desk:
     def add(self, deadline: float, target: Any) -> None:  # of timers
         self.armed.append((round(deadline * 1e9), target))
 
-    def _serve_elsewhere(self) -> None:  # of a lock
+    def hand_over_key(self) -> None:  # of a lock
         self.looks += 1
         self.key.release()
 
@@ -548,7 +551,7 @@ def test_each_tiny_section_is_charged(
     order: str, make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_000_000_000_000
-    for module in (_usage, _combiner):
+    for module in (_usage, _combiner, _exit, _tasks, _threads):
         monkeypatch.setattr(module, "monotonic_ns", lambda: now)
     pool = make_pool(1)
     share = pool.share("a")

@@ -1,0 +1,182 @@
+"""`LockExit`: where a section ends, its accounting, and the waiters that give up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairpool._core.sync import (
+    SHORT_OF_ROOM,
+    here,
+    monotonic_ns,
+    need_stack,
+    start_new_thread,
+)
+from fairpool._locks.key import KeyedLock
+from fairpool._locks.owners import ThreadOwner
+from fairpool._locks.waiters import Sweep, has_given_up
+
+__all__ = ["GO_HOME_ABOVE", "SECTIONS_BETWEEN_REVIEWS", "STAY_BELOW", "LockExit"]
+
+# A lock goes home (see `Combiner.home`) when its mean section is longer than the first, and is
+# served where the task is when it is shorter than the second (ns).
+GO_HOME_ABOVE = 10_000
+STAY_BELOW = 5_000
+
+# The mean is looked at after this many sections.
+SECTIONS_BETWEEN_REVIEWS = 16
+
+
+class LockExit(KeyedLock):
+    """The end of a section on a stack that goes on, and of a wait that was in vain."""
+
+    __slots__ = ()
+
+    # --- the end of a section ---------------------------------------------------------------------
+
+    def end_section(self) -> None:
+        """A section has ended on a stack that goes on.
+
+        With no more stack than the entry has needed (docs/protocols/room.md): this frame, and calls
+        in C.
+        """
+        owner = self.owner
+        if owner.is_thread:
+            owner.inside -= 1
+            if owner.loans:
+                self._end_section_and_loans(owner)
+                return
+        try:
+            self._account(monotonic_ns())
+        except SHORT_OF_ROOM:  # it is not counted
+            self.served = 0
+            self.owner = None
+        try:
+            self.hand_over_key()
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(self.hand_over_key, ())
+            except (RuntimeError, MemoryError):
+                self.release_key()  # whoever comes next serves those that wait
+
+    def _end_section_and_loans(self, owner: ThreadOwner) -> None:
+        loans, owner.loans = owner.loans, []
+        owner.inside += 1
+        try:
+            self.end_section()
+        finally:
+            owner.loans = loans
+            owner.take_back()
+
+    def end_section_of(self, task: Any) -> None:
+        """A section that was suspended has ended, or a guest with nothing to do was let in."""
+        self.end_section()
+
+    # --- accounting -------------------------------------------------------------------------------
+
+    def _account_pass(self, now: int, count: int) -> None:
+        """These sections of a pass have ended (key)."""
+        self.served = 0
+        if count:
+            self.owner = None  # before their tasks can be anywhere else
+            stats = self.stats
+            stats.busy += now - self.began
+            stats.combined += count
+            if count > stats.longest_pass:
+                stats.longest_pass = count
+            if stats.inline + stats.combined - stats.reviewed >= SECTIONS_BETWEEN_REVIEWS:
+                self._review()
+
+    def _account(self, now: int) -> None:
+        """A section has ended on a stack that goes on (key)."""
+        if self.served:
+            self._account_pass(now, self.served)
+            return
+        self.owner = None  # before its task can be anywhere else
+        stats = self.stats
+        stats.busy += now - self.began
+        stats.inline = inline = stats.inline + 1
+        if not inline % SECTIONS_BETWEEN_REVIEWS:
+            self._review()
+
+    def _review(self) -> None:
+        """Decide whether to go home (key)."""
+        stats = self.stats
+        sections = stats.inline + stats.combined
+        before = stats.mean
+        stats.mean = mean = (stats.busy - stats.busy_reviewed) // (sections - stats.reviewed)
+        stats.reviewed, stats.busy_reviewed = sections, stats.busy
+        preferred = self.preferred
+        if preferred is None or preferred.gone:
+            worker = here.worker
+            self.home = None
+            self.preferred = None
+            if worker is None or worker.scheduler is not self.scheduler or not worker.stays:
+                return
+            self.preferred = worker
+        if mean > GO_HOME_ABOVE:
+            # Twice in a row: a section that the system has interrupted is one in a thousand, and
+            # may be a hundred times as long as the others.
+            if before > GO_HOME_ABOVE:
+                self.home = self.preferred
+        elif mean < STAY_BELOW:
+            self.home = None
+
+    def mean_section(self) -> int:
+        """The mean of the last sections, in ns."""
+        stats = self.stats
+        return stats.mean or stats.busy // (stats.inline + stats.combined or 1)
+
+    # --- giving up --------------------------------------------------------------------------------
+
+    def forget(self, item: Any) -> None:
+        """A request was given up. Whoever has claimed it calls this, after that."""
+        if self.queue.give_up(item):
+            self.sweep()
+        self._tell_workers()
+
+    def waiting(self) -> list[Any]:
+        """All that wait, and perhaps some that have given up. From any thread."""
+        items = self.queue.items()
+        for sweep in {item for item in items if item.taken is not None}:
+            items += sweep.taken.copy()
+        return items
+
+    def sweep(self) -> None:
+        """Take those out of the queue that have given up. From any thread, without the key.
+
+        The thread goes to the head of the queue, as one that waits. So nobody is served past it,
+        and the key may be given to it: then it serves when it has done.
+        """
+        queue = self.queue
+        while queue.is_half_empty():
+            need_stack()
+            try:
+                queue.idle.pop()  # W0
+            except IndexError:
+                return  # another one is doing it, and looks again after W6
+            sweep = Sweep()
+            try:
+                # Three times: a combiner takes one of them, and the queue is still not empty.
+                queue.sweep((sweep, sweep, sweep), sweep.taken, has_given_up)
+            finally:
+                got_key = not sweep.end()  # W5
+                while queue.discard(sweep):
+                    pass
+                queue.idle.append(None)  # W6
+                if got_key:
+                    self.hand_over_key()
+                elif self.scheduler.unserved:
+                    self.scheduler.notify_if_work()  # a waiter in its hands was overlooked
+
+    def cancel_sections(self, submitted_only: bool = False) -> None:
+        """Cancel the sections that wait here now: all that are tasks, or those of `submit` only."""
+        for item in self.waiting():
+            if item.is_submitted or (item.is_section and not submitted_only):
+                item.give_up()
+
+    def abandon_sections(self, error: BaseException) -> None:
+        """End the sections that wait here now, with an error that has been reported."""
+        for item in self.waiting():
+            if item.is_section:
+                item.abandon(error)
+                self.forget(item)

@@ -1,0 +1,154 @@
+"""`LockHelp`: a thread that waits for a lock helps meanwhile.
+
+It runs one continuation that the combiner has published, or serves the lock where nobody else is
+there to do so. Protocol and proof: `docs/protocols/joining.md`.
+"""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from typing import Any
+
+from fairpool._core.sync import stack_is_deep
+from fairpool._locks.exit import LockExit
+from fairpool._locks.owners import ThreadOwner
+from fairpool._locks.waiters import ThreadWaiter
+
+__all__ = ["LockHelp"]
+
+
+class LockHelp(LockExit):
+    """How a waiting thread is lent, and comes back."""
+
+    __slots__ = ()
+
+    def _may_lend(self, owner: ThreadOwner) -> bool:
+        """Whether the calling thread, no worker, may run what is others' while it waits here."""
+        return (
+            self.scheduler.lends
+            and owner.inside == 1
+            and self.ledger is None  # where shares take their turns, nobody knows its own
+            and _get_running_loop() is None  # what it runs would take that loop for its own
+            and not stack_is_deep()
+        )
+
+    def _may_serve(self, worker: Any) -> bool:
+        """Whether the calling worker, in a task of a pool without threads, may serve this lock."""
+        scheduler = self.scheduler
+        return bool(
+            scheduler.lends
+            and not scheduler.max_workers
+            and worker.scheduler is scheduler
+            and self.ledger is None
+            and worker.may_run_inline()
+            and _get_running_loop() is None
+        )
+
+    def _notify(self) -> None:
+        """Have what was published taken: by a parked worker, one that waits here, or a new one."""
+        scheduler = self.scheduler
+        if not scheduler.parking.parked:
+            self.nominate()
+        scheduler.notify()  # returns at once where one is on its way
+
+    def nominate(self) -> None:
+        """Lend a thread that waits here, the one which expects to wait longest, if it is any use.
+
+        That is: if something was published, there is a seat, no worker is looking for work, and the
+        wait is expected to be longer than what the thread is lent for.
+        """
+        scheduler = self.scheduler
+        if not scheduler.lends or scheduler.searching or not scheduler.seats or scheduler.shares:
+            return
+        # Who helps does H1, then looks here for what is published; who publishes does
+        # S1 before this. Both take the mutex of `published`: one of the two sees the other.
+        if not any(waiter.lock is self for waiter in scheduler.helpers.copy()):
+            return
+        if not scheduler.workers or not scheduler.has_published():
+            return
+        section, least = self.mean_section(), scheduler.mean_continuation
+        waiting = self.queue.items()
+        while waiting and len(waiting) * section >= least:
+            waiter = waiting.pop()
+            if not waiter.helps:
+                continue
+            try:
+                parker = waiter.pop()  # V1
+            except IndexError:  # granted, given up or lent
+                continue
+            if scheduler.parking.take_seat(waiter):  # V2
+                waiter.lent = True
+                parker.release()  # V3
+            else:
+                self._put_back(waiter, parker)
+            return
+
+    def finds_server(self) -> bool:
+        """Whether `find_server` would find one, and something to do for it."""
+        waiting = self.queue.items()
+        return (
+            bool(waiting)
+            and (not waiting[0].needs_worker or any(each.serves and each for each in waiting))
+            and self.scheduler.lies_in_queue(self)
+        )
+
+    def find_server(self, seat: list[None]) -> bool:
+        """Nobody is there to serve this lock, which lies in a queue: have one do it who waits here.
+
+        That one gets the seat. If the first in line needs no worker, it is let in. Whether there
+        was anything to do.
+        """
+        scheduler = self.scheduler
+        waiting = self.queue.items()
+        if waiting and not waiting[0].needs_worker:
+            if scheduler.take_out(self):
+                self.hand_over_key()
+                return True
+            return False
+        for waiter in reversed(waiting):
+            if not waiter.serves:
+                continue
+            try:
+                parker = waiter.pop()  # V1
+            except IndexError:
+                continue
+            if scheduler.take_out(self):  # V2
+                waiter.errand = self
+                scheduler.searching.add(waiter)
+                seat.clear()
+                waiter.lent = True
+                parker.release()  # V3
+                return True
+            self._put_back(waiter, parker)
+            return False
+        return False
+
+    def _lend(self, waiter: ThreadWaiter) -> None:
+        """Do on this stack, which waits here, what it was nominated for."""
+        try:
+            self.scheduler.lend(waiter)
+        finally:
+            self._come_back(waiter)
+
+    def _come_back(self, waiter: ThreadWaiter) -> None:
+        """Wait again with a waiter that was lent."""
+        waiter.lent = False
+        waiter.lender = None
+        scheduler = self.scheduler
+        scheduler.searching.discard(waiter)
+        if waiter.errand is not None:  # an interrupt has come before it could begin
+            waiter.errand = None
+            self.hand_over_key()
+        self._put_back(waiter, waiter.make_parker())
+        scheduler.parking.give_up_seat()  # E3
+        scheduler.notify_if_work()  # E4
+
+    def _put_back(self, waiter: ThreadWaiter, parker: Any) -> None:
+        """Let a waiter be claimed again; the first in line if its turn has come meanwhile."""
+        queue = self.queue
+        waiter.append(parker)  # R1
+        if waiter.passed_over:  # R2
+            waiter.passed_over = waiter.helps = waiter.serves = False  # it is passed over once
+            queue.appendleft(waiter)  # R3
+            if self.key.acquire(False):  # R4
+                self.hand_over_key()

@@ -1,0 +1,328 @@
+"""`KeyedLock`: the queue and the key of a lock, and how the key is handed over.
+
+A lock is not something that a thread sits and waits for. A *waiter* is put into the queue, and
+the lock is served by one that holds its *key*: a worker in a pass, or a thread that leaves.
+
+Guarantees, with the proofs in `docs/protocols/combining.md`:
+
+- Mutual exclusion: one section at a time, because a section is run, or granted, only by the holder
+  of the key, and the key is released only when none runs.
+- No lost request: a waiter is queued before the key is tried, and the queue is looked at after the
+  key was released. One of the two sees the other.
+
+This code assumes A1, A2 and A5 of `_sync`. Attributes that are marked *key* below are written by
+the holder of the key, and handed on with it: the key's release comes after them, its acquisition
+before (or they are handed on with the request: the `pop` that claims it is ordered by its
+`append`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import ref
+
+from fairpool._core.runqueue import WaitQueue
+from fairpool._core.sync import (
+    SHORT_OF_ROOM,
+    Lock,
+    here,
+    monotonic_ns,
+    need_stack,
+    read_by_many,
+    start_new_thread,
+    yield_cpu,
+)
+from fairpool._locks.owners import current_owner, name_of_owner
+from fairpool._locks.statistics import Counters
+from fairpool._locks.waiters import end_item
+from fairpool._tasks.request import Leave, Once, Waiter
+from fairpool._tasks.waits import locks
+
+__all__ = ["KeyedLock"]
+
+
+def _take_nothing(blocking: bool) -> bool:
+    """`take_key` of a lock that is not in use: it comes into use first."""
+    return False
+
+
+class KeyedLock:
+    """The queue and the key of a lock."""
+
+    __slots__ = (
+        "asked",
+        "began",
+        "entry",
+        "home",
+        "in_use",
+        "key",
+        "leave_door",
+        "leave_token",
+        "name",
+        "owner",
+        "preferred",
+        "queue",
+        "ready",
+        "release_key",
+        "rotate",
+        "scheduler",
+        "served",
+        "stats",
+        "take_key",
+    )
+
+    # queue:     the waiters, oldest first: see `waiters`
+    # key:       held while a section runs, and by who looks for the next one
+    # owner:     (key) whose section runs: a task, a continuation, an
+    #            external waiter, a `ThreadOwner`; None between sections
+    # began:     (key) when its section, or the pass that it is part of, began (ns)
+    # served:    (key) how many sections the pass has run, with this one; 0 if this was entered in
+    #            another way
+    # asked:     (key) when somebody was asked to serve the queue (ns)
+    # preferred: (key) the worker that has served it first, while that is there
+    # home:      (key) `preferred` if sections are worth going home for, else None
+    # in_use:    (key) whether it is among `Scheduler.locks_in_use`, as `entry`
+    # take_key:  (key) takes the key in `__aenter__`; never while the lock is not in use
+
+    def __init__(self, scheduler: Any, name: str) -> None:
+        self.scheduler = scheduler
+        self.name = name
+        self.entry = ref(self, scheduler.forget_lock)
+        self.keep_requests_in(WaitQueue())
+        self.key = Lock()
+        self._use_key(self.key)
+        self.in_use = False
+        self.owner: Any = None
+        self.began = 0
+        self.served = 0
+        self.asked = 0
+        self.preferred: Any = None
+        self.home: Any = None
+        self.leave_token = Leave(self)
+        self.leave_door = Once((self.leave_token,))
+        self.ready = Once()
+        self.stats = Counters()
+        read_by_many(self.stats)
+        if not locks:
+            locks.append(None)
+
+    def keep_requests_in(self, queue: WaitQueue) -> None:
+        """This is the queue, in its order. Before anybody else knows the lock."""
+        self.queue = queue
+        self.rotate = queue.rotate
+        read_by_many(queue, self.rotate)
+
+    def _describe(self) -> str:
+        return f"the lock {self.name}"
+
+    # What each share has used, where the lock counts it: see `_usage`.
+    ledger: Any = None
+
+    def holder(self) -> tuple[Any, ...]:
+        """The task whose section runs, if there is one: who waits for the lock waits for it."""
+        owner = self.owner
+        return () if owner is None else (owner.task,)
+
+    def check_owner(self) -> None:
+        """Raise RuntimeError where the caller is not inside."""
+        owner = self.owner
+        if owner is None or owner.task is not current_owner().task:
+            raise RuntimeError(f"{self!r} is not held by {name_of_owner(current_owner().task)}")
+
+    # --- whether it is in use: docs/protocols/combining.md ----------------------------------------
+
+    def _use_key(self, key: Any) -> None:
+        """This is the key, and who takes it has to see to `in_use`. For who has the key."""
+        self.take_key = _take_nothing
+        self.release_key = key.release
+        read_by_many(key, self.release_key)
+        self.key = key  # last: from here on others take it
+
+    def _note_use(self) -> None:
+        """A section is about to run, so this is one of the locks to look at (key)."""
+        self.scheduler.locks_in_use.add(self.entry)  # C1
+        self.take_key = self.key.acquire
+        ref(self.take_key)  # see `read_by_many`
+        self.in_use = True
+
+    def take_unused_key(self) -> bool:
+        """Take the key of a lock that is not in use, if it is free. The lock is in use then."""
+        if not self.key.acquire(False):
+            return False
+        try:
+            self._note_use()
+        except BaseException:
+            try:
+                start_new_thread(self.hand_over_key, ())
+            except (RuntimeError, MemoryError):
+                self.key.release()
+            raise
+        return True
+
+    def go_out_of_use(self) -> None:
+        """Be none of the locks to look at, if nobody is inside or waits. From any thread."""
+        key = Lock()
+        if self.queue or not self.key.acquire(False):  # D1
+            return
+        if not self.queue:
+            self.in_use = False
+            self.scheduler.locks_in_use.discard(self.entry)  # D2
+            # The old key is never released: those that have it at hand, since before D2, are not to
+            # be inside of a lock that is not in use.
+            self._use_key(key)  # D3
+            self.rotate(0)  # D4: M2, with the new key; and also for what is held back
+            if not self.queue:
+                return
+        else:
+            self.key.release()  # M1
+        self.see_to_queue()
+
+    # --- waiters ----------------------------------------------------------------------------------
+
+    def enqueue(self, item: Any) -> None:
+        """Queue what is no coroutine of this pool's."""
+        self.line_up(item)
+        self.see_to_queue()
+
+    def line_up(self, item: Any) -> None:
+        """Put it into the queue. The caller sees to the queue then, or takes it out again."""
+        self.queue.append(item)  # L1
+        if not self.in_use:  # before S2 of shutdown.md: whoever closes the pool is to find it
+            self.scheduler.locks_in_use.add(self.entry)  # C2
+
+    def see_to_queue(self) -> None:
+        """Have it served what this thread has put into the queue."""
+        if not self.in_use:
+            self.scheduler.locks_in_use.add(self.entry)  # C2
+        if self.key.acquire(False):  # L2
+            try:
+                self.hand_over_key()
+            except SHORT_OF_ROOM:
+                try:
+                    start_new_thread(self.hand_over_key, ())
+                except (RuntimeError, MemoryError):
+                    self.release_key()
+
+    def head_ticket(self) -> int:
+        """The ticket of the oldest request. For who holds the key, or the lock in its place."""
+        item = self.queue.first()
+        return 0 if item is None else item.ticket
+
+    def _grant(self, item: Waiter) -> bool:
+        """Give the key to one that needs no worker; False if it has given up (key)."""
+        if not self.in_use:
+            self._note_use()
+        return item.grant(self)
+
+    # --- handing the key over ---------------------------------------------------------------------
+
+    def hand_over_key(self) -> None:
+        """Give the key away; no section runs, and this stack goes on.
+
+        Raises one of `SHORT_OF_ROOM` only where the caller still has the key, and can do it again.
+        """
+        queue = self.queue
+        while True:
+            # What needs a worker stays in the queue: the workers of a closed pool do not end
+            # before it is served.
+            first = queue.first()
+            if first is None:
+                self.key.release()  # M1
+                # It needs no more stack than `first` did. Without memory: as if there were one.
+                try:
+                    more = queue.holds_work()  # M2
+                except MemoryError:
+                    more = True
+                if more and self.key.acquire(False):
+                    continue
+                break
+            if first.needs_worker:
+                if first:
+                    self.dispatch()
+                    return
+                queue.discard(first)  # a request that was given up
+            else:
+                need_stack()
+                if not queue.discard(first):
+                    continue  # given up, or in the hands of a sweeper, who stands in front
+                try:
+                    granted = self._grant(first)
+                except MemoryError:
+                    queue.appendleft(first)
+                    raise
+                if granted:
+                    # On the same processor, perhaps: then it goes first, and not when this thread
+                    # has done what follows its section.
+                    yield_cpu()
+                    break
+        try:
+            self._tell_workers()
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(self._tell_workers, ())
+            except (RuntimeError, MemoryError):
+                pass  # they look again after their idle time-out
+
+    def _tell_workers(self) -> None:
+        """Wake the workers of a closed pool once the queue is empty: they stay until then."""
+        if self.scheduler.ending and not self.queue:
+            self.scheduler.parking.unpark_all()
+
+    def dispatch(self, again: bool = False) -> None:
+        """Have a worker run a pass. The caller gives the key away with this.
+
+        `again`: it was on the wrong worker, and its home worker gets no new head start. Raises as
+        `hand_over_key`.
+        """
+        if not again:
+            self.asked = monotonic_ns()
+        scheduler = self.scheduler
+        if not scheduler.max_workers:
+            scheduler.unserved.add(self)  # S0
+        if scheduler.broken is not None:
+            need_stack()
+            end_item(self)
+            self.fail(scheduler.broken)
+            return
+        worker = here.worker
+        target = self.home
+        if target is None or target.gone:
+            target = worker
+        if target is None or target.scheduler is not scheduler:
+            target = None
+            scheduler.injector.append(self)  # S1
+        else:
+            if worker is not None and worker.item is self:
+                worker.item = None
+            target.services.append(self)  # S1
+        # It is given away: what follows may not fail.
+        try:
+            scheduler.notify_or_abandon(target)  # S3
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(scheduler.notify_or_abandon, (target,))
+            except (RuntimeError, MemoryError):
+                pass  # whoever queues something next wakes a worker for this, too
+
+    def fail(self, error: BaseException) -> None:
+        """There is no worker to serve this lock. For who holds the key, which this gives away.
+
+        What needs a worker is ended with the error; stacks, and coroutines of others, are let in.
+        """
+        ended: list[Any] = []
+        while not self._grant_next(ended):
+            self.key.release()  # M1
+            if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
+                break
+        for item in ended:  # with their callbacks, which may come here again
+            item.abandon(error)
+
+    def _grant_next(self, ended: list[Any]) -> bool:
+        """Give the key to the first that needs no worker; those before it go into the list."""
+        while (item := self.queue.take()) is not None:
+            if not item.needs_worker:
+                if self._grant(item):
+                    return True
+            elif (claimed := item.claim_to_end()) is not None:
+                ended.append(claimed)
+        return False

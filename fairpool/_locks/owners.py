@@ -1,0 +1,123 @@
+"""`ThreadOwner`: a thread as the owner of locks; `KeyLoan`: a pass's key, lent to foreign code.
+
+The owner of a lock is a task, the continuation of one, an `ExternalWaiter`, or a `ThreadOwner`.
+`current_owner` says which of them the calling code is. Proof: "Foreign code" in
+`docs/protocols/combining.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairpool._core.sync import here, this_thread, yield_cpu
+from fairpool._locks.waiters import ThreadWaiter
+from fairpool._tasks.future import Future
+
+__all__ = ["KeyLoan", "ThreadOwner", "current_owner", "name_of_owner"]
+
+
+class ThreadOwner(Future[None]):
+    """A thread that is no worker, as the owner of locks, and as a node of a cycle of waits."""
+
+    __slots__ = ("_name", "awaited", "inside", "loans")
+
+    # awaited: the waiter with which it waits for a lock without end. Like a coroutine, it writes it
+    #          down itself: a place where all threads wrote it down would make them wait for one
+    #          another, with the lock in their hands.
+    # inside:  how many locks, of all pools, it is inside of, or about to enter. Counted before it
+    #          tries; a count that an interrupt has left too high only keeps it from being lent.
+    # loans:   the keys of its passes that it has lent, the latest last
+
+    has_sources = True
+    is_thread = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self.awaited: ThreadWaiter | None = None
+        self.inside = 0
+        self.loans: list[KeyLoan] = []
+
+    def sources(self) -> tuple[Any, ...]:
+        waiter = self.awaited
+        return (waiter,) if waiter else ()
+
+    @property
+    def task(self) -> ThreadOwner:
+        return self
+
+    def take_back(self) -> None:
+        """Take back the keys that are not lent any more."""
+        loans = self.loans
+        while loans and loans[-1].may_end(self.inside):
+            loans.pop().take_back()
+
+    def _describe(self) -> str:
+        return self._name
+
+
+class KeyLoan:
+    """The key of a pass, given away while foreign code waits between two of its sections.
+
+    The thread takes it back when that wait is over and the foreign code is inside of no lock: its
+    pass goes on when that has returned.
+    """
+
+    __slots__ = ("_began", "_is_over", "_item", "_owner", "_served", "_waiter", "_worker", "inside")
+
+    # inside: of how many locks its thread was inside then
+
+    # Made before the key is given away: it must come back, whatever there is no room for then.
+
+    def __init__(self, lock: Any, worker: Any, owner: ThreadOwner) -> None:
+        self._waiter = ThreadWaiter(lock, 0, lock.owner)
+        self._began, self._served = lock.began, lock.served
+        self._worker, self._item = worker, worker.item
+        self._owner, self.inside = owner, owner.inside
+        self._is_over = False
+
+    def end(self) -> None:
+        """The wait is over."""
+        self._is_over = True
+        self._owner.take_back()
+
+    def may_end(self, inside: int) -> bool:
+        """Whether to take it back where the thread is inside of so many locks."""
+        return self._is_over and inside <= self.inside
+
+    def take_back(self) -> None:
+        """Have the key again. At the head of the queue, so that nobody is served twice before."""
+        waiter, worker = self._waiter, self._worker
+        lock = waiter.lock
+        parker = waiter.parker
+        lock.queue.appendleft(waiter)  # L1
+        lock.see_to_queue()
+        try:
+            if lock.scheduler.unserved:
+                lock.scheduler.notify_if_work()
+            worker.park_for(parker, None, lock)
+        except BaseException:  # Ctrl-C, say: not before the key is there
+            while waiter:
+                yield_cpu()
+            parker.acquire(timeout=1)  # its granter is about to release it, or it was acquired
+            raise
+        finally:
+            lock.began, lock.served = self._began, self._served
+            worker.item = self._item
+
+
+def current_owner() -> Any:
+    """What runs on this thread: a task, its continuation, or a thread that is no worker."""
+    worker = here.worker
+    if worker is not None and worker.task is not None:
+        return worker.item
+    found: ThreadOwner | None = here.thread_owner
+    if found is None:
+        found = here.thread_owner = ThreadOwner(f"the thread {this_thread().name}")
+    return found
+
+
+def name_of_owner(task: Any) -> str:
+    """The owner of a lock, for people to read. `dump` shows tasks with the same address."""
+    name: str | None = getattr(task, "owner_name", None) or task._describe()
+    return name or f"the task {id(task):#x}"  # a plain function has no name here

@@ -1,0 +1,279 @@
+"""The kinds of waiters in a lock's queue, and how each is let in.
+
+| kind | what waits | let in by |
+|---|---|---|
+| `Request` (`_tasks/request.py`) | a task of this pool | the pass, which resumes it |
+| `Section` | a call of `lock.submit` | the pass, which runs it |
+| `CriticalLink` | a step of a chain | likewise |
+| `ThreadWaiter` | a blocked thread, of a worker or not | `grant`: woken with the key |
+| `ExternalWaiter` | a coroutine of asyncio, or of another pool | likewise |
+| `Sweep` | a thread that sweeps the queue | `grant`; it enters no section |
+
+A claim decides: one of the combiner and the waiter itself gets it. Proofs:
+`docs/protocols/combining.md`, and `docs/protocols/joining.md` for threads that help meanwhile.
+This code assumes A1 and A2 of `_sync`.
+"""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from fairpool._core.accounts import CURRENT
+from fairpool._core.sync import Lock, here, monotonic_ns
+from fairpool._tasks.future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
+from fairpool._tasks.request import LockRequest, Waiter
+from fairpool._tasks.task import LINK, Link, Task
+
+__all__ = ["CriticalLink", "ExternalWaiter", "Section", "Sweep", "ThreadWaiter", "has_given_up"]
+
+# Whether a waiter will not be let in any more.
+has_given_up = attrgetter("given_up")
+
+
+def end_item(lock: Any) -> None:
+    """The key of `lock` is somebody else's now, if this worker had it in a pass."""
+    worker = here.worker
+    if worker is not None and worker.item is lock:
+        worker.item = None
+
+
+class ThreadWaiter(LockRequest):
+    """A thread's request to enter: of a plain function, or of a thread that is no worker.
+
+    It holds the lock on which its thread parks. Whoever claims it wakes the thread: to let it in,
+    or to have it help (`nominate`).
+    """
+
+    __slots__ = ("errand", "helps", "lender", "lent", "owner", "parker", "passed_over", "serves")
+
+    # helps:  whether its thread may run a published continuation; and …
+    # serves: … serve the lock. Written by that thread, before it is queued (the queue's `append`
+    #         orders that before whoever finds it there); unset before it is put back there.
+    # errand: the lock that it was lent to serve; None: it is to take what was published.
+    # lent:   whether it was: then it has a seat, and is in `searching`. Written by its claimer,
+    #         last of all but waking the thread.
+    # lender: what its thread is to the pool meanwhile
+    # passed_over: whether a combiner has taken it from the queue while it was claimed
+
+    def __init__(self, lock: Any, ticket: int, owner: Any) -> None:
+        self.helps = self.serves = self.lent = self.passed_over = self.given_up = False
+        self.errand: Any = None
+        self.lender: Any = None
+        self.lock = lock
+        self.ticket = ticket
+        self.share = None  # until it is queued: it may be refused before
+        self.owner = owner
+        self.append(self.make_parker())
+
+    def make_parker(self) -> Any:
+        """Something new to park on: the claimer of the old one may be about to release it."""
+        self.parker = Lock()
+        self.parker.acquire()
+        return self.parker
+
+    def grant(self, lock: Any) -> bool:
+        """Wake the thread with the key."""
+        lock.began = monotonic_ns()  # first: it may raise
+        try:
+            parker = self.pop()  # T2
+        except IndexError:  # lent, or given up
+            self.passed_over = True  # T3
+            try:
+                parker = self.pop()  # T4
+            except IndexError:
+                lender = self.lender
+                if lender is not None:
+                    lender.leaving = True  # its turn has come; only an optimization
+                return False
+        worker = here.worker
+        lock.owner = self.owner  # last: see `enter_blocking`
+        if worker is not None and worker.item is lock:
+            worker.item = None  # directly before the key goes: see "Foreign code"
+        parker.release()
+        return True
+
+
+class ExternalWaiter(Waiter, Future[None]):
+    """The request of a coroutine that this pool does not run: another pool's task, or asyncio's.
+
+    It is woken with the lock, and holds it while it is on its way.
+    """
+
+    __slots__ = ("_host", "lock", "share", "ticket")
+
+    has_sources = True
+    relation = " held by "
+    is_thread = False
+    owner_name = "a coroutine of an event loop"
+
+    def __init__(self, lock: Any, host: Any) -> None:
+        super().__init__()
+        self.lock = lock
+        self._host = host
+        self.ticket = monotonic_ns()
+
+    @property
+    def task(self) -> Any:
+        """The holder of the lock: the task, if it is one of fairpool's."""
+        return self if self._host is None else self._host
+
+    @property
+    def awaited(self) -> Any:
+        return None if self._host is None else self._host.awaited
+
+    def sources(self) -> tuple[Any, ...]:
+        owner = self.lock.owner
+        # It is the owner before it is final, when it is just being let in.
+        return () if owner is None or owner is self or is_final(self) else (owner.task,)
+
+    def grant(self, lock: Any) -> bool:
+        """Resume the coroutine with the key."""
+        lock.began = monotonic_ns()
+        lock.owner = self
+        if claim(self) is None:
+            lock.owner = None
+            return False
+        end_item(lock)
+        finish(self, None)
+        return True
+
+    def give_up(self) -> bool:
+        """As that of `Waiter`; True as well where it was cancelled."""
+        if claim(self) is None and self._cell is not CANCELLED:
+            return False
+        self.lock.forget(self)
+        return True
+
+    @property
+    def given_up(self) -> bool:
+        return is_claimed(self)
+
+    def _describe(self) -> str:
+        return self.lock._describe()  # type: ignore[no-any-return]
+
+
+class Sweep(LockRequest):
+    """A thread that sweeps a lock's queue waits at the head of it: see `Combiner.sweep`."""
+
+    __slots__ = ("taken",)
+
+    # taken: oldest first
+
+    has_section = False
+
+    def __init__(self) -> None:
+        self.append(None)
+        self.given_up = False
+        self.ticket = 0
+        self.share = None
+        self.taken: list[Any] = []
+
+    def grant(self, lock: Any) -> bool:
+        """Leave the key to the sweeping thread, which finds it there (`end`)."""
+        try:
+            self.pop()
+        except IndexError:
+            return False
+        end_item(lock)
+        return True
+
+    def end(self) -> bool:
+        """It is over. False if the key was given to it meanwhile."""
+        try:
+            self.pop()
+        except IndexError:
+            return False
+        self.given_up = True
+        return True
+
+
+class _Critical(Waiter, Task[Any]):
+    """A task that is a critical section as a whole."""
+
+    __slots__ = ()
+
+    needs_worker = True
+    is_section = True
+
+    @property
+    def holds_lock(self) -> bool:  # type: ignore[override]
+        """True at the end of the section, to the worker that runs it. It has the key until then."""
+        return self.lock.owner is self
+
+    @property
+    def lock_in_hand(self) -> Any:
+        """As that of `Combiner`: from when the section has ended until the pass notes that."""
+        lock = self.lock
+        return lock if lock.owner is self and is_final(self) else None
+
+    def hand_on(self, callbacks: list[Any]) -> None:
+        """Have these called by a worker that holds nothing."""
+        # A clean-up, which is run whatever is cancelled or closed meanwhile.
+        link: Link[None] = Link()
+        link._pool = self._pool
+        then = partial(call_all, self, callbacks)
+        link._cell = [(copy_context(), None, self, LINK, None, None, then)]
+        self._pool.resume(link)
+
+    def drop(self) -> bool:
+        """Cancel the section if it has not been started, and take it out of the queue."""
+        if not Task.drop(self):
+            return False
+        self.lock.forget(self)
+        return True
+
+    give_up = drop
+
+    @property
+    def given_up(self) -> bool:
+        return is_claimed(self)
+
+    def claim_to_end(self) -> Any:
+        return self  # `abandon` claims it
+
+
+class Section(_Critical):
+    """A task that is run as a critical section: what `lock.submit` returns."""
+
+    # Not a `Task` by its type, so that nobody runs it inline, without the lock.
+    __slots__ = ("lock", "share", "ticket")
+
+    is_submitted = True
+    has_sources = True
+
+    @property
+    def relation(self) -> str:
+        return f" waits for {self.lock._describe()} held by "
+
+    def sources(self) -> tuple[Any, ...]:
+        return () if self.running() or is_final(self) else self.lock.holder()
+
+
+class CriticalLink(_Critical, Link[Any]):
+    """A link whose step is a critical section: what `future.then(fn, lock=lock)` returns."""
+
+    __slots__ = ("lock", "share", "ticket")
+
+    def sources(self) -> tuple[Any, ...]:
+        sources = Link.sources(self)
+        return sources + self.lock.holder() if sources else ()
+
+    @property
+    def relation(self) -> str:
+        waits = any(not is_final(source) for source in Link.sources(self))
+        return " waits for " if waits else f" waits for {self.lock._describe()} held by "
+
+    def __call__(self, source: Any) -> None:
+        """The source is final: the section can be queued."""
+        self.ticket = monotonic_ns()
+        self.lock.enqueue(self)
+
+    def principal(self) -> Any:
+        # Not that of the calling thread: it is called by whatever has settled its source.
+        try:
+            return self._cell[0][0].get(CURRENT)  # type: ignore[index]
+        except (IndexError, TypeError):  # cancelled
+            return None
