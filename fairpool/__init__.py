@@ -22,8 +22,10 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 
+from fairpool._api.all_of import all_of
 from fairpool._api.group import TaskGroup, Timeout, timeout, timeout_at
-from fairpool._api.lock import Guarded, Lock, LockStatistics, all_of
+from fairpool._api.guarded import Guarded
+from fairpool._api.lock import Lock
 from fairpool._api.pool import FairPool, PoolStatistics, Share, run
 from fairpool._api.primitives import (
     BoundedSemaphore,
@@ -36,6 +38,7 @@ from fairpool._api.primitives import (
 )
 from fairpool._api.tasks import create_task, current_task, gather, shield, sleep, yield_now
 from fairpool._core.errors import BrokenFairPool, DeadlockError
+from fairpool._locks.statistics import LockStatistics
 from fairpool._scheduler.worker import blocking
 from fairpool._tasks.future import Future
 from fairpool._tasks.task import Task

@@ -14,7 +14,8 @@ from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
-from fairpool._api.lock import Guarded, Lock, LockStatistics, make_lock
+from fairpool._api.guarded import Guarded
+from fairpool._api.lock import Lock, make_lock
 from fairpool._api.map import map_calls
 from fairpool._core.accounts import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
 from fairpool._core.errors import stays_here
@@ -22,6 +23,7 @@ from fairpool._core.foreign import plain_text
 from fairpool._core.sync import cpu_count, handle_ctrl_c, here, monotonic_ns
 from fairpool._core.timer import Timers
 from fairpool._inspect.dump import dump
+from fairpool._locks.statistics import LockStatistics
 from fairpool._scheduler.caller import Caller, Helper, may_be_cut_off
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.future import Future, wait

@@ -134,6 +134,10 @@ class LockExit(KeyedLock):
             self.sweep()
         self._tell_workers()
 
+    def how_many_wait(self) -> int:
+        """The number of those that wait. From any thread."""
+        return self.queue.how_many(has_given_up)
+
     def waiting(self) -> list[Any]:
         """All that wait, and perhaps some that have given up. From any thread."""
         items = self.queue.items()

@@ -1,12 +1,16 @@
-"""`Counters`: what a lock counts."""
+"""`Counters`: what a lock counts; `LockStatistics`: what users see of that."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fairpool._core.runqueue import RunQueue
 
-__all__ = ["SAMPLES", "SAMPLE_MASK", "Counters"]
+__all__ = ["NANOSECOND", "SAMPLES", "SAMPLE_MASK", "Counters", "LockStatistics", "summary"]
+
+NANOSECOND = 1e-9
 
 # How many of the latest waits and responses a lock remembers, and of how many sections one is
 # looked at (all whose number has these bits unset).
@@ -44,3 +48,86 @@ class Counters:
         # Not by who holds the key, but by who takes the continuations.
         self.own = RunQueue(maxlen=SAMPLES)
         self.others = RunQueue(maxlen=SAMPLES)
+
+
+@dataclass(frozen=True)
+class LockStatistics:
+    """What has happened at a lock up to a moment. Times are in seconds.
+
+    Reading it disturbs nobody: each number is true of a moment, together they may be of slightly
+    different ones.
+    """
+
+    name: str
+    sections: int
+    """Critical sections that have ended: `inline` and `combined`."""
+    inline: int
+    """Sections that were entered at once, and sections of stacks (`with lock`)."""
+    combined: int
+    """Sections that a combiner has taken from the queue and run."""
+    passes: int
+    """How often a worker has become the lock's combiner."""
+    hand_offs: int
+    """How often that was another worker than the time before."""
+    longest_pass: int
+    """The most sections that one pass has served."""
+    busy: float
+    """How long the lock was in use: its sections and, within a pass, what is between them."""
+    mean_section: float
+    """The mean of the last sections (at least 16)."""
+    waiting: int
+    """Requests in the queue now."""
+    home: str | None
+    """The worker that sections go home to now; None where they are served where the task is."""
+    go_home_above: float
+    """A lock goes home when its mean section becomes longer than this, …"""
+    stay_below: float
+    """… and is served where the task is when it becomes shorter than this."""
+    waits: tuple[float, float, float]
+    """Median, 99 % and 99.9 % quantile of the latest waits from a request to its section."""
+    own_responses: tuple[float, float, float]
+    """The same of the time from a request to its continuation, of the combiners' own sections, …"""
+    combined_responses: tuple[float, float, float]
+    """… and of those that they have run for others."""
+    usage: Mapping[str | None, float]
+    """How long each share has been inside; None stands for work without a share.
+
+    Counted if the lock was made with `order="usage"`, or when its pool had shares; else empty.
+    """
+    jain: float
+    """Jain's index of that, by weight: 1 if it is even, 1/n if one of n had the lock alone."""
+
+
+def _quantiles(samples: Iterable[int]) -> tuple[float, float, float]:
+    ordered = sorted(samples)
+    if not ordered:
+        return (0.0, 0.0, 0.0)
+    last = len(ordered) - 1
+    median, high, highest = (ordered[round(last * q)] * NANOSECOND for q in (0.5, 0.99, 0.999))
+    return median, high, highest
+
+
+def summary(lock: Any, go_home_above: float, stay_below: float) -> LockStatistics:
+    """The statistics of a lock so far. Its two bounds for going home are in ns."""
+    stats, home, ledger = lock.stats, lock.home, lock.ledger
+    inline, combined = stats.inline, stats.combined
+    return LockStatistics(
+        name=lock.name,
+        sections=inline + combined,
+        inline=inline,
+        combined=combined,
+        passes=stats.passes,
+        hand_offs=stats.hand_offs,
+        longest_pass=stats.longest_pass,
+        busy=stats.busy * NANOSECOND,
+        mean_section=lock.mean_section() * NANOSECOND,
+        waiting=lock.how_many_wait(),
+        home=None if home is None else home.thread.name,
+        go_home_above=go_home_above * NANOSECOND,
+        stay_below=stay_below * NANOSECOND,
+        waits=_quantiles(stats.waits.items()),
+        own_responses=_quantiles(stats.own.items()),
+        combined_responses=_quantiles(stats.others.items()),
+        usage={} if ledger is None else ledger.usage(),
+        jain=1.0 if ledger is None else ledger.jain(),
+    )

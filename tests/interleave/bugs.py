@@ -814,7 +814,7 @@ BUGS = [
     # --- locks: several of them ---------------------------------------------------------------
     Bug(
         "all_of takes its locks in the order of its arguments",
-        "_api.lock",
+        "_api.all_of",
         "_AllOf.__init__",
         "sorted(locks, key=_number_of)",
         "list(locks)",
@@ -823,7 +823,7 @@ BUGS = [
     ),
     Bug(
         "all_of keeps the first lock if it is cancelled at the second one",
-        "_api.lock",
+        "_api.all_of",
         "_AllOf.__aenter__",
         "            for lock in reversed(entered):\n                lock.end_section()\n",
         "",
