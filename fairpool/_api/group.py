@@ -6,7 +6,7 @@ of theirs comes later, in code that it is not meant for. So:
 
 - A group is not left before each of its children has been taken out of `_children`, and a child
   that fails is taken out after it has asked the parent to end.
-- A timeout is not left before the deadline has been called off (`_undecided.pop` is the arbiter) or
+- A timeout is not left before the deadline has been called off (`_undecided` is the arbiter) or
   has asked the task to end (`_landed`).
 - Each then takes back its own request and no other.
 
@@ -38,6 +38,7 @@ from fairpool._core.foreign import (
 from fairpool._core.report import log
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.sync import SHORT_OF_ROOM, monotonic, need_stack, start_new_thread
+from fairpool._core.token import Token
 from fairpool._tasks.future import FAILED, Future, claim, finish
 from fairpool._tasks.task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
 
@@ -137,7 +138,7 @@ class TaskGroup:
         self._completions = RunQueue()
         self._errors: list[BaseException] = []
         self._base_errors: list[BaseException] = []
-        self._first = [None]  # taken by the first that shuts the group down
+        self._first = Token()  # taken by the first that shuts the group down
         self._request: CancelRequest | None = None  # the group's own, to its parent
         # One bound method for all tasks. Not the group itself, because registrants are compared,
         # and a subclass may have an `__eq__`.
@@ -243,9 +244,7 @@ class TaskGroup:
 
     def _shut_down(self) -> bool:
         """Cancel all children, and take no more; True to the first that does."""
-        try:
-            self._first.pop()
-        except IndexError:
+        if not self._first.take():
             return False
         self._closed.append(_SHUTTING_DOWN)  # B1
         for child in self._children.copy():  # B2
@@ -337,26 +336,18 @@ class TaskGroup:
 # --- timeouts -------------------------------------------------------------------------------------
 
 
-class _Deadline:
-    """What the timer wakes: one deadline of a timeout."""
+class _Deadline(Token):
+    """One deadline of a timeout: taken by the timer when it comes, or by what calls it off."""
 
-    __slots__ = ("_live", "_timeout", "timer")
+    __slots__ = ("_timeout", "timer")
 
     def __init__(self, timeout: Timeout) -> None:
+        self.append(None)
         self._timeout: Any = timeout
-        self._live = [None]
         self.timer: Any = None
 
-    def call_off(self) -> bool:
-        """True to the first that calls this: the timer, or whoever does not want it any more."""
-        try:
-            self._live.pop()
-        except IndexError:
-            return False
-        return True
-
     def wake(self) -> None:
-        if self.call_off():
+        if self.take():
             timeout, self._timeout, self.timer = self._timeout, None, None  # no cycle
             timeout._expire()
 
@@ -364,7 +355,7 @@ class _Deadline:
 class Timeout:
     """The block of `timeout` and `timeout_at`. As `asyncio.Timeout`."""
 
-    # The deadline and the end of the block meet at `_undecided`: who pops its item first has
+    # The deadline and the end of the block meet at `_undecided`: who takes it first has
     # decided. If it was the deadline, it asks the task to end, and then finishes `_landed`; the
     # block is not left before that, so that the request is there to be taken back.
 
@@ -376,7 +367,7 @@ class Timeout:
         self._task: Task[Any] | None = None
         self._delivered = 0
         self._deadline: _Deadline | None = None
-        self._undecided: list[None] = []
+        self._undecided = Token(False)
         self._request = CancelRequest(None)
         self._landed: Future[None] = Future()
 
@@ -403,7 +394,7 @@ class Timeout:
             raise RuntimeError(f"cannot reschedule {self!r}: it is {self._state}")
         task = self._task
         old = self._deadline
-        if task is None or (old is not None and not old.call_off()):
+        if task is None or (old is not None and not old.take()):
             raise RuntimeError(f"cannot reschedule {self!r}: it has just expired, or was left")
         if old is not None and old.timer is not None:
             task._pool.timers.cancel(old.timer)
@@ -420,7 +411,7 @@ class Timeout:
             try:
                 deadline.timer = task._pool.timers.add(when, deadline)
             except BaseException:  # no thread could be started
-                deadline.call_off()
+                deadline.take()
                 raise
 
     async def __aenter__(self) -> Timeout:
@@ -429,7 +420,7 @@ class Timeout:
         self._task = task = _task_that_enters("a timeout")
         self._delivered = _delivered(task)
         self._state = "active"
-        self._undecided.append(None)
+        self._undecided.put()
         if self._when is not None:
             self._set_deadline(task, self._when)
         return self
@@ -437,9 +428,7 @@ class Timeout:
     def _expire(self) -> None:
         """The deadline has come. Mostly on the timer thread: raises nothing."""
         task = self._task
-        try:
-            self._undecided.pop()
-        except IndexError:  # the block was left
+        if not self._undecided.take():  # the block was left
             return
         self._state = "expiring"
         try:
@@ -454,13 +443,9 @@ class Timeout:
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         task, deadline = self._task, self._deadline
         assert task is not None
-        if deadline is not None and deadline.call_off() and deadline.timer is not None:
+        if deadline is not None and deadline.take() and deadline.timer is not None:
             task._pool.timers.cancel(deadline.timer)
-        try:
-            self._undecided.pop()
-        except IndexError:
-            pass
-        else:
+        if self._undecided.take():
             self._state = "finished"
             self._task = self._deadline = None
             return

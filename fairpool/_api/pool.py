@@ -22,6 +22,7 @@ from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
 from fairpool._core.sync import cpu_count, handle_ctrl_c, here, monotonic_ns
 from fairpool._core.timer import Timers
+from fairpool._core.token import Latch
 from fairpool._inspect.dump import dump
 from fairpool._locks.statistics import LockStatistics
 from fairpool._scheduler.caller import Caller, Helper, may_be_cut_off
@@ -365,7 +366,7 @@ class Share(Executor):
         self._pool = pool
         self._principal = principal
         self._pending: set[Future[Any]] = set()
-        self._closed: list[None] = []
+        self._closed = Latch()
 
     @property
     def name(self) -> str:
@@ -389,7 +390,7 @@ class Share(Executor):
         future.__dict__["_principal"] = self._principal  # for its chains: see `Scheduler.link`
         self._pending.add(future)
         future._register(self._pending.discard)
-        if self._closed.copy() and future.cancel():  # after the `add`: see `shutdown`
+        if self._closed.is_set() and future.cancel():  # after the `add`: see `shutdown`
             raise self._refusal()
         return future
 
@@ -411,7 +412,7 @@ class Share(Executor):
         With `cancel_futures`, what was not started is cancelled. The pool goes on, and so does the
         share: `pool.share` gives another view of it.
         """
-        self._closed.append(None)  # a `submit` that does not see this has added its future before
+        self._closed.set()  # a `submit` that does not see this has added its future before
         pending = self._pending.copy()
         if cancel_futures:
             for future in pending:

@@ -33,6 +33,7 @@ from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.sync import SHORT_OF_ROOM, need_stack, start_new_thread
+from fairpool._core.token import Latch
 from fairpool._tasks.future import CANCELLED, Future, claim, finish, is_claimed
 
 __all__ = [
@@ -260,9 +261,7 @@ class _Permits:
             or self._closed
             or (waiters.given_up and waiters.is_half_empty())
         ):
-            try:
-                waiters.idle.pop()  # T1
-            except IndexError:
+            if not waiters.idle.take():  # T1
                 return
             try:
                 if waiters.given_up:
@@ -282,7 +281,7 @@ class _Permits:
                     if waiter is None and not self._closed:
                         self._free.append(None)  # M1
             finally:
-                waiters.idle.append(None)  # T2
+                waiters.idle.put()  # T2
 
     def _sweep(self) -> None:
         waiters = self._waiters
@@ -406,7 +405,7 @@ class Queue(Generic[T]):
         self._places = _Permits(maxsize) if maxsize > 0 else None
         self._unfinished = RunQueue()  # one item for each that is still without its `task_done`
         self._joiners: dict[Future[None], None] = {}
-        self._shut: list[None] = []  # empty while the queue is open
+        self._shut = Latch()
         self._taken_back: deque[None] = deque()  # one item for each empty cell in `_items`
 
     def __repr__(self) -> str:
@@ -477,7 +476,7 @@ class Queue(Generic[T]):
             self._ready.give()
         except SHORT_OF_ROOM:
             start_new_thread(self._ready.give, ())
-        if self._shut.copy():  # P2
+        if self._shut.is_set():  # P2
             self._taken_back.append(None)  # before it is: who meets the empty cell takes this out
             try:
                 cell.pop()
@@ -508,7 +507,7 @@ class Queue(Generic[T]):
     def _take(self) -> T:
         """Take an item, with a permit for it or from a queue that was shut down."""
         if self._shut:  # whoever comes without a permit has seen that
-            self._shut.copy()  # G1
+            self._shut.is_set()  # G1: only as a fence
         while True:
             try:
                 cell = self._items.popleft()  # G2
@@ -569,7 +568,7 @@ class Queue(Generic[T]):
         With `immediate`, the items that are in the queue are dropped, as if they were done. Whoever
         waits is woken. May be called again, and from any thread.
         """
-        self._shut.append(None)
+        self._shut.set()
         while immediate and (cell := self._items.take()) is not None:
             try:
                 cell.pop()

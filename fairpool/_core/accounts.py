@@ -20,6 +20,7 @@ from typing import Any
 
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.sync import monotonic_ns
+from fairpool._core.token import Token
 
 __all__ = [
     "CURRENT",
@@ -308,7 +309,7 @@ class Shares(list[Principal]):
         self.ledger = Ledger()
         self.names: dict[str, Principal] = {}
         self.active: dict[Principal, None] = {}
-        self.token = [None]
+        self.token = Token()
 
     def add(self, principal: Principal) -> Principal:
         """Take in one more; return the one that is there of this name."""
@@ -339,9 +340,7 @@ class Shares(list[Principal]):
 
     def settle(self, active: Iterable[Principal], now: int) -> None:
         """Bring the ledger up to date for these, unless another thread is just doing it."""
-        try:
-            self.token.pop()
-        except IndexError:
+        if not self.token.take():
             return
         try:
             ledger = self.ledger
@@ -358,7 +357,7 @@ class Shares(list[Principal]):
                     standing.listed = True
                     ledger.arrive(standing, now)
         finally:
-            self.token.append(None)
+            self.token.put()
 
     def _deactivate(self, principal: Principal) -> None:
         """Nothing of it is queued, it seems."""

@@ -32,6 +32,7 @@ from fairpool._core.sync import (
     new_thread,
     this_thread,
 )
+from fairpool._core.token import Token
 
 __all__ = ["LOGGER", "log", "log_failure", "log_failure_now", "wait_for_log"]
 
@@ -86,24 +87,20 @@ class _Reporter:
         self._items.append(item)  # L1
         if not self._there.acquire(False):  # L2
             return
-        begin = [None]
+        begin = Token()
         try:
             # A daemon: `threading` takes a lock to start others, which this thread may hold.
             new_thread(lambda: self._run(begin), "fairpool-log", daemon=True).start()
         except BaseException as error:
-            try:
-                begin.pop()
-            except IndexError:  # an interrupt, and the thread is there
+            if not begin.take():  # an interrupt, and the thread is there
                 raise
             self._there.release()
             if type(error) is not RuntimeError:  # no memory, or stack: the next one sees to it
                 raise
             self._log_all()  # no thread can be started
 
-    def _run(self, begin: list[None]) -> None:
-        try:
-            begin.pop()
-        except IndexError:  # whoever has started this has given it up
+    def _run(self, begin: Token) -> None:
+        if not begin.take():  # the starter has given this thread up
             return
         while True:
             self._log_all()
@@ -125,7 +122,7 @@ class _Reporter:
         self._log_all()
         if not self._there.acquire(timeout=timeout):
             return False
-        self._run([None])
+        self._run(Token())
         return True
 
     def forget(self) -> None:

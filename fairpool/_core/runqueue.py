@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from fairpool._core.token import Token
+
 __all__ = ["SHORT", "RunQueue", "WaitQueue"]
 
 # In a queue that is not longer than this, one that gives up is looked for, and taken out at once.
@@ -117,7 +119,7 @@ class WaitQueue(RunQueue):
 
     def __init__(self) -> None:
         self.given_up: list[None] = []
-        self.idle = [None]
+        self.idle = Token()
 
     def give_up(self, item: Any) -> bool:
         """One has given up; whether the queue is to be swept now. From any thread."""

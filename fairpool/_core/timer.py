@@ -30,6 +30,7 @@ from typing import Any
 from fairpool._core.report import log
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.sync import Lock, Thread, join, monotonic, need_stack, new_thread
+from fairpool._core.token import Token, fence
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
@@ -78,7 +79,7 @@ class Timers:
         # How many were in the heap when its thread parked. Read by `cancel` after a call on
         # `_cancelled`, and followed by such a call where it is written (A7).
         self._held = 0
-        self._absent = [None]  # holds a token while there is no thread
+        self._absent = Token()  # there while no thread is
         self._runs = False  # whether the one that has the token can be counted on
         self._heap: list[Timer] = []  # for who has the token
         self._lock = Lock()
@@ -152,17 +153,14 @@ class Timers:
 
     def _live(self, thread: Thread) -> None:
         try:
-            self._absent.pop()
-        except IndexError:  # another one was quicker
-            pass
-        else:
-            self._runs = True
-            try:
-                self._run()
-            except BaseException:
-                self._runs = False
-                self._absent.append(None)  # the next timer starts another thread
-                raise
+            if self._absent.take():  # else another thread was quicker
+                self._runs = True
+                try:
+                    self._run()
+                except BaseException:
+                    self._runs = False
+                    self._absent.put()  # the next timer starts another thread
+                    raise
         finally:
             self._threads.remove(thread)
 
@@ -177,7 +175,7 @@ class Timers:
 
         On its thread, after `_held` was written: ordered against `cancel` by the call on the deque.
         """
-        self._cancelled.rotate(0)
+        fence(self._cancelled)
         return len(self._cancelled) > max(self._keeps, len(self._heap) >> 1)
 
     def _run(self) -> None:
@@ -218,11 +216,9 @@ class Timers:
                 if woken or heap:
                     continue
             self._runs = False  # E1, both
-            self._absent.append(None)
+            self._absent.put()
             if not self._incoming.holds_work():  # E2
                 return
-            try:
-                self._absent.pop()
-            except IndexError:  # another thread has taken it
+            if not self._absent.take():  # another thread has it
                 return
             self._runs = True

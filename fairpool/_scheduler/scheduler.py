@@ -42,6 +42,7 @@ from fairpool._core.sync import (
     yield_cpu,
 )
 from fairpool._core.timer import Timers
+from fairpool._core.token import Latch, Token
 from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.caller import LastCaller, Lender
 from fairpool._scheduler.worker import Worker, adopt, blocking
@@ -195,9 +196,9 @@ class Scheduler:
     def _reset(self) -> None:
         self._numbers = count()
         self.broken: BrokenFairPool | None = None  # why nothing can be run any more
-        self.refusals: list[Exception] = []  # empty while the pool is open
+        self.refusals = Latch()  # set with the reason when the pool is closed
         # Empty until the pool is closed, or dropped: workers then end when all is over.
-        self.ending: list[None] = []
+        self.ending = Latch()
         self.injector = RunQueue()
         self.workers: list[Worker] = []
         self.locks: set[Any] = set()  # weak references to all of them
@@ -218,7 +219,7 @@ class Scheduler:
         self.generators: set[Any] = set()
         self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
         self.timers = self._make_timers()
-        self._starts_again = [None]  # empty while a timer is set for it
+        self._starts_again = Token()  # taken while a timer is set for it
 
     def _make_timers(self) -> Timers:
         return Timers(f"{self._prefix}_timer", self.idle_timeout)
@@ -388,19 +389,17 @@ class Scheduler:
 
     def _start_again_later(self) -> None:
         """No worker could be started, and nobody else may come to look at what is queued."""
-        try:
-            self._starts_again.pop()
-        except IndexError:  # the timer will see to it
+        if not self._starts_again.take():  # the timer will see to it
             return
         try:
             self.timers.add(monotonic() + START_AGAIN_AFTER, self)
         except Exception:
-            self._starts_again.append(None)
+            self._starts_again.put()
             log(CRITICAL, "%s could not start its timer thread, either", self._prefix)
 
     def wake(self) -> None:
         """On the timer thread: it is time to try to start a worker again."""
-        self._starts_again.append(None)  # before the attempt, which may fail again
+        self._starts_again.put()  # before the attempt, which may fail again
         self.notify_if_work()
 
     def notify_or_abandon(self, target: Worker | None = None) -> None:
@@ -649,8 +648,8 @@ class Scheduler:
 
     def refusal(self) -> Exception:
         """The exception for a call that comes too late."""
-        # The mutex of `copy` waits for the `append` whose length the caller has seen (A3).
-        error = self.refusals.copy()[0]
+        # `reason` waits for the `set` whose length the caller has seen (A3).
+        error: Exception = self.refusals.reason()
         return type(error)(*error.args)
 
     def is_open(self) -> bool:
@@ -659,11 +658,11 @@ class Scheduler:
 
     def is_closed(self) -> bool:
         """Whether the pool was closed, ordered against `close` (A2)."""
-        return bool(self.refusals.copy())
+        return self.refusals.is_set()
 
     def is_ending(self) -> bool:
         """Whether the pool was closed or dropped, ordered against `close` and `drop` (A2)."""
-        return bool(self.ending.copy())
+        return self.ending.is_set()
 
     def is_waiting_to_close(self) -> bool:
         """Whether the pool is ending, and there are coroutines that are suspended."""
@@ -710,7 +709,7 @@ class Scheduler:
         May be called repeatedly, and is to be, where an interrupt may have cut it off before.
         """
         if not self.refusals:
-            self.refusals.append(reason)
+            self.refusals.set(reason)
         if self.backlog is not None:
             self.backlog.close()
         self.drop()
@@ -720,7 +719,7 @@ class Scheduler:
 
         What its tasks, their futures and its locks start until then, and later, is accepted.
         """
-        self.ending.append(None)
+        self.ending.set()
         self.timers.close()
         self.parking.unpark_all()
 
@@ -805,7 +804,7 @@ class Scheduler:
                 used.append(self.timers)
                 self.timers = self._make_timers()
                 self.timers.close()
-                self._starts_again.append(None)  # a second one does no harm
+                self._starts_again.put()  # a second one does no harm
                 if self.roster.copy():
                     continue
                 for timers in used:
@@ -829,8 +828,8 @@ class Scheduler:
         self.injector.clear()  # the task that forked goes on here, and its worker holds this queue
         self._reset()
         self._forked = True
-        self.ending.append(None)
-        self.refusals.append(
+        self.ending.set()
+        self.refusals.set(
             BrokenFairPool(
                 f"the pool {self._prefix} did not survive os.fork(): its threads are in the parent "
                 "process; make a new FairPool in the child"

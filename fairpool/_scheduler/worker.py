@@ -38,6 +38,7 @@ from fairpool._core.sync import (
     wait_until_set,
     yield_cpu,
 )
+from fairpool._core.token import Token
 from fairpool._tasks.future import (
     Future,
     Waiter,
@@ -107,28 +108,24 @@ class _SeatWaiter(Waiter):
     def __init__(self, scheduler: Any) -> None:
         super().__init__()
         self._scheduler = scheduler
-        self._owed = [None]
+        self._owed = Token()
 
     def __call__(self, future: Future[Any]) -> None:
         self.return_seat()
         super().__call__(future)
 
     def return_seat(self) -> None:
-        try:
-            self._owed.pop()  # the arbiter, when a time-out and the completion meet
-        except IndexError:
+        if not self._owed.take():  # the arbiter, when a time-out and the completion meet
             return
         try:
             self._scheduler.parking.return_to_seat()
         except RecursionError:
-            self._owed.append(None)
+            self._owed.append(None)  # `put`, which would need a frame
             raise
 
     def keep_seat_away(self) -> None:
         """The worker is about to block in a `__del__` that has interrupted this wait."""
-        try:
-            self._owed.pop()  # nobody returns it until `owe_again`
-        except IndexError:  # it was returned
+        if not self._owed.take():  # nobody returns it until `owe_again`; or it was returned
             self._scheduler.parking.give_up_seat()
             self._scheduler.notify_if_work()
 
@@ -282,7 +279,7 @@ class Worker:
         self.fork_until = 0  # when others are to go first again, at the latest (ns)
         self._sampled = 0  # when the continuation began that is being timed (ns), if one is
         self._seats = scheduler.parking.seats
-        self._unborn = [None]
+        self._unborn = Token()
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
         self.fn: Any = None  # the function, if it is a task
         self.seated = True
@@ -356,11 +353,7 @@ class Worker:
 
     def be_born(self) -> bool:
         """True to the first that asks: the new thread, or the one that gave up starting it."""
-        try:
-            self._unborn.pop()
-        except IndexError:
-            return False
-        return True
+        return self._unborn.take()
 
     def _loop(self) -> None:
         # Bound methods that this thread has made itself. On a free-threaded build each mention of
@@ -1031,22 +1024,20 @@ class blocking:
     the end of its step. May be nested. On a thread that is not a worker it does nothing.
     """
 
-    __slots__ = ("_loan", "_seat_waiter", "_used", "_worker")
+    __slots__ = ("_loan", "_seat_waiter", "_unused", "_worker")
 
     __reduce_ex__ = stays_here("call blocking() where it is to be used")
 
     def __init__(self) -> None:
-        self._used: list[None] = [None]
+        self._unused = Token()
         self._worker: Worker | None = None
         self._loan: Any = None
         self._seat_waiter: _SeatWaiter | None = None
 
     def __enter__(self) -> None:
         need_stack()
-        try:
-            self._used.pop()
-        except IndexError:
-            raise RuntimeError("a blocking() is for one `with`: call blocking() again") from None
+        if not self._unused.take():
+            raise RuntimeError("a blocking() is for one `with`: call blocking() again")
         worker = here.worker
         if worker is None:
             return

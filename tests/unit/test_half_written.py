@@ -13,6 +13,7 @@ from typing import Any
 
 from fairpool import FairPool
 from fairpool._api.primitives import Event
+from fairpool._core.token import Latch
 
 
 class DictWithKeyToCome(dict[Any, Any]):
@@ -20,7 +21,7 @@ class DictWithKeyToCome(dict[Any, Any]):
         return 1
 
 
-class ListWithItemToCome(list[Any]):
+class LatchWithItemToCome(Latch):
     def __getitem__(self, index: Any) -> Any:  # takes no mutex
         raise IndexError
 
@@ -38,7 +39,7 @@ def test_a_pool_that_is_just_being_closed() -> None:
     with FairPool(1) as pool:
         scheduler = pool._scheduler
         before = scheduler.refusals
-        scheduler.refusals = ListWithItemToCome([RuntimeError("closed")])
+        scheduler.refusals = LatchWithItemToCome([RuntimeError("closed")])
         try:
             assert str(scheduler.refusal()) == "closed"
         finally:

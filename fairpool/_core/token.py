@@ -1,0 +1,67 @@
+"""`Token` and `Latch`: the two smallest agreements between threads.
+
+A token decides a race: it is taken at most once for each time that it was put, whoever comes. A
+latch is a flag that stays set, and a read of it that is ordered.
+
+Assumes A1 and A2 of `sync`. Both are lists, because each step is then one atomic call, and because
+the truth value of a list costs nothing: `if token` and `if latch` are plain reads (A3), for where
+an old answer does no harm. A hot path may write `token.pop()` out, as `take` has it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+__all__ = ["Latch", "Token", "fence"]
+
+
+class Token(list[None]):
+    """What only one can have: of several threads that `take` it, one gets it."""
+
+    __slots__ = ()
+
+    def __init__(self, is_there: bool = True) -> None:
+        if is_there:
+            self.append(None)
+
+    def take(self) -> bool:
+        """Take it; whether the caller has it now. From any thread."""
+        try:
+            self.pop()
+        except IndexError:
+            return False
+        return True
+
+    def put(self) -> None:
+        """Give it back, or hand it out. At most one token is there at a time, says the caller."""
+        self.append(None)
+
+
+class Latch(list[Any]):
+    """A flag that is set once, or several times, and not taken back; with a reason, if need be."""
+
+    __slots__ = ()
+
+    def set(self, reason: Any = None) -> None:
+        """Set it. From any thread. What the thread wrote before is seen where `is_set` is true."""
+        self.append(reason)
+
+    def is_set(self) -> bool:
+        """Whether it is set, ordered against every `set` (A2).
+
+        If not, then whoever sets it later sees all that this thread wrote before.
+        """
+        return bool(self.copy())
+
+    def reason(self) -> Any:
+        """With what it was set first."""
+        return self.copy()[0]
+
+
+def fence(shared: deque[Any]) -> None:
+    """Order what this thread wrote before what it reads next (A7), and against `shared` (A2).
+
+    Rotating by nothing changes nothing, and takes the mutex. Pairs with any call on `shared`.
+    """
+    shared.rotate(0)
