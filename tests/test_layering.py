@@ -19,7 +19,7 @@ PACKAGE = "fairpool"
 ROOMS = ("_core", "_tasks", "_locks", "_scheduler", "_inspect", "_api", "front", "testing")
 
 # The only door to these, so that a test can put a lying clock or lock behind it.
-DOOR = "_core.sync"
+DOOR = "_core.threads"
 BEHIND_THE_DOOR = {"threading", "_thread", "time"}
 
 # What puts something else behind the door.
@@ -27,7 +27,7 @@ OUTSIDE = "testing"
 
 
 def room_of(module: str) -> str:
-    """Return the room of *module*, which is named from the package on: ``_core.sync``."""
+    """Return the room of *module*, which is named from the package on: ``_core.threads``."""
     return module.partition(".")[0] or "front"
 
 
@@ -54,7 +54,7 @@ def imports_of(module: str, source: str, modules: set[str]) -> set[str]:
             elif top != PACKAGE:
                 found.add(top)
             else:
-                # `from fairpool._core.sync import Lock` names the module, not what is in it.
+                # `from fairpool._core.threads import Lock` names the module, not what is in it.
                 while inner and inner not in modules and "." in inner:
                     inner = inner.rpartition(".")[0]
                 is_module = inner in modules or inner.startswith("_")
@@ -126,7 +126,7 @@ def package_sources() -> dict[str, str]:
 
 def test_imports_point_down_the_rooms() -> None:
     sources = package_sources()
-    assert {"", "_core.sync", "_api", "testing"} <= sources.keys()
+    assert {"", "_core.threads", "_api", "testing"} <= sources.keys()
     assert violations(sources) == []
 
 
@@ -140,7 +140,7 @@ def test_each_room_says_its_rank_and_what_lives_there() -> None:
 # --- the checker itself can say no ----------------------------------------------------------------
 
 MODULES = {
-    *("_core", "_core.sync", "_core.park", "_core.runqueue", "_tasks.task", "_tasks.future"),
+    *("_core", "_core.threads", "_core.park", "_core.runqueue", "_tasks.task", "_tasks.future"),
     *("_locks.combiner", "_scheduler.worker", "_api.pool", "_api.lock", "", "testing.run"),
 }
 
@@ -158,10 +158,14 @@ MODULES = {
         ("_api.pool", "from .lock import Lock", "_api.pool: has a relative import"),
         ("_api.pool", "from . import lock", "_api.pool: has a relative import"),
         ("_api.pool", "from fairpool._sauna import steam", "_sauna, which lies in no room"),
-        ("_core.park", "import threading", "imports threading, which is behind _core.sync"),
-        ("_core.park", "from time import sleep", "imports time, which is behind _core.sync"),
-        ("_core.park", "import os, _thread", "imports _thread, which is behind _core.sync"),
-        ("_core.sync", "from fairpool._core.sync import f", "circle: _core.sync -> _core.sync"),
+        ("_core.park", "import threading", "imports threading, which is behind _core.threads"),
+        ("_core.park", "from time import sleep", "imports time, which is behind _core.threads"),
+        ("_core.park", "import os, _thread", "imports _thread, which is behind _core.threads"),
+        (
+            "_core.threads",
+            "from fairpool._core.threads import f",
+            "circle: _core.threads -> _core.threads",
+        ),
         ("_sauna", "", "_sauna: lies in no room"),
     ],
 )
@@ -184,10 +188,10 @@ def test_a_circle_is_told() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("_core.sync", "import threading, time, _thread"),
+        ("_core.threads", "import threading, time, _thread"),
         (
             "_scheduler.worker",
-            "from fairpool._core import sync\nimport fairpool._tasks.task",
+            "from fairpool._core import threads\nimport fairpool._tasks.task",
         ),
         ("_tasks.task", "from fairpool._tasks.future import Future"),
         ("", "from fairpool._api.pool import FairPool"),

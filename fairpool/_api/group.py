@@ -36,8 +36,9 @@ from fairpool._core.foreign import (
     type_name,
 )
 from fairpool._core.report import log
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import SHORT_OF_ROOM, monotonic, need_stack, start_new_thread
+from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.token import Token
 from fairpool._tasks.future import FAILED, Future, claim, finish
 from fairpool._tasks.task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine

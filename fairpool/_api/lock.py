@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from fairpool._api.map import map_calls
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
-from fairpool._core.sync import here, monotonic_ns
+from fairpool._core.here import here
+from fairpool._core.threads import monotonic_ns
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.exit import GO_HOME_ABOVE, STAY_BELOW
 from fairpool._locks.owners import name_of_owner

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from fairpool._core.sync import monotonic
+from fairpool._core.threads import monotonic
 from fairpool._tasks.future import Future
 from fairpool._tasks.task import claim_coroutine, is_coroutine
 

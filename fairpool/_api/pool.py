@@ -20,7 +20,9 @@ from fairpool._api.map import map_calls
 from fairpool._core.accounts import CURRENT, WEIGHT_MAX, WEIGHT_MIN, Principal
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
-from fairpool._core.sync import cpu_count, handle_ctrl_c, here, monotonic_ns
+from fairpool._core.here import here
+from fairpool._core.signals import handle_ctrl_c
+from fairpool._core.threads import cpu_count, monotonic_ns
 from fairpool._core.timer import Timers
 from fairpool._core.token import Latch
 from fairpool._inspect.dump import dump

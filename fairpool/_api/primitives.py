@@ -31,8 +31,9 @@ from typing import Any, Generic, TypeVar
 
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import RunQueue, WaitQueue
-from fairpool._core.sync import SHORT_OF_ROOM, need_stack, start_new_thread
+from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
 from fairpool._tasks.future import CANCELLED, Future, claim, finish, is_claimed
 

@@ -13,7 +13,9 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
-from fairpool._core.sync import here, monotonic, need_stack
+from fairpool._core.here import here
+from fairpool._core.room import need_stack
+from fairpool._core.threads import monotonic
 from fairpool._core.timer import TARGET, Timer
 from fairpool._tasks.future import Derived, Future, claim, conclude, finish, outcome_of
 from fairpool._tasks.gather import Gather

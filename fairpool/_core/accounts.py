@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from fairpool._core.runqueue import RunQueue, WaitQueue
-from fairpool._core.sync import monotonic_ns
+from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
 
 __all__ = [

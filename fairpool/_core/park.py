@@ -25,7 +25,9 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from fairpool._core.sync import Lock, acquire, here
+from fairpool._core.here import here
+from fairpool._core.signals import acquire
+from fairpool._core.threads import Lock
 
 __all__ = ["Parker", "Parking", "is_taken_here"]
 

@@ -23,15 +23,9 @@ from types import TracebackType
 from typing import Any
 
 from fairpool._core.foreign import describe
-from fairpool._core.sync import (
-    Lock,
-    Stranger,
-    call_as_stranger,
-    here,
-    in_child_after_fork,
-    new_thread,
-    this_thread,
-)
+from fairpool._core.here import here
+from fairpool._core.hooks import in_child_after_fork
+from fairpool._core.threads import Lock, Stranger, call_as_stranger, new_thread, this_thread
 from fairpool._core.token import Token
 
 __all__ = ["LOGGER", "log", "log_failure", "log_failure_now", "wait_for_log"]

@@ -28,8 +28,9 @@ from math import inf
 from typing import Any
 
 from fairpool._core.report import log
+from fairpool._core.room import need_stack
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import Lock, Thread, join, monotonic, need_stack, new_thread
+from fairpool._core.threads import Lock, Thread, join, monotonic, new_thread
 from fairpool._core.token import Token, fence
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]

@@ -24,7 +24,8 @@ from __future__ import annotations
 from itertools import compress
 from typing import Any
 
-from fairpool._core.sync import monotonic_ns, need_stack
+from fairpool._core.room import need_stack
+from fairpool._core.threads import monotonic_ns
 from fairpool._locks.owners import KeyLoan, current_owner
 from fairpool._locks.statistics import SAMPLE_MASK
 from fairpool._locks.tasks import TaskEntry

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairpool._core.sync import (
-    SHORT_OF_ROOM,
-    here,
-    monotonic_ns,
-    need_stack,
-    start_new_thread,
-)
+from fairpool._core.here import here
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._locks.key import KeyedLock
 from fairpool._locks.owners import ThreadOwner
 from fairpool._locks.waiters import Sweep, has_given_up

@@ -9,7 +9,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from typing import Any
 
-from fairpool._core.sync import stack_is_deep
+from fairpool._core.room import stack_is_deep
 from fairpool._locks.exit import LockExit
 from fairpool._locks.owners import ThreadOwner
 from fairpool._locks.waiters import ThreadWaiter

@@ -21,17 +21,10 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
+from fairpool._core.here import here
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import WaitQueue
-from fairpool._core.sync import (
-    SHORT_OF_ROOM,
-    Lock,
-    here,
-    monotonic_ns,
-    need_stack,
-    read_by_many,
-    start_new_thread,
-    yield_cpu,
-)
+from fairpool._core.threads import Lock, monotonic_ns, read_by_many, start_new_thread, yield_cpu
 from fairpool._locks.owners import current_owner, name_of_owner
 from fairpool._locks.statistics import Counters
 from fairpool._locks.waiters import end_item

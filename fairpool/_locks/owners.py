@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairpool._core.sync import here, this_thread, yield_cpu
+from fairpool._core.here import here
+from fairpool._core.threads import this_thread, yield_cpu
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._tasks.future import Future
 

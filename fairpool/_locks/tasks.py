@@ -5,13 +5,9 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from typing import Any
 
-from fairpool._core.sync import (
-    FREE_THREADED,
-    SHORT_OF_ROOM,
-    here,
-    monotonic_ns,
-    start_new_thread,
-)
+from fairpool._core.here import here
+from fairpool._core.room import SHORT_OF_ROOM
+from fairpool._core.threads import FREE_THREADED, monotonic_ns, start_new_thread
 from fairpool._locks.threads import ThreadEntry
 from fairpool._tasks.request import Once, Request
 

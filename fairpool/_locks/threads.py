@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from fairpool._core.errors import DeadlockError
-from fairpool._core.sync import acquire, here, monotonic_ns, need_stack, yield_cpu
+from fairpool._core.here import here
+from fairpool._core.room import need_stack
+from fairpool._core.signals import acquire
+from fairpool._core.threads import monotonic_ns, yield_cpu
 from fairpool._locks.helping import LockHelp
 from fairpool._locks.owners import KeyLoan, current_owner
 from fairpool._locks.waiters import ThreadWaiter

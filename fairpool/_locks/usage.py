@@ -23,9 +23,11 @@ from weakref import ref
 
 from fairpool._core.accounts import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
 from fairpool._core.errors import DeadlockError
+from fairpool._core.here import here
 from fairpool._core.report import log
+from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.runqueue import RunQueue, WaitQueue
-from fairpool._core.sync import SHORT_OF_ROOM, here, monotonic_ns, start_new_thread
+from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.owners import KeyLoan
 from fairpool._tasks.request import Once, Request, Waiter

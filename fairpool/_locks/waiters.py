@@ -22,7 +22,8 @@ from operator import attrgetter
 from typing import Any
 
 from fairpool._core.accounts import CURRENT
-from fairpool._core.sync import Lock, here, monotonic_ns
+from fairpool._core.here import here
+from fairpool._core.threads import Lock, monotonic_ns
 from fairpool._tasks.future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
 from fairpool._tasks.request import LockRequest, Waiter
 from fairpool._tasks.task import LINK, Link, Task

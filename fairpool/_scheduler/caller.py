@@ -23,17 +23,11 @@ from sys import _getframe, get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
 
 from fairpool._core.foreign import is_a
+from fairpool._core.here import here
+from fairpool._core.room import need_stack
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import (
-    acquire,
-    handle_ctrl_c,
-    here,
-    monotonic,
-    monotonic_ns,
-    need_stack,
-    wait_until_set,
-    yield_cpu,
-)
+from fairpool._core.signals import acquire, handle_ctrl_c, wait_until_set
+from fairpool._core.threads import monotonic, monotonic_ns, yield_cpu
 from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.worker import STEPS_BETWEEN_LOOKS_AROUND, Worker, blocking
 from fairpool._tasks.future import Future, call, is_final, look_out

@@ -21,23 +21,21 @@ from weakref import ref
 from fairpool._core.accounts import CURRENT, Principal, Shares
 from fairpool._core.errors import BrokenFairPool
 from fairpool._core.foreign import describe
+from fairpool._core.here import here
+from fairpool._core.hooks import at_exit, before_collection, in_child_after_fork
 from fairpool._core.park import Parking
 from fairpool._core.report import log
+from fairpool._core.room import stack_is_deep
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import (
+from fairpool._core.signals import get
+from fairpool._core.threads import (
     Thread,
-    at_exit,
-    before_collection,
     cpu_count,
     current_thread,
     enumerate_threads,
-    get,
-    here,
-    in_child_after_fork,
     main_thread,
     monotonic,
     new_thread,
-    stack_is_deep,
     start_new_thread,
     yield_cpu,
 )

@@ -21,21 +21,19 @@ from sys import exception, set_asyncgen_hooks
 from typing import Any, cast
 
 from fairpool._core.errors import DeadlockError, stays_here
+from fairpool._core.here import here
 from fairpool._core.park import Parker, is_taken_here
 from fairpool._core.report import log
+from fairpool._core.room import need_stack, stack_is_deep
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import (
+from fairpool._core.signals import acquire, wait_until_set
+from fairpool._core.threads import (
     FREE_THREADED,
     Event,
-    acquire,
-    here,
     join,
     monotonic_ns,
-    need_stack,
     new_thread,
-    stack_is_deep,
     this_thread,
-    wait_until_set,
     yield_cpu,
 )
 from fairpool._core.token import Token

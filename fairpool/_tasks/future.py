@@ -38,18 +38,17 @@ from typing import Any, TypeVar
 
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import is_a, traceback_of, type_name, with_traceback
+from fairpool._core.here import here
+from fairpool._core.hooks import in_child_after_fork
 from fairpool._core.report import log, log_failure, log_failure_now, wait_for_log
-from fairpool._core.sync import (
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.signals import acquire
+from fairpool._core.threads import (
     FREE_THREADED,
-    SHORT_OF_ROOM,
     Condition,
     Lock,
     RLock,
-    acquire,
-    here,
-    in_child_after_fork,
     monotonic_ns,
-    need_stack,
     start_new_thread,
     yield_cpu,
 )

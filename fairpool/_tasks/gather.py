@@ -22,7 +22,9 @@ from contextvars import Context
 from typing import Any
 
 from fairpool._core.foreign import is_a
-from fairpool._core.sync import here, monotonic_ns, need_stack
+from fairpool._core.here import here
+from fairpool._core.room import need_stack
+from fairpool._core.threads import monotonic_ns
 from fairpool._tasks.future import (
     CANCELLED,
     FAILED,

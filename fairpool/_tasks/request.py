@@ -11,7 +11,8 @@ from typing import Any
 from weakref import ref
 
 from fairpool._core.accounts import CURRENT
-from fairpool._core.sync import SHORT_OF_ROOM, start_new_thread
+from fairpool._core.room import SHORT_OF_ROOM
+from fairpool._core.threads import start_new_thread
 
 __all__ = ["Leave", "LockRequest", "Once", "Request", "Waiter"]
 

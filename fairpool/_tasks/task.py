@@ -43,8 +43,10 @@ from fairpool._core.foreign import (
     with_traceback,
     without_frame,
 )
+from fairpool._core.here import here
 from fairpool._core.report import log
-from fairpool._core.sync import SHORT_OF_ROOM, here, monotonic_ns, need_stack, start_new_thread
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._tasks.future import (
     CANCELLED,
     FAILED,

@@ -12,7 +12,7 @@ from typing import Any
 
 from fairpool._core.errors import DeadlockError
 from fairpool._core.foreign import describe
-from fairpool._core.sync import SHORT_OF_ROOM
+from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._tasks.future import Future, is_final
 
 __all__ = [

@@ -18,7 +18,8 @@ from concurrent.futures import Future as _StdFuture
 from typing import Any, TypeVar
 
 from fairpool._core.foreign import describe, is_a, without_frame
-from fairpool._core.sync import SHORT_OF_ROOM, need_stack, start_new_thread
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.threads import start_new_thread
 from fairpool._tasks.future import (
     CANCELLED,
     FAILED,

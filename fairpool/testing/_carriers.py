@@ -17,7 +17,7 @@ from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from threading import local as _local
 from typing import Any, Protocol
 
-from fairpool._core.sync import FREE_THREADED
+from fairpool._core.threads import FREE_THREADED
 from fairpool.testing._run import take_baton
 
 __all__ = ["Carried", "Carriers", "Greenlets", "Threads", "best_carriers"]

@@ -20,7 +20,7 @@ from math import inf
 from random import Random
 from typing import Any
 
-from fairpool._core.sync import here as _real_here
+from fairpool._core.here import here as _real_here
 from fairpool.testing._carriers import Carried, Carriers
 from fairpool.testing._run import TIME_MAX, UNWINDINGS_MAX, Abandoned, Deadlock
 

@@ -21,14 +21,15 @@ from typing import Any, SupportsIndex
 
 import fairpool._api.lock
 import fairpool._api.pool
-import fairpool._core.sync
+import fairpool._core.here
+import fairpool._core.signals
 import fairpool._locks.tasks
 import fairpool._scheduler.scheduler
 import fairpool._scheduler.worker
 import fairpool._tasks.future
 from fairpool import FairPool
 from fairpool._api.lock import ChargedLock, Lock
-from fairpool._core.sync import handle_ctrl_c
+from fairpool._core.signals import handle_ctrl_c
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.key import KeyedLock
 from fairpool._scheduler.scheduler import Scheduler
@@ -634,7 +635,7 @@ def run(
         with running(machine), world(lowest, values):
             machine.run(main)
 
-    lowest = [(fairpool._core.sync.here, machine.here)]
+    lowest = [(fairpool._core.here.here, machine.here)]
     values = {
         **VALUES,
         (fairpool._api.lock, "_numbers"): count(),  # locks are named anew in each simulation
@@ -697,7 +698,7 @@ def _identity() -> Values:
 
 VALUES: Values = {
     **FREE_THREADED_VALUES,
-    (fairpool._core.sync, "LONGEST_BLIND_WAIT"): inf,
+    (fairpool._core.signals, "LONGEST_BLIND_WAIT"): inf,
     (fairpool._scheduler.scheduler, "Worker"): _Worker,
     (fairpool._api.pool, "Scheduler"): _Scheduler,
     (fairpool._api.lock, "Lock"): _Timed,

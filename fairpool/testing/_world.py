@@ -29,8 +29,10 @@ from typing import Any
 
 import fairpool._api.group
 import fairpool._api.pool
+import fairpool._core.here
 import fairpool._core.report
-import fairpool._core.sync
+import fairpool._core.signals
+import fairpool._core.threads
 import fairpool._locks.combiner
 import fairpool._locks.exit
 import fairpool._locks.tasks
@@ -52,7 +54,7 @@ _real_monotonic = time.monotonic
 _real_monotonic_ns = time.monotonic_ns
 _real_sleep = time.sleep
 _real_random = random_.random
-_real_yield_cpu = fairpool._core.sync.yield_cpu
+_real_yield_cpu = fairpool._core.threads.yield_cpu
 _real_init = threading.Thread.__init__
 _real_start = threading.Thread.start
 _real_join = threading.Thread.join
@@ -489,19 +491,19 @@ SHRUNK: Values = {
     (fairpool._scheduler.worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,
     (fairpool._scheduler.worker, "SPREE_MAX"): 2,
     (fairpool._scheduler.worker, "STEAL_MAX"): 2,
-    (fairpool._core.sync, "LONGEST_BLIND_WAIT"): inf,
+    (fairpool._core.signals, "LONGEST_BLIND_WAIT"): inf,
 }
 
 
 def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]]:
-    sync = fairpool._core.sync
+    threads = fairpool._core.threads
     # By what they are, under whatever name a module has them.
     lowest = [
-        (sync.Lock, new_lock),
-        (sync.RLock, new_rlock),
-        (sync.monotonic, monotonic),
-        (sync.monotonic_ns, monotonic_ns),
-        (sync.yield_cpu, yield_cpu),
+        (threads.Lock, new_lock),
+        (threads.RLock, new_rlock),
+        (threads.monotonic, monotonic),
+        (threads.monotonic_ns, monotonic_ns),
+        (threads.yield_cpu, yield_cpu),
         *more,
     ]
     for name, module in list(sys.modules.items()):
@@ -572,7 +574,7 @@ def running(run: Run | Machine) -> Iterator[None]:
     counters = fairpool._api.pool._pool_numbers, threading._counter  # type: ignore[attr-defined]
     fairpool._api.pool._pool_numbers = count()
     threading._counter = count(1).__next__  # type: ignore[attr-defined]
-    own, locks = vars(fairpool._core.sync.here), fairpool._tasks.waits.locks
+    own, locks = vars(fairpool._core.here.here), fairpool._tasks.waits.locks
     waiting = fairpool._tasks.waits.waiting_tasks
     before = own.copy(), locks[:], waiting.copy()
     for each in (own, locks, waiting):

@@ -32,7 +32,7 @@ def new_pool(workers: int) -> Any:
 
 def here() -> Any:
     """The worker that calls this."""
-    return require("fairpool._core.sync", "here").here.worker
+    return require("fairpool._core.here", "here").here.worker
 
 
 @contextmanager
@@ -180,8 +180,8 @@ def looks(count: int) -> dict[str, float]:
 
 def pause_and_lock(count: int) -> dict[str, float]:
     """To let others go first, and an operation of a lock."""
-    yield_cpu = require("fairpool._core.sync", "yield_cpu").yield_cpu
-    lock = require("fairpool._core.sync", "Lock").Lock()
+    yield_cpu = require("fairpool._core.threads", "yield_cpu").yield_cpu
+    lock = require("fairpool._core.threads", "Lock").Lock()
     begin = clock()
     for _ in range(count):
         yield_cpu()

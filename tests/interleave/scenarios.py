@@ -23,7 +23,7 @@ import fairpool
 import fairpool._scheduler.scheduler
 from fairpool import FairPool, Future, Task
 from fairpool._core import timer as timer_module
-from fairpool._core.sync import here
+from fairpool._core.here import here
 from fairpool._scheduler.caller import Lender
 
 # So long that it never comes: an idle time-out would find what a lost wake-up has left lying.

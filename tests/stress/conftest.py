@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fairpool import FairPool, Lock
-from fairpool._core.sync import cpu_count
+from fairpool._core.threads import cpu_count
 
 # All of them together; see tox.ini for the long form.
 SECONDS = float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or 20)

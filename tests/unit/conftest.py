@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from fairpool import FairPool
-from fairpool._core.sync import cpu_count, yield_cpu
+from fairpool._core.threads import cpu_count, yield_cpu
 from fairpool._scheduler.scheduler import Scheduler
 
 T = TypeVar("T")

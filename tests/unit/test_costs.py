@@ -22,8 +22,9 @@ import fairpool._core.accounts
 import fairpool._scheduler.scheduler
 from fairpool import FairPool
 from fairpool._core.accounts import ABSENCE
+from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import here, monotonic_ns
+from fairpool._core.threads import monotonic_ns
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.request import Request
 

@@ -18,7 +18,8 @@ from unit.instructions import Moment, moments
 
 import fairpool
 from fairpool import DeadlockError, FairPool, Future
-from fairpool._core.sync import here, yield_cpu
+from fairpool._core.here import here
+from fairpool._core.threads import yield_cpu
 
 MakePool = Callable[..., FairPool]
 

@@ -18,8 +18,8 @@ from unit.conftest import PATIENCE, in_time, occupy, until
 
 import fairpool
 from fairpool import DeadlockError, FairPool, Future, current_task
+from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import here
 from fairpool._scheduler.worker import FORKS_MAX
 from fairpool._tasks.gather import CHILDREN_AT_ONCE, FORKED_MAX, FORKED_TIME, Gather
 from fairpool._tasks.waits import waits

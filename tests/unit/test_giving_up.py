@@ -17,7 +17,7 @@ from unit.conftest import TIMEOUT
 import fairpool
 from fairpool import Event, FairPool, Future, Queue, Semaphore
 from fairpool._core.runqueue import SHORT, WaitQueue
-from fairpool._core.sync import yield_cpu
+from fairpool._core.threads import yield_cpu
 from fairpool._tasks.future import Waiter
 from fairpool._tasks.task import CancelRequest
 

@@ -30,7 +30,7 @@ from fairpool import (
 from fairpool._api.group import TaskGroup, Timeout, timeout, timeout_at
 from fairpool._api.primitives import Event
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import monotonic
+from fairpool._core.threads import monotonic
 
 WORKERS = 4
 SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)

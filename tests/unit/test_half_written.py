@@ -2,8 +2,8 @@
 
 On a free-threaded build `dict` stores the number of its keys before the table that has the first
 one (`insert_to_emptydict`), and a `list` may show its new length before its new array. Reads take
-no mutex (A3 in `fairpool._core.sync`), so code must not conclude from the length that an item is
-found.
+no mutex (plain read, `fairpool._core.atomicity`), so code must not conclude from the length that an
+item is found.
 The moment is too short to be met by threads in a test: the stand-ins here stay in it.
 """
 

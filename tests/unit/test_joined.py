@@ -25,11 +25,12 @@ from unit.conftest import LONG, TIMEOUT, check_whole, in_time, occupy, until
 from unit.instructions import PACKAGE, moments
 
 import fairpool
-import fairpool._core.sync
+import fairpool._core.here
 import fairpool._locks.combiner
 import fairpool._scheduler.scheduler
 from fairpool import FairPool
-from fairpool._core.sync import here, yield_cpu
+from fairpool._core.here import here
+from fairpool._core.threads import yield_cpu
 from fairpool._locks.waiters import ThreadWaiter
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])

@@ -19,7 +19,7 @@ from unit.conftest import TIMEOUT, threads_of
 
 import fairpool
 from fairpool import FairPool
-from fairpool._core.sync import yield_cpu
+from fairpool._core.threads import yield_cpu
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 

@@ -35,8 +35,9 @@ from fairpool import (
     timeout,
     yield_now,
 )
+from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import here, yield_cpu
+from fairpool._core.threads import yield_cpu
 from fairpool._locks import combiner as combiner_module
 from fairpool._locks import exit as exit_module
 from fairpool._locks import tasks as tasks_module

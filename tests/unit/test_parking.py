@@ -24,10 +24,11 @@ from unit.conftest import LONG, TIMEOUT, check_whole
 from unit.instructions import moments
 
 from fairpool import FairPool, Future, blocking
+from fairpool._core.here import here
 from fairpool._core.park import Parker, Parking
 from fairpool._core.report import LOGGER
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import here, yield_cpu
+from fairpool._core.threads import yield_cpu
 from fairpool._scheduler.scheduler import Scheduler, _before_collection
 from fairpool._scheduler.worker import Worker, _SeatWaiter
 

@@ -406,5 +406,5 @@ def test_the_child_of_a_fork_leaves_the_parents_failures_alone() -> None:
 def test_the_current_thread_has_a_name() -> None:
     with FairPool(0) as pool:
         assert (
-            pool.run(lambda: fairpool._core.sync.here.worker.thread) is threading.current_thread()
+            pool.run(lambda: fairpool._core.here.here.worker.thread) is threading.current_thread()
         )

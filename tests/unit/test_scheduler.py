@@ -35,7 +35,7 @@ from unit.instructions import moments
 import fairpool._scheduler.worker
 from fairpool import BrokenFairPool, FairPool, Future, blocking
 from fairpool._core.report import wait_for_log
-from fairpool._core.sync import yield_cpu
+from fairpool._core.threads import yield_cpu
 
 MakePool = Callable[..., FairPool]
 

@@ -18,7 +18,7 @@ import pytest
 
 import fairpool
 from fairpool import FairPool
-from fairpool._core.sync import FREE_THREADED
+from fairpool._core.threads import FREE_THREADED
 from fairpool.testing import Costs, Deadlock, Simulation, _simulate, explore, simulate, work
 from fairpool.testing._carriers import Greenlets, Threads
 

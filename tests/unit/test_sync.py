@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from unit.conftest import PATIENCE
 
-from fairpool._core.sync import Lock, acquire, handle_ctrl_c
+from fairpool._core.signals import acquire, handle_ctrl_c
+from fairpool._core.threads import Lock
 
 pytestmark = pytest.mark.thread_unsafe(reason="signals are the main thread's")
 

@@ -26,8 +26,8 @@ import pytest
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, Task, current_task
+from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.sync import here
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks import waits as waits_module
 from fairpool._tasks.task import Continuation

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 
 import fairpool
 from fairpool import FairPool, Future
-from fairpool._core.sync import here
+from fairpool._core.here import here
 from fairpool._tasks.waits import waits, write_wait
 from fairpool.testing import (
     Deadlock,
@@ -409,7 +409,7 @@ def world() -> list[object]:
         time.monotonic,
         time.sleep,
         fairpool._core.park.Lock,
-        fairpool._core.sync.Thread,
+        fairpool._core.threads.Thread,
         fairpool._scheduler.worker.random,
         fairpool._tasks.future.LOOKS_BEFORE_PARKING,
         vars(fairpool._scheduler.scheduler).get("set"),

@@ -16,7 +16,7 @@ import fairpool
 from fairpool import FairPool, Lock
 from fairpool._core import accounts as _share
 from fairpool._core.accounts import VIRTUAL_NANOSECOND, WEIGHT_MIN, Principal, jain_index
-from fairpool._core.sync import yield_cpu
+from fairpool._core.threads import yield_cpu
 from fairpool._locks import combiner as _combiner
 from fairpool._locks import exit as _exit
 from fairpool._locks import tasks as _tasks

@@ -549,7 +549,7 @@ def test_recursion_error_anywhere_in_a_wait_leaves_the_worker_whole(make_pool: M
 
 
 def test_a_worker_is_seated_after_every_kind_of_wait(make_pool: MakePool) -> None:
-    from fairpool._core.sync import here
+    from fairpool._core.here import here
 
     pool = make_pool(1)
     never: Future[int] = Future()
