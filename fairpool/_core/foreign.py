@@ -9,7 +9,7 @@ C's, by the functions of this module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MethodType, TracebackType
+from types import CoroutineType, MethodType, TracebackType
 from typing import Any, TypeGuard, TypeVar
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "describe",
     "exceptions_of",
     "is_a",
+    "place_of",
     "plain_text",
     "set_cause",
     "set_context",
@@ -75,6 +76,15 @@ def type_name(what: object) -> str:
 def plain_text(text: str) -> str:
     """The same characters as a `str`, where this may be one of a subclass."""
     return str.__str__(text)
+
+
+def place_of(coroutine: Any) -> str:
+    """Where a suspended coroutine has got to: " (file:line)". The caller knows that it stays so."""
+    frame = None
+    while type(coroutine) is CoroutineType:  # what it awaits at last may be anything
+        frame = coroutine.cr_frame or frame
+        coroutine = coroutine.cr_await
+    return "" if frame is None else f" ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 def describe(what: object) -> str:

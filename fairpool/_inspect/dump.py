@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, TextIO
 
 from fairpool._core.foreign import describe, is_a
+from fairpool._core.waitgraph import waits
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.future import Future, is_final
-from fairpool._tasks.waits import waits
 
 __all__ = ["dump"]
 

@@ -25,11 +25,11 @@ from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import WaitQueue
 from fairpool._core.threads import Lock, monotonic_ns, read_by_many, start_new_thread, yield_cpu
+from fairpool._core.waitgraph import locks
 from fairpool._locks.owners import current_owner, name_of_owner
 from fairpool._locks.statistics import Counters
 from fairpool._locks.waiters import end_item
 from fairpool._tasks.request import Leave, Once, Waiter
-from fairpool._tasks.waits import locks
 
 __all__ = ["KeyedLock"]
 

@@ -12,11 +12,11 @@ from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.signals import acquire
 from fairpool._core.threads import monotonic_ns, yield_cpu
+from fairpool._core.waitgraph import check_lock_wait, enter_wait, leave_wait, waiting_tasks
 from fairpool._locks.helping import LockHelp
 from fairpool._locks.owners import KeyLoan, current_owner
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._tasks.request import LockRequest
-from fairpool._tasks.waits import check_lock_wait, enter_wait, leave_wait, waiting_tasks
 
 __all__ = ["ThreadEntry"]
 

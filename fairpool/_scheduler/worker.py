@@ -37,6 +37,7 @@ from fairpool._core.threads import (
     yield_cpu,
 )
 from fairpool._core.token import Token
+from fairpool._core.waitgraph import enter_wait, leave_wait, waiting_tasks, write_wait
 from fairpool._tasks.future import (
     Future,
     Waiter,
@@ -51,7 +52,6 @@ from fairpool._tasks.future import (
 from fairpool._tasks.gather import FORKED_MAX, Gather
 from fairpool._tasks.request import Once
 from fairpool._tasks.task import Continuation, Task
-from fairpool._tasks.waits import enter_wait, leave_wait, waiting_tasks, write_wait
 
 __all__ = ["Worker", "adopt", "blocking"]
 

@@ -478,8 +478,18 @@ class Future(_StdFuture[T]):
     def put_back(self, registrant: Any) -> None:
         """Called when a claim has taken out `registrant` and put it back."""
 
+    # --- as a node of the wait-for graph (`_core.waitgraph`) -----------------------------------
+
     # Whether this is a kind of future that cannot be final before others are, its `sources()`.
     has_sources = False
+
+    @property
+    def relation(self) -> str:
+        return " waits for "
+
+    def waits_at(self, awaited: object) -> str:
+        """Where in its code it waits for `awaited`: a coroutine knows."""
+        return ""
 
     # Whether its callbacks would be called with a lock in the hands of the calling worker, and are
     # to be handed on instead.

@@ -25,6 +25,7 @@ from fairpool._core.foreign import is_a
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic_ns
+from fairpool._core.waitgraph import leave_wait
 from fairpool._tasks.future import (
     CANCELLED,
     FAILED,
@@ -38,7 +39,6 @@ from fairpool._tasks.future import (
     settle,
 )
 from fairpool._tasks.task import Joint, Task, fail_step, hand_over, suspend_first
-from fairpool._tasks.waits import leave_wait
 
 __all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 

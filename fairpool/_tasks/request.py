@@ -110,6 +110,9 @@ class LockRequest(Waiter, list[Any]):
         """Who must go on before this can be granted."""
         return self.lock.holder() if self else ()
 
+    def waits_at(self, awaited: object) -> str:
+        return ""
+
     def _describe(self) -> str:
         return self.lock._describe()  # type: ignore[no-any-return]
 

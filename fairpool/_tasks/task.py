@@ -37,6 +37,7 @@ from fairpool._core.errors import DeadlockError
 from fairpool._core.foreign import (
     describe,
     is_a,
+    place_of,
     plain_text,
     traceback_of,
     type_name,
@@ -47,6 +48,7 @@ from fairpool._core.here import here
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns, start_new_thread
+from fairpool._core.waitgraph import enter_wait, leave_wait
 from fairpool._tasks.future import (
     CANCELLED,
     FAILED,
@@ -64,7 +66,6 @@ from fairpool._tasks.future import (
     settle,
 )
 from fairpool._tasks.request import Leave, Request
-from fairpool._tasks.waits import enter_wait, leave_wait
 from fairpool._tasks.wrap import RUN_IT_THERE, is_future, wrap_future
 
 __all__ = [
@@ -413,6 +414,22 @@ class Task(Future[T]):
             return describe(work[1])
         machine = getattr(self, "_machine", "")
         return describe(machine.coroutine if type(machine) is Continuation else machine)
+
+    # --- as a node of the wait-for graph -------------------------------------------------------
+
+    def sources(self) -> tuple[Any, ...]:
+        """The request with which its suspended coroutine waits for a lock."""
+        machine = getattr(self, "_machine", None)
+        request = getattr(machine, "awaited", None)
+        return (request,) if getattr(request, "holds_continuation", False) and request else ()
+
+    def waits_at(self, awaited: object) -> str:
+        machine: Any = getattr(self, "_machine", None)
+        waits_for = getattr(machine, "awaited", None)
+        if waits_for is None or (awaited is not None and waits_for is not awaited):
+            return ""
+        # It is suspended there, and stays so in a cycle: its frames may be looked at.
+        return place_of(machine.coroutine)
 
 
 # Stands for the keyword arguments in the work of a link:

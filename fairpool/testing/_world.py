@@ -33,13 +33,13 @@ import fairpool._core.here
 import fairpool._core.report
 import fairpool._core.signals
 import fairpool._core.threads
+import fairpool._core.waitgraph
 import fairpool._locks.combiner
 import fairpool._locks.exit
 import fairpool._locks.tasks
 import fairpool._scheduler.scheduler
 import fairpool._scheduler.worker
 import fairpool._tasks.future
-import fairpool._tasks.waits
 from fairpool.testing._machine import Machine
 from fairpool.testing._run import Abandoned, Run
 
@@ -574,8 +574,8 @@ def running(run: Run | Machine) -> Iterator[None]:
     counters = fairpool._api.pool._pool_numbers, threading._counter  # type: ignore[attr-defined]
     fairpool._api.pool._pool_numbers = count()
     threading._counter = count(1).__next__  # type: ignore[attr-defined]
-    own, locks = vars(fairpool._core.here.here), fairpool._tasks.waits.locks
-    waiting = fairpool._tasks.waits.waiting_tasks
+    own, locks = vars(fairpool._core.here.here), fairpool._core.waitgraph.locks
+    waiting = fairpool._core.waitgraph.waiting_tasks
     before = own.copy(), locks[:], waiting.copy()
     for each in (own, locks, waiting):
         each.clear()

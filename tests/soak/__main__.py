@@ -42,7 +42,7 @@ from soak.world import World, outcome
 from watchdog import Watchdog
 
 from fairpool import FairPool
-from fairpool._tasks.waits import waiting_tasks
+from fairpool._core.waitgraph import waiting_tasks
 
 # An act takes milliseconds. Not counted for the whole of a round: where other programs take the
 # processors, that may last minutes, without being stuck.

@@ -14,7 +14,7 @@ from typing import Any
 from soak.faults import Faults
 
 from fairpool import BrokenFairPool, FairPool, Future, Lock
-from fairpool._tasks import waits as waits_module
+from fairpool._core import waitgraph as waits_module
 
 TIMEOUT = 90  # seconds, for what takes milliseconds
 SLOW_SECTION = 0.002  # seconds

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import fairpool
 from fairpool import CancelledError, FairPool, Future, create_task, gather, shield, sleep, yield_now
-from fairpool._tasks import waits as waits_module
+from fairpool._core import waitgraph as waits_module
 
 pytestmark = pytest.mark.stress
 

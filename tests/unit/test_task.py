@@ -26,10 +26,10 @@ import pytest
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, Task, current_task
+from fairpool._core import waitgraph as waits_module
 from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
 from fairpool._scheduler.worker import Worker
-from fairpool._tasks import waits as waits_module
 from fairpool._tasks.task import Continuation
 
 TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen

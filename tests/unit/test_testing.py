@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 import fairpool
 from fairpool import FairPool, Future
 from fairpool._core.here import here
-from fairpool._tasks.waits import waits, write_wait
+from fairpool._core.waitgraph import waits, write_wait
 from fairpool.testing import (
     Deadlock,
     InterleavingError,

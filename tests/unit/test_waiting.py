@@ -17,8 +17,8 @@ import pytest
 from unit.conftest import TIMEOUT, occupy
 
 from fairpool import DeadlockError, FairPool, Future, blocking
+from fairpool._core.waitgraph import waits
 from fairpool._scheduler.worker import Worker
-from fairpool._tasks.waits import waits
 
 MakePool = Callable[..., FairPool]
 
