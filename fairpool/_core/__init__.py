@@ -7,6 +7,7 @@ signals:   Ctrl-C, and waits that the main thread can be interrupted in
 room:      room on a thread's stack
 hooks:     the interpreter's end, the collector's start, the child of a fork
 token:     one-shot tokens and latches
+observer:  the seam by which others see what happens: `Observer`, `attach`
 waitgraph: which task waits for what, and the `DeadlockError` of a cycle
 park:      `Parker`, and the slots: which workers may run, search, sleep
 runqueue:  queues of runnable tasks, and of waiters

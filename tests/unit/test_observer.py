@@ -1,0 +1,112 @@
+"""The observer seam: functions are replaced while somebody looks, and only those looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fairpool._core import observer as seam
+from fairpool._core.observer import EVENTS, Observer, attach, attached, detach, point
+
+
+class Thief:
+    def steal(self) -> str:
+        return "loot"
+
+    def park(self) -> None:
+        pass
+
+
+class Told(Observer):
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def stolen(self, thief: Any, item: Any) -> None:
+        self.told.append(("stolen", item))
+
+
+@pytest.fixture(autouse=True)
+def points() -> Iterator[None]:
+    """Two points of a class that is no part of the package."""
+    before = seam._points[:]
+
+    @point(Thief, "steal", "stolen")
+    def report_steal(steal: Any, observer: Observer) -> Any:
+        def observed(self: Thief) -> str:
+            item: str = steal(self)
+            observer.stolen(self, item)
+            return item
+
+        return observed
+
+    @point(Thief, "park", "parked", "unparked")
+    def report_park(park: Any, observer: Observer) -> Any:
+        def observed(self: Thief) -> None:
+            observer.parked(self)
+            park(self)
+            observer.unparked(self)
+
+        return observed
+
+    yield
+    seam._points[:] = before
+    assert not seam._observers
+
+
+def test_functions_are_replaced_only_while_somebody_looks() -> None:
+    steal, park = Thief.steal, Thief.park
+    told = Told()
+    with attached(told):
+        assert Thief.steal is not steal
+        assert Thief.park is park  # nobody looks at that
+        assert Thief().steal() == "loot"
+    assert Thief.steal is steal
+    Thief().steal()
+    assert told.told == [("stolen", "loot")]
+
+
+def test_two_observers_are_told_of_their_own() -> None:
+    class Sleeper(Told):
+        def parked(self, worker: Any) -> None:
+            self.told.append(("parked",))
+
+    first, second = Told(), Sleeper()
+    attach(first)
+    attach(second)
+    Thief().steal()
+    Thief().park()
+    detach(first)
+    Thief().steal()
+    detach(second)
+    Thief().steal()
+    assert first.told == [("stolen", "loot")]
+    assert second.told == [("stolen", "loot"), ("parked",), ("stolen", "loot")]
+
+
+def test_one_that_is_not_attached_cannot_be_detached() -> None:
+    with pytest.raises(ValueError, match="not in list"):
+        detach(Told())
+    told = Told()
+    with attached(told):
+        with pytest.raises(ValueError, match="not in list"):
+            detach(Told())
+        Thief().steal()
+    assert told.told
+
+
+def test_a_point_that_is_not_there_is_refused() -> None:
+    with pytest.raises(AttributeError, match="Thief has no function take"):
+        point(Thief, "take", "stolen")
+    with pytest.raises(ValueError, match="robbed"):
+        point(Thief, "steal", "robbed")
+    with pytest.raises(ValueError, match="nothing"):
+        point(Thief, "steal")
+
+
+def test_an_observer_does_nothing_by_itself() -> None:
+    observer = Observer()
+    for event in EVENTS:
+        method = getattr(observer, event)
+        assert method(*[None] * (method.__code__.co_argcount - 1)) is None
