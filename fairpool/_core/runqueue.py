@@ -1,14 +1,14 @@
-"""`RunQueue`: runnable tasks, first in, first out, for any number of putters and takers.
+"""`RunQueue`: runnable tasks, first in, first out. `WaitQueue`: waiters that may give up.
 
-Each worker has one (its *run queue*), and each pool one more for submissions from outside (the
-*injector*). Owner and thieves alike take the oldest task, so that a task's wait is bounded by what
-was queued before it.
+Each worker has a run queue, and each pool one more for submissions from outside (the *injector*).
+Any thread may put and take. Owner and thieves alike take the oldest task, so a task waits only for
+tasks that were queued before it.
 
-A deque does all of it: `append` and `popleft` are atomic (A1 in `_sync`). It is never iterated,
-indexed or copied, which would not be; `items` and `first` look at it in another way. And the calls
-that compare are made again where another one has come in between. `if queue:` is
-a plain read that may miss what another thread has just appended; where that would lose a wake-up,
-`holds_work` is asked instead.
+Both are deques: `append` and `popleft` are atomic calls (`atomicity`). Iterating, indexing or
+copying a shared deque is not, so `items` and `first` look at it in another way. A call that
+compares is made again where another call has come in between. `if queue:` is a plain read that may
+miss what another thread has just appended; `holds_work` is ordered, for where a miss would lose a
+wake-up.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fairpool._core.token import Token
 
 __all__ = ["SHORT", "RunQueue", "WaitQueue"]
 
-# In a queue that is not longer than this, one that gives up is looked for, and taken out at once.
+# In a queue up to this length, a waiter that gives up is searched for and taken out at once.
 SHORT = 64
 
 
 class _Look(list[Any]):
-    """Asked whether it equals something, it notes that down, and says no.
+    """Collects all that it is compared with, and equals nothing of it.
 
-    In C: so a `count` in a deque stays one atomic call (A1).
+    The comparison is `list.append`, in C, so a `count` in a deque stays one atomic call.
     """
 
     __eq__ = list.append  # type: ignore[assignment]
-    # `index` puts it into the message of its ValueError, and would put in all that was noted down.
+    # `index` puts the repr into the message of its ValueError: not all that was collected.
     __repr__ = object.__repr__
     __hash__ = None
 
@@ -50,19 +50,19 @@ class RunQueue(deque[Any]):
             return None
 
     def items(self) -> list[Any]:
-        """All that is in here, at one moment, oldest first. Takes nothing out."""
+        """All items at one moment, oldest first. Takes nothing out."""
         while True:
             look = _Look()
             try:
                 deque.count(self, look)
             except RecursionError:
                 raise
-            except RuntimeError:  # it was cut in two (A1)
+            except RuntimeError:  # changed during a comparison that waited
                 continue
             return [*look]
 
     def first(self) -> Any:
-        """The oldest one, or None. Takes nothing out."""
+        """The oldest item, or None. Takes nothing out."""
         while True:
             look = _Look()
             try:
@@ -76,7 +76,7 @@ class RunQueue(deque[Any]):
             return look[0] if look else None
 
     def remove(self, item: Any) -> None:
-        """Take this one out; ValueError if it is not in here."""
+        """Take this item out; ValueError if it is not in the queue."""
         while True:
             try:
                 deque.remove(self, item)
@@ -85,7 +85,7 @@ class RunQueue(deque[Any]):
                 pass
 
     def count(self, item: Any) -> int:
-        """How often this one is in here."""
+        """How often this item is in the queue."""
         while True:
             try:
                 return deque.count(self, item)
@@ -97,38 +97,39 @@ class RunQueue(deque[Any]):
     def holds_work(self) -> bool:
         """Whether there is a task, ordered against every `append`: see docs/protocols/parking.md.
 
-        `rotate(0)` changes nothing but takes the deque's mutex (A2): what was appended before it is
-        seen here, and whoever appends after it sees all that this thread wrote before.
+        `rotate(0)` changes nothing but takes the deque's mutex (mutex order). What was appended
+        before it is seen here, and a thread that appends after it sees all that this thread wrote
+        before. (`fence`, written out.)
         """
         self.rotate(0)
         return bool(self)
 
 
 class WaitQueue(RunQueue):
-    """Those that wait, oldest first; giving up costs the same however many they are.
+    """Waiters, oldest first. Giving up takes the same time in a queue of any length.
 
-    In a long queue, one that has given up stays for the time being. The queue is swept when those
-    may be more than half of it: so a sweep costs no more than some constant for each that gave up,
-    and as soon as the last one that waits has given up, the queue is empty.
+    In a long queue a waiter that has given up stays for the time being. The queue is swept when
+    more than half of it may have given up. So a sweep costs a constant for each waiter that gave
+    up, and the queue is empty as soon as its last waiter has given up.
     """
 
     __slots__ = ("given_up", "idle")
 
-    # given_up: an item for each that has given up, and was left in here, since the last sweep began
-    # idle:     holds an item while nobody sweeps
+    # given_up: an item for each waiter that gave up and was left in, since the last sweep began
+    # idle:     taken by the thread that sweeps
 
     def __init__(self) -> None:
         self.given_up: list[None] = []
         self.idle = Token()
 
     def give_up(self, item: Any) -> bool:
-        """One has given up; whether the queue is to be swept now. From any thread."""
-        if len(self) > SHORT or not self.discard(item):  # somebody has it, a sweeper perhaps
+        """A waiter has given up; whether to sweep the queue now. From any thread."""
+        if len(self) > SHORT or not self.discard(item):  # another thread has it, a sweeper perhaps
             self.given_up.append(None)
         return self.is_half_empty()
 
     def is_half_empty(self) -> bool:
-        """Whether more than half of what is in here may have given up."""
+        """Whether more than half of the queue may have given up."""
         given_up = self.given_up
         return bool(given_up) and len(given_up) * 2 > len(self)
 
@@ -141,10 +142,10 @@ class WaitQueue(RunQueue):
     def sweep(
         self, heads: tuple[Any, ...], taken: list[Any], has_given_up: Callable[[Any], bool]
     ) -> None:
-        """Take out those that have given up. One thread does so at a time: who has `idle`.
+        """Take out the waiters that have given up. The caller has taken `idle`.
 
-        Meanwhile nobody may take any but `heads`, which stand before all others, and are the
-        caller's to take out after it. The others are in `taken`, or in here, or both.
+        Meanwhile other threads may take only `heads`, which stand before all waiters; the caller
+        takes them out afterwards. Each other waiter is in `taken`, or in the queue, or in both.
         """
         self.given_up.clear()
         try:
@@ -153,11 +154,11 @@ class WaitQueue(RunQueue):
                 if item is not heads[0]:
                     taken.append(item)  # W2
                     if not self.discard(item):  # W3: from the left, next to the heads
-                        taken.pop()  # somebody else has taken it out
+                        taken.pop()  # another thread has taken it out
         finally:
             if taken:
                 self.discard(taken[-1])  # an interrupt may have come between W2 and W3
-            # W4: what has come meanwhile is behind them.
+            # W4: newcomers are behind them.
             try:
                 kept = [item for item in reversed(taken) if not has_given_up(item)]
             except MemoryError:
@@ -166,7 +167,7 @@ class WaitQueue(RunQueue):
             self.extendleft(kept)
 
     def discard(self, item: Any) -> bool:
-        """Take this one out; False if it is not in here."""
+        """Take this item out; False if it is not in the queue."""
         try:
             self.remove(item)
         except ValueError:
@@ -174,6 +175,6 @@ class WaitQueue(RunQueue):
         return True
 
     def clear(self) -> None:
-        """Forget everything: for the child of a fork."""
+        """Forget all waiters: for the child of a fork."""
         RunQueue.clear(self)
         self.__init__()  # type: ignore[misc]

@@ -1,22 +1,30 @@
-"""`Timers`: what is to be woken at which time: one heap and one thread for a pool.
+"""`Timers`: deadlines, and the targets to wake at them. One heap and one thread for a pool.
 
-A thread of its own, because the workers may all be in long steps when a deadline comes, and a
-worker that parks until the next deadline would have to be found and unparked whenever an earlier
-one is added. It is started with the first timer, and ends when there has been none for a while; or
-at once, when there is none, after `close`. (So it can be waited for at the end, and need not be a
-daemon, which a subinterpreter forbids.)
+A thread of its own, because all workers may be in long steps when a deadline comes, and a worker
+that parks until the next deadline would have to be found and unparked whenever an earlier one is
+added. The thread is started with the first timer. It ends when there has been no timer for a while,
+or at once, when there is none, after `close`. So the end of the program can wait for it, and it
+need not be a daemon, which a subinterpreter forbids.
 
-Protocol: an adder does T1 append to `_incoming`, T2 look at `_wakes_at`, and unpark the thread if
-that is too late. The thread does U1 write `_wakes_at`, U2 look at `_incoming` (`holds_work`), U3
-park. T1 and U2 are calls on the same deque: either the thread sees the timer, or the adder sees
-`_wakes_at`. The thread ends in the same way: E1 write `_runs`, and put the token back into
-`_absent`, E2 look at `_incoming`; an adder that after T1 neither sees one run nor that the token is
-taken starts a thread.
+Protocol, *no timer is missed*:
 
-Only threads take the token, each as its first act, and one that finds none ends at once. So there
-is never more than one that works; a start that fails, or is cut off by an interrupt, hurts only the
-adder whose it was; and who sees the token taken can count on a thread whose E2 is still to come.
-Several adders at once may each start a thread, of which one stays.
+| adder | timer thread |
+|---|---|
+| `push` the timer to `_incoming` | `announce`: write `_wakes_at` |
+| `check`: unpark the thread if `_wakes_at` is too late | `last_look` at `_incoming` |
+| | `park` until then |
+
+`push` and `last_look` are calls on the same deque (mutex order). Either the thread sees the timer,
+or the adder sees `_wakes_at`.
+
+*The thread ends in the same way*: `resign` writes `_runs` and puts the token back into `_absent`;
+then comes `final_look` at `_incoming`. An adder that after its `push` sees neither a thread that
+runs nor a taken token starts a thread.
+
+*One thread works.* Only threads take the token, each as its first act, and one that finds none ends
+at once. Several adders at once may each start a thread, of which one stays. A start that fails, or
+that an interrupt cuts off, hurts only its own adder. An adder that sees the token taken can count
+on a thread whose `final_look` is still to come.
 """
 
 from __future__ import annotations
@@ -35,11 +43,13 @@ from fairpool._core.token import Token, fence
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
 
-# When this many timers have been cancelled, and they are more than half, they are thrown away, so
-# that no program's memory is its rate of time-outs times their length.
+# From this many cancelled timers on they are thrown away when they are more than half. Otherwise a
+# program's memory would be its rate of time-outs times their length.
 CANCELLED_MIN = 1000
 
 DEADLINE, NUMBER, TARGET = range(3)
+
+YEAR = 31536000.0
 
 
 class Timer(list[Any]):
@@ -52,7 +62,7 @@ class Timer(list[Any]):
 
 
 class Timers:
-    """Deadlines (in `monotonic` seconds) and whom to `wake()` then, in order."""
+    """Deadlines (in `monotonic` seconds), in order, and the targets to `wake()` then."""
 
     __slots__ = (
         "_absent",
@@ -76,13 +86,13 @@ class Timers:
         self._idle_timeout = idle_timeout
         self._numbers = count()
         self._incoming = RunQueue()
-        self._cancelled = RunQueue()  # one item for each; only its length counts
-        # How many were in the heap when its thread parked. Read by `cancel` after a call on
-        # `_cancelled`, and followed by such a call where it is written (A7).
+        self._cancelled = RunQueue()  # one item for each cancelled timer; only its length counts
+        # How many timers were in the heap when the thread parked. `cancel` reads it after a call on
+        # `_cancelled`; a call on that follows where it is written (fence).
         self._held = 0
         self._absent = Token()  # there while no thread is
-        self._runs = False  # whether the one that has the token can be counted on
-        self._heap: list[Timer] = []  # for who has the token
+        self._runs = False  # whether the thread that has the token can be counted on
+        self._heap: list[Timer] = []  # belongs to the thread that has the token
         self._lock = Lock()
         self._wakes_at = -inf
         self._keeps = CANCELLED_MIN  # how many cancelled timers may stay in the heap
@@ -96,20 +106,20 @@ class Timers:
         return timer
 
     def start(self, timer: Timer) -> None:
-        """As `add`, for a timer that is there already, and is started once."""
+        """As `add`, for a timer that was made before. Called once for each timer."""
         timer[NUMBER] = next(self._numbers)
-        self._incoming.append(timer)  # T1
+        self._incoming.append(timer)  # push
         if not self._runs:
             try:
                 self._start()
             except BaseException:
                 self.cancel(timer)  # its owner is told
                 raise
-        if timer[DEADLINE] < self._wakes_at:  # T2
+        if timer[DEADLINE] < self._wakes_at:  # check
             self._unpark()
 
     def cancel(self, timer: Timer) -> None:
-        """Do not wake the target of `timer`, if it has not been done. From any thread."""
+        """Do not wake the target of `timer`, if that has not been done. From any thread."""
         timer[TARGET] = None
         self._cancelled.append(None)
         count = len(self._cancelled)
@@ -117,18 +127,18 @@ class Timers:
             self._unpark()
 
     def close(self) -> None:
-        """The thread need not wait for further timers. They may come: the next one starts another.
+        """Let the thread end as soon as no timer is left. A later timer starts another thread.
 
         May be called repeatedly.
         """
-        # `_unpark` and `cancel` each call something after their write (A7): either the thread sees
-        # what was cancelled, or the canceller sees this, and wakes the thread.
+        # `_unpark` and `cancel` each make an atomic call after their write (fence): either the
+        # thread sees the cancelled timers, or the canceller sees this, and wakes the thread.
         self._idle_timeout = 0.0
         self._keeps = 0
         self._unpark()
 
     def stop(self) -> None:
-        """End the thread, and wait for it. No timer is needed any more."""
+        """End the thread, and wait until it has ended. No timer is needed any more."""
         self._stopped = True
         self._unpark()
         for thread in self._threads.copy():
@@ -137,13 +147,13 @@ class Timers:
         self._stopped = False
 
     def threads(self) -> list[Thread]:
-        """Those that may be there."""
+        """The timer threads that may be there."""
         return self._threads.copy()
 
     def _start(self) -> None:
         if not self._absent:
             return
-        need_stack()  # so that `start` does not fail when the thread is there
+        need_stack()  # so that `start` does not fail once the thread is there
         thread = new_thread(lambda: self._live(thread), self._name, daemon=False)
         self._threads.append(thread)
         try:
@@ -172,9 +182,10 @@ class Timers:
             pass
 
     def _keeps_too_many(self) -> bool:
-        """Whether the heap holds more cancelled timers than it should: as `cancel` asks.
+        """Whether the heap holds too many cancelled timers: the question that `cancel` asks.
 
-        On its thread, after `_held` was written: ordered against `cancel` by the call on the deque.
+        On the timer thread, after `_held` was written. The call on the deque orders it against
+        `cancel`.
         """
         fence(self._cancelled)
         return len(self._cancelled) > max(self._keeps, len(self._heap) >> 1)
@@ -190,7 +201,7 @@ class Timers:
                 else:
                     heappush(heap, timer)
             if self._keeps_too_many():
-                # Counts of timers in `_incoming` go, too: so those are to be looked at here.
+                # This forgets cancelled timers in `_incoming`, too: so it is emptied here.
                 self._cancelled.clear()
                 while (timer := self._incoming.take()) is not None:
                     heap.append(timer)
@@ -204,21 +215,21 @@ class Timers:
                 else:
                     try:
                         target.wake()
-                    except BaseException:  # the other timers are not to suffer from it
+                    except BaseException:  # the other timers must not suffer from it
                         log(CRITICAL, "a timer could not wake %r", target, exc_info=True)
             timer = target = None
             self._held = len(heap)
-            self._wakes_at = heap[0][DEADLINE] if heap else inf  # U1
-            if self._incoming.holds_work() or self._keeps_too_many():  # U2
+            self._wakes_at = heap[0][DEADLINE] if heap else inf  # announce
+            if self._incoming.holds_work() or self._keeps_too_many():  # last_look
                 continue
             if not self._stopped:
                 timeout = max(0.0, heap[0][DEADLINE] - monotonic()) if heap else self._idle_timeout
-                woken = self._lock.acquire(timeout=min(timeout, 31536000.0))  # U3; at most a year
+                woken = self._lock.acquire(timeout=min(timeout, YEAR))  # park, for a year at most
                 if woken or heap:
                     continue
-            self._runs = False  # E1, both
+            self._runs = False  # resign, both lines
             self._absent.put()
-            if not self._incoming.holds_work():  # E2
+            if not self._incoming.holds_work():  # final_look
                 return
             if not self._absent.take():  # another thread has it
                 return

@@ -373,17 +373,17 @@ BUGS = [
     ),
     # --- timers -------------------------------------------------------------------------------
     Bug(
-        "a timer is put in after the look at when the thread wakes (T1 after T2)",
+        "an adder checks when the timer thread wakes before it pushes its timer",
         "_core.timer",
         "Timers.start",
-        """        self._incoming.append(timer)  # T1
+        """        self._incoming.append(timer)  # push
         if not self._runs:
             try:
                 self._start()
             except BaseException:
                 self.cancel(timer)  # its owner is told
                 raise
-        if timer[DEADLINE] < self._wakes_at:  # T2
+        if timer[DEADLINE] < self._wakes_at:  # check
             self._unpark()
 """,
         """        if timer[DEADLINE] < self._wakes_at:
@@ -428,10 +428,10 @@ BUGS = [
         1000,
     ),
     Bug(
-        "the timer thread parks without a last look (U2)",
+        "the timer thread parks without its last_look",
         "_core.timer",
         "Timers._run",
-        """            if self._incoming.holds_work() or self._keeps_too_many():  # U2
+        """            if self._incoming.holds_work() or self._keeps_too_many():  # last_look
                 continue
 """,
         "",
@@ -439,10 +439,10 @@ BUGS = [
         2000,
     ),
     Bug(
-        "the timer thread ends without a last look (E2)",
+        "the timer thread ends without its final_look",
         "_core.timer",
         "Timers._run",
-        "            if not self._incoming.holds_work():  # E2\n",
+        "            if not self._incoming.holds_work():  # final_look\n",
         "            if True:\n",
         s.nap_after_the_timers_end,
         3000,
