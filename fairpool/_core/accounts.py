@@ -1,14 +1,17 @@
-"""`Principal`, `Ledger` and `Shares`: whom work is charged to, how much each has used, who is next.
+"""Usage accounting and fair-share selection: principals, accounts, ledgers, shares.
 
-`pool.share()` makes a principal. It is carried by the context (`CURRENT`), so that whatever a task
-submits, chains or delegates is charged to the same one.
+A *principal* is charged for work: `pool.share()` makes one. The context carries it (`CURRENT`), so
+a task's submissions, chains and delegated sections are charged to the principal of the task.
 
-What each has used of one thing (of a lock, or of the workers) is written into a `Ledger` of that
-thing. Who has used the least, for its weight, is served first. The rules, and the proofs that
-nobody waits for ever, are in `docs/protocols/usage.md`.
+A *ledger* has one *account* for each principal, of one resource: a lock, or the workers. An account
+has a virtual time, as in weighted fair queueing: measured time divided by the principal's weight.
+The principal with the least virtual time is served first. A newcomer starts at the average of the
+active ones, so that it cannot claim the past.
 
-This code assumes A1 to A3 of `_sync`. A ledger belongs to whoever holds the key of its lock, or the
-token of `Shares`; others that read it see each number as it was a moment ago.
+Guarantee: no principal waits for ever. Rules and proofs: `docs/protocols/usage.md`.
+Assumes: atomic call, mutex order, plain read (`atomicity`). A ledger belongs to the key holder of
+its lock, or to the thread that has the token of `Shares`. Other readers see each number as it was a
+moment ago.
 """
 
 from __future__ import annotations
@@ -27,40 +30,40 @@ __all__ = [
     "VIRTUAL_NANOSECOND",
     "WEIGHT_MAX",
     "WEIGHT_MIN",
+    "Account",
     "Ledger",
     "Principal",
     "Shares",
-    "Standing",
     "jain_index",
 ]
 
-# Virtual time is an integer, so that no amount of it absorbs what is added: so much of it passes in
-# a nanosecond at weight 1. At the greatest weight a nanosecond is a million units, which gives
-# each weight to six digits; the rest of the arithmetic is exact.
+# The virtual time of one nanosecond at weight 1. An integer, so that no amount of virtual time
+# absorbs a small addition. At the greatest weight a nanosecond is a million units, which gives each
+# weight to six digits; the rest of the arithmetic is exact.
 VIRTUAL_NANOSECOND = 1 << 40
 
-# Beside a share of weight 1, one of the least weight gets a second in twelve days, which is as
-# good as none.
+# Beside a share of weight 1, a share of the least weight gets a second in twelve days.
 WEIGHT_MIN = 1e-6
 WEIGHT_MAX = 1e6
 
-# Who has not been seen for so long (ns) is a newcomer: it starts at the average. Much longer than
-# the pauses of a program that works, much shorter than a person's.
+# A principal that was not seen for so long (ns) is a newcomer, and starts at the average. Much
+# longer than the pauses of a program that works, much shorter than a person's.
 ABSENCE = 1_000_000_000
 
-# So much (virtual time) may one that comes and goes be behind the one that is served: whoever uses
-# little for an hour must not have an hour to itself after that. 100 ms, for a weight of 1.
+# So far (virtual time) a principal that comes and goes may be behind the one that is served. A
+# principal that uses little for an hour must not have an hour to itself after that. 100 ms at
+# weight 1.
 CREDIT = 100_000_000 * VIRTUAL_NANOSECOND
 
-# How long (ns) a worker serves a share whose tasks are short before it chooses again: long enough
-# for some dozens of small tasks to pay for one choice, and no longer than a wake-up.
-TURN_TIME = 100_000
+# How long (ns) a worker serves a share with short tasks before it chooses again. Some dozens of
+# small tasks pay for one choice, and it is no longer than a wake-up.
+QUANTUM = 100_000
 
 CURRENT: ContextVar[Principal | None] = ContextVar("fairpool.share", default=None)
 
 
-# When so many shares are active, those that have nothing queued are so no longer. Where a share
-# comes and goes at each task, its workers and those that submit meet at the mutex of the dict.
+# With more active shares than this, a share with nothing queued is deactivated. With fewer it
+# stays: if it came and went at each task, all threads would meet at the mutex of the dict.
 ACTIVE = 8
 
 
@@ -74,8 +77,8 @@ def jain_index(values: Iterable[float]) -> float:
     return sum(listed) ** 2 / (len(listed) * squares) if squares else 1.0
 
 
-class Standing:
-    """What one principal has used of one thing."""
+class Account:
+    """One principal's usage of one resource."""
 
     __slots__ = (
         "is_present",
@@ -85,17 +88,17 @@ class Standing:
         "queue",
         "seen",
         "usage",
+        "virtual_time",
         "weight",
-        "weighted",
     )
 
-    # usage:    measured (ns)
-    # weighted: usage by weight (virtual time), moved up where the principal came late
-    # pace:     the virtual time of one nanosecond of use
-    # seen:     when it last came, or ended what it did here (ns)
-    # queue:    what of it waits: (lock) a `WaitQueue`; (workers) the principal's run queue
-    # listed:   (lock) whether it is in the heap; (workers) whether it had work at the last choice
-    # is_present: whether it is in `Ledger.present`
+    # usage:        measured time (ns)
+    # virtual_time: usage divided by weight, moved up where the principal came late
+    # pace:         the virtual time of one nanosecond of use
+    # seen:         when it last arrived, or ended a use (ns)
+    # queue:        its requests: (lock) a `WaitQueue`; (workers) the principal's run queue
+    # listed:       (lock) whether it is in the heap; (workers) whether it had work at the last look
+    # is_present:   whether it is in `Ledger.present`
 
     def __init__(self, principal: Principal | None, queue: Any) -> None:
         self.principal = principal
@@ -103,66 +106,66 @@ class Standing:
         self.pace = round(VIRTUAL_NANOSECOND / self.weight)
         self.queue = queue
         self.usage = 0
-        self.weighted = 0
+        self.virtual_time = 0
         self.seen = -ABSENCE
         self.listed = self.is_present = False
 
 
 class Ledger:
-    """What each principal has used of one thing."""
+    """The accounts of one resource."""
 
-    __slots__ = ("level", "present", "standings", "total")
+    __slots__ = ("accounts", "present", "total", "virtual_time")
 
-    # level:   how far the one was, at most, that was served because it had used the least
-    # present: those that were seen lately, each with the time of the last look at it, in the order
-    #          of these times
-    # total:   the sum of what these have, `weighted`
+    # virtual_time: the greatest virtual time of an account that was served because it had the least
+    # present:      the accounts that were seen lately, each with the time of the last look at it,
+    #               in the order of these times
+    # total:        the sum of their virtual times
 
     def __init__(self) -> None:
-        self.level = self.total = 0
-        self.standings: dict[Principal | None, Standing] = {}
-        self.present: deque[tuple[int, Standing]] = deque()
+        self.virtual_time = self.total = 0
+        self.accounts: dict[Principal | None, Account] = {}
+        self.present: deque[tuple[int, Account]] = deque()
 
-    def find(self, principal: Principal | None) -> Standing:
-        """The standing of a principal, which may be a new one."""
-        standing = self.standings.get(principal)
-        if standing is None:
-            standing = self.standings[principal] = Standing(principal, WaitQueue())
-        return standing
+    def find(self, principal: Principal | None) -> Account:
+        """The account of a principal; made if there is none."""
+        account = self.accounts.get(principal)
+        if account is None:
+            account = self.accounts[principal] = Account(principal, WaitQueue())
+        return account
 
-    def arrive(self, standing: Standing, now: int) -> None:
-        """One of which nothing was waiting, or being served, wants something."""
-        if now - standing.seen >= ABSENCE:
-            start = self._average_without(standing, now)
+    def arrive(self, account: Account, now: int) -> None:
+        """A principal arrives: it had nothing waiting or being served here."""
+        if now - account.seen >= ABSENCE:
+            start = self._average_without(account, now)
         else:
-            start = self.level - CREDIT
-        if not standing.is_present:
-            self._enter(standing, now)
-        if standing.weighted < start:
-            self.total += start - standing.weighted
-            standing.weighted = start
-        standing.seen = now
+            start = self.virtual_time - CREDIT
+        if not account.is_present:
+            self._enter(account, now)
+        if account.virtual_time < start:
+            self.total += start - account.virtual_time
+            account.virtual_time = start
+        account.seen = now
 
-    def charge(self, standing: Standing, used: int, now: int) -> None:
-        """Write down what has been used."""
-        if not standing.is_present:
-            self._enter(standing, now)
-        virtual = used * standing.pace
-        standing.usage += used
-        standing.weighted += virtual
+    def charge(self, account: Account, used: int, now: int) -> None:
+        """Add a use."""
+        if not account.is_present:
+            self._enter(account, now)
+        virtual = used * account.pace
+        account.usage += used
+        account.virtual_time += virtual
         self.total += virtual
-        standing.seen = now
+        account.seen = now
 
-    def _enter(self, standing: Standing, now: int) -> None:
-        standing.is_present = True
-        self.present.append((now, standing))
-        self.total += standing.weighted
+    def _enter(self, account: Account, now: int) -> None:
+        account.is_present = True
+        self.present.append((now, account))
+        self.total += account.virtual_time
 
-    def _average_without(self, standing: Standing, now: int) -> int:
-        """What those that are present have, but for this one; the level if there are none.
+    def _average_without(self, account: Account, now: int) -> int:
+        """The average virtual time of the other present accounts; the ledger's if there are none.
 
-        Whoever was seen since the last look at it is looked at again after `ABSENCE`: so one look a
-        second for each that uses something, and none for the others.
+        An account that was seen since the last look at it is looked at again after `ABSENCE`: one
+        look a second for each account in use, and none for the others.
         """
         present = self.present
         while present and now - present[0][0] >= ABSENCE:
@@ -170,34 +173,34 @@ class Ledger:
             if now - each.seen < ABSENCE:
                 present.append((now, each))
             else:
-                self.total -= each.weighted
+                self.total -= each.virtual_time
                 each.is_present = False
         if not present:
             self.total = 0  # exact, also where an interrupt has cut off a change
         others, total = len(present), self.total
-        if standing.is_present:
-            others, total = others - 1, total - standing.weighted
-        return total // others if others else self.level
+        if account.is_present:
+            others, total = others - 1, total - account.virtual_time
+        return total // others if others else self.virtual_time
 
     def usage(self) -> dict[str | None, float]:
-        """The seconds that each share has used; None stands for work without a share."""
-        standings = self.standings.copy().items()
+        """Seconds of use of each share; None stands for work without a share."""
+        accounts = self.accounts.copy().items()
         return {
-            None if principal is None else principal.name: standing.usage * 1e-9
-            for principal, standing in standings
-            if standing.usage > 0
+            None if principal is None else principal.name: account.usage * 1e-9
+            for principal, account in accounts
+            if account.usage > 0
         }
 
     def jain(self) -> float:
-        """Jain's index of what each has used, by weight."""
-        standings = self.standings.copy().values()
-        return jain_index(each.usage / each.weight for each in standings if each.usage > 0)
+        """Jain's index of usage by weight."""
+        accounts = self.accounts.copy().values()
+        return jain_index(each.usage / each.weight for each in accounts if each.usage > 0)
 
 
 class Principal:
-    """Whom work is charged to: a name, a weight, and a queue of runnable tasks.
+    """A name, a weight, and a queue of runnable tasks that are charged to it.
 
-    `run` is a turn: a worker runs it like a task.
+    A worker runs a principal like a task: `run` serves it for a quantum.
     """
 
     __slots__ = (
@@ -211,14 +214,14 @@ class Principal:
         "weight",
     )
 
-    # queue:    its tasks and continuations, oldest first
-    # charges:  worker time (ns) that `Shares.settle` has not written into the ledger yet
-    # estimate: what a turn takes (ns), about; a lost update does no harm
-    # listed:   whether it is among the pool's `Shares`
-    # is_active: whether it is in `Shares.active`, or about to be. A plain read: threads that
-    #           meet at the mutex of the dict pay for it
+    # queue:     its tasks and continuations, oldest first
+    # charges:   worker time (ns) that `Shares.settle` has not written into the ledger yet
+    # estimate:  expected time of a quantum (ns); a lost update does no harm
+    # listed:    whether it is among the pool's `Shares`
+    # is_active: whether it is in `Shares.active`, or about to be. A plain read: threads that meet
+    #            at the mutex of the dict pay for it
 
-    # What a worker runs has a task. A turn is nobody's.
+    # A worker's item has a task; a quantum belongs to none.
     task = None
     is_task = False
     lock_in_hand = None
@@ -229,43 +232,46 @@ class Principal:
         self.weight = weight
         self.queue = RunQueue()
         self.charges: deque[int] = deque()
-        self.estimate = TURN_TIME
+        self.estimate = QUANTUM
         self.listed = self.is_active = False
 
     def __repr__(self) -> str:
         return f"<share {self.name}, weight {self.weight:g}>"
 
     def append(self, item: Any) -> None:
-        """Queue what is runnable. The caller notifies (S3)."""
+        """Queue a runnable item. The caller notifies (S3)."""
         self.queue.append(item)  # S1
-        if not self.is_active:  # S1: where it is looked for
+        if not self.is_active:  # S1: where `choose` looks for it
             self.activate()
 
     def activate(self) -> None:
-        """Be one of those that are looked at."""
+        """Be among the shares that `choose` looks at."""
         self.is_active = True
         self.scheduler.shares.active[self] = None
 
     def put(self, item: Any) -> None:
-        """Queue what is runnable, at the end of a step."""
+        """Queue a runnable item at the end of a step."""
         self.append(item)
         self.scheduler.notify_if_free()  # S3
 
     def run(self, worker: Any) -> Any:
-        """Run the oldest task and, if it was short, some more. Returns as `Task.run`."""
+        """Serve it for a quantum: run the oldest task, and more if they are short.
+
+        Returns as `Task.run`.
+        """
         take = self.queue.take
         item = take()
         if item is None:
             return None
-        # Charged before it is known, so that two workers that choose at once choose differently.
+        # The estimate is charged in advance: two workers that choose at once choose differently.
         estimate = self.estimate
         self.charges.append(estimate)
         principal_of = self.scheduler.principal_of
         clock = monotonic_ns
         away = worker.away
-        worker.extra_steps -= 1  # the turn itself is counted as a step, too
+        worker.extra_steps -= 1  # the caller counts the quantum as a step, too
         began = clock()
-        end = began + TURN_TIME
+        end = began + QUANTUM
         following: Any = None
         try:
             while True:
@@ -284,7 +290,7 @@ class Principal:
                 if late or (item := take()) is None:
                     break
         finally:
-            item = None  # what it has raised leads to this frame: no cycle
+            item = None  # its exception leads to this frame: no cycle
             used = clock() - began - (worker.away - away)
             self.charges.append(used - estimate)
             if not self.is_active:
@@ -299,10 +305,10 @@ class Shares(list[Principal]):
     __slots__ = ("active", "ledger", "names", "token")
 
     # names:  the principals by their names
-    # active: those that have something queued, or charges to be settled, and some that had. A
+    # active: the principals with something queued or with charges to settle, and some that had. A
     #         search for work looks only at these. A dict, because it keeps its order: two runs of
-    #         the same schedule choose the same.
-    # token:  held for a moment by who brings the ledger up to date; nobody waits for it
+    #         the same schedule choose the same
+    # token:  taken by the thread that brings the ledger up to date; no thread waits for it
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,59 +318,59 @@ class Shares(list[Principal]):
         self.token = Token()
 
     def add(self, principal: Principal) -> Principal:
-        """Take in one more; return the one that is there of this name."""
-        there = self.names.setdefault(principal.name, principal)  # A1: the arbiter
-        # Before it is listed: the others look for it once it is.
-        self.ledger.standings.setdefault(there, Standing(there, there.queue))
-        if not there.listed:  # before anybody who gets it queues a task with it
+        """Add a principal, unless there is one of this name; return the one that is there."""
+        there = self.names.setdefault(principal.name, principal)  # atomic: the arbiter
+        # Before it is listed: other threads look for it once it is.
+        self.ledger.accounts.setdefault(there, Account(there, there.queue))
+        if not there.listed:  # before a caller that gets it queues a task with it
             self.append(there)  # perhaps twice, which does no harm
             there.listed = True
         return there
 
     def choose(self) -> Principal | None:
-        """The one that has something to run, and of the workers' time has had the least."""
+        """The runnable principal with the least virtual time."""
         active = self.active.copy()
         self.settle(active, monotonic_ns())
-        standings = self.ledger.standings
-        best: Standing | None = None
+        accounts = self.ledger.accounts
+        best: Account | None = None
         for principal in active:
             if principal.queue:
-                standing = standings[principal]
-                if best is None or standing.weighted < best.weighted:
-                    best = standing
+                account = accounts[principal]
+                if best is None or account.virtual_time < best.virtual_time:
+                    best = account
         if best is None:
             return None
-        if best.weighted > self.ledger.level:
-            self.ledger.level = best.weighted
+        if best.virtual_time > self.ledger.virtual_time:
+            self.ledger.virtual_time = best.virtual_time
         return best.principal
 
     def settle(self, active: Iterable[Principal], now: int) -> None:
-        """Bring the ledger up to date for these, unless another thread is just doing it."""
+        """Bring the ledger up to date for these, unless another thread is just doing so."""
         if not self.token.take():
             return
         try:
             ledger = self.ledger
             for principal in active:
-                standing = ledger.standings[principal]
+                account = ledger.accounts[principal]
                 charges = principal.charges
                 while charges:
-                    ledger.charge(standing, charges.popleft(), now)
+                    ledger.charge(account, charges.popleft(), now)
                 if not principal.queue:
-                    standing.listed = False
+                    account.listed = False
                     if len(self.active) > ACTIVE:
                         self._deactivate(principal)
-                elif not standing.listed:
-                    standing.listed = True
-                    ledger.arrive(standing, now)
+                elif not account.listed:
+                    account.listed = True
+                    ledger.arrive(account, now)
         finally:
             self.token.put()
 
     def _deactivate(self, principal: Principal) -> None:
-        """Nothing of it is queued, it seems."""
+        """Take it out of `active`: it has nothing queued, it seems."""
         principal.is_active = False  # R0
         self.active.pop(principal, None)  # R1
-        # R2: a call on the queue, as S1 is. What was queued before it is seen here; who queues
-        # something after it makes the principal active after R1.
+        # R2: a call on the queue, as S1 is. What was queued before it is seen here. A thread that
+        # queues something after it makes the principal active after R1.
         if principal.queue.holds_work() or principal.charges:
             principal.activate()
-            principal.scheduler.notify_if_free()  # S3: it was nowhere for a moment
+            principal.scheduler.notify_if_free()  # S3: it was in no list for a moment

@@ -22,9 +22,9 @@ class DeadlockError(RuntimeError):
 
 
 def stays_here(instead: str) -> Callable[[object, object], NoReturn]:
-    """A `__reduce_ex__` for what threads of this process share: it has no copy, here or elsewhere.
+    """A `__reduce_ex__` for objects that the threads of this process share: they have no copy.
 
-    `instead`: what to do.
+    `instead`: the advice in the error.
     """
 
     def __reduce_ex__(self: object, protocol: object) -> NoReturn:

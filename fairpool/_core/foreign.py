@@ -1,9 +1,9 @@
-"""What the package asks of objects of the user's, without running any code of their classes.
+"""Questions to objects of the user's that run no code of their classes.
 
-An exception may refuse attributes (`@dataclass(frozen=True)`), a class may say of itself what it
-likes (`__class__`, `__subclasscheck__`, `__hash__`, `__eq__`), and a `__repr__` may raise, or take
-long, or wait for the pool. So no step of the package uses any of them: it asks the type, which is
-C's, by the functions of this module.
+An exception may refuse attributes (`@dataclass(frozen=True)`). A class may lie about itself
+(`__class__`, `__subclasscheck__`, `__hash__`, `__eq__`). A `__repr__` may raise, take long, or wait
+for the pool. So no step of the package uses any of them: it asks the type, in C, by the functions
+of this module.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def is_a(what: object, kind: type[T]) -> TypeGuard[T]:
 def without_frame(error: BaseException) -> BaseException:
     """`error` as it came to the calling frame, which has caught it, and without that frame.
 
-    Nobody who reads the traceback wants that frame, and what it works with may lead back to the
+    A reader of the traceback has no use for that frame, and its variables may lead back to the
     error.
     """
     trace = traceback_of(error)

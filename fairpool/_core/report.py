@@ -1,16 +1,16 @@
-"""What the package says in the log: never in the way of the work, and never lost.
+"""The package's log: never in the way of the work, and no message lost.
 
 Guarantees:
 
 - `log` raises nothing that a handler, a filter or the `__repr__` of an argument has raised.
-- `log_failure` may be called by a finalizer, that is: in the midst of anything, on any thread. It
-  waits for no lock that its thread may hold, `logging`'s own included, because it leaves the
-  logging to a thread (`_Reporter`) that is there as long as there is something to say.
-- What is still to be said when the interpreter ends is said before the modules are taken apart.
+- A finalizer may call `log_failure`, in the midst of anything, on any thread. It waits for no lock
+  that its thread may hold, `logging`'s own included: it leaves the logging to a thread
+  (`_Reporter`) that lives as long as there are messages.
+- Messages that are left when the interpreter ends are logged before the modules are taken apart.
 
-Why not in the finalizer itself: from 3.13.4 on `logging` drops what a thread logs while it is
-logging; before, a handler with a lock of its own (a `QueueHandler`) may wait for itself. And on a
-thread that has left `threading`, or never was of it, `logging` makes a dummy thread object, which
+Why not in the finalizer itself: from 3.13.4 on `logging` drops messages of a thread that is just
+logging. Before, a handler with a lock of its own (a `QueueHandler`) could wait for itself. And on a
+thread that `threading` does not know, or not any more, `logging` makes a dummy thread object, which
 complains when the interpreter ends.
 """
 
@@ -32,12 +32,12 @@ __all__ = ["LOGGER", "log", "log_failure", "log_failure_now", "wait_for_log"]
 
 LOGGER = logging.getLogger("concurrent.futures.fairpool")
 
-# How long (s) the end of the interpreter waits for a handler that is just being called.
+# How long (s) the end of the interpreter waits for a handler that is being called.
 LAST_WAIT = 5.0
 
 
 def log(level: int, message: str, *args: object, exc_info: Any = False) -> None:
-    """Log this. Raises nothing but the Ctrl-C of a thread of the user's."""
+    """Log a message. Raises nothing but the Ctrl-C of a thread of the user's."""
     try:
         if type(this_thread()) is Stranger:  # logging asks for the current thread
             call_as_stranger(partial(LOGGER.log, level, message, *args, exc_info=exc_info))
@@ -50,7 +50,7 @@ def log(level: int, message: str, *args: object, exc_info: Any = False) -> None:
 
 # --- exceptions that nobody has retrieved ---------------------------------------------------------
 
-# What failed, the exception, and its traceback.
+# The source that failed, the exception, and its traceback.
 _Item = tuple[object, BaseException, TracebackType | None]
 
 
@@ -65,21 +65,22 @@ def log_failure_now(source: object, error: BaseException, trace: TracebackType |
 
 
 class _Reporter:
-    """Logs what finalizers have left to it, on a thread that ends when there is nothing more.
+    """Logs the messages of finalizers, on a thread that ends when there are no more.
 
-    Protocol: who leaves something does L1 append to `_items`, L2 try the lock `_there`, and starts
-    a thread with it. The thread does M1 release the lock, M2 look at `_items`. Both pairs are calls
-    on the same two objects (A2, A5): one of the two sees the other.
+    Protocol: a finalizer does `push`, an append to `_items`, and `try_there`: it tries the lock
+    `_there`, and with it starts a thread. The thread does `release_there` and `recheck`, a look at
+    `_items`. Both pairs are calls on the same two objects (mutex order, try-lock), so one of the
+    two sees the other.
     """
 
     def __init__(self) -> None:
         self._items: list[_Item] = []
-        self._there = Lock()  # held while there is a thread, or one that starts it
+        self._there = Lock()  # held while the thread is there, or is being started
 
     def leave(self, item: _Item) -> None:
         """Have it logged."""
-        self._items.append(item)  # L1
-        if not self._there.acquire(False):  # L2
+        self._items.append(item)  # push
+        if not self._there.acquire(False):  # try_there
             return
         begin = Token()
         try:
@@ -89,7 +90,7 @@ class _Reporter:
             if not begin.take():  # an interrupt, and the thread is there
                 raise
             self._there.release()
-            if type(error) is not RuntimeError:  # no memory, or stack: the next one sees to it
+            if type(error) is not RuntimeError:  # no memory or stack: the next message starts it
                 raise
             self._log_all()  # no thread can be started
 
@@ -98,8 +99,8 @@ class _Reporter:
             return
         while True:
             self._log_all()
-            self._there.release()  # M1
-            if not (self._items.copy() and self._there.acquire(False)):  # M2
+            self._there.release()  # release_there
+            if not (self._items.copy() and self._there.acquire(False)):  # recheck
                 return
 
     def _log_all(self) -> None:
@@ -109,10 +110,10 @@ class _Reporter:
             except IndexError:
                 return
             log_failure_now(*item)
-            del item  # the last reference, perhaps: to be dropped before there is no next one
+            del item  # perhaps the last reference: dropped while this may still find another
 
     def wait(self, timeout: float) -> bool:
-        """Log what is left on this thread, and wait for the other one; whether all is logged."""
+        """Log the rest on this thread, and wait for the other thread; whether all is logged."""
         self._log_all()
         if not self._there.acquire(timeout=timeout):
             return False
@@ -120,7 +121,7 @@ class _Reporter:
         return True
 
     def forget(self) -> None:
-        """In the child of a fork: what is left is the parent's, and so is the thread."""
+        """In the child of a fork: the messages are the parent's, and so is the thread."""
         self._items.clear()
         self._there = Lock()
 
@@ -131,12 +132,12 @@ in_child_after_fork(_reporter.forget)
 
 def log_failure(source: object, error: BaseException, trace: TracebackType | None) -> None:
     """Have an exception logged that nobody has retrieved. For finalizers: it only leaves word."""
-    # At the very end the modules are taken apart, and a thread that is started does not come to
-    # begin (3.11). What there was to log, `log_at_exit` has logged.
+    # At the very end the modules are taken apart, and a thread that is started never begins (3.11).
+    # By then `log_at_exit` has logged all there was.
     if is_finalizing is not None and not is_finalizing():
         _reporter.leave((source, error, trace))
 
 
 def wait_for_log(timeout: float = LAST_WAIT) -> bool:
-    """Wait until what `log_failure` was told of is logged; whether it is."""
+    """Wait until the messages of `log_failure` are logged; whether they are."""
     return _reporter.wait(timeout)

@@ -21,7 +21,7 @@ from logging import WARNING
 from typing import Any
 from weakref import ref
 
-from fairpool._core.accounts import CURRENT, VIRTUAL_NANOSECOND, Ledger, Principal, Standing
+from fairpool._core.accounts import CURRENT, VIRTUAL_NANOSECOND, Account, Ledger, Principal
 from fairpool._core.errors import DeadlockError
 from fairpool._core.here import here
 from fairpool._core.report import log
@@ -64,7 +64,7 @@ class ChargingQueue(WaitQueue):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger()
-        self.current: Standing | None = None
+        self.current: Account | None = None
         self.since = 0
         self.until = 0
 
@@ -77,12 +77,12 @@ class ChargingQueue(WaitQueue):
 
     def end(self, now: int) -> None:
         """The section has ended, if there was one (key)."""
-        standing = self.current
-        if standing is not None:
+        account = self.current
+        if account is not None:
             used = (self.until or now) - self.since
             self.current = None
             self.until = 0
-            self.ledger.charge(standing, used, now)
+            self.ledger.charge(account, used, now)
 
     def let_in(self, item: Any) -> None:
         """The section of a request begins, which was taken out (key)."""
@@ -103,25 +103,25 @@ class _StrictLedger(Ledger):
 
     __slots__ = ("recent",)
 
-    # recent: the standings in the order in which they were seen, the last one last
+    # recent: the accounts in the order in which they were seen, the last one last
 
     def __init__(self) -> None:
         super().__init__()
-        self.recent: OrderedDict[Standing, None] = OrderedDict()
+        self.recent: OrderedDict[Account, None] = OrderedDict()
 
-    def arrive(self, standing: Standing, now: int) -> None:
+    def arrive(self, account: Account, now: int) -> None:
         """As that of `Ledger`."""
-        Ledger.arrive(self, standing, now)
-        self._note(standing)
+        Ledger.arrive(self, account, now)
+        self._note(account)
 
-    def charge(self, standing: Standing, used: int, now: int) -> None:
+    def charge(self, account: Account, used: int, now: int) -> None:
         """As that of `Ledger`."""
-        Ledger.charge(self, standing, used, now)
-        self._note(standing)
+        Ledger.charge(self, account, used, now)
+        self._note(account)
 
-    def _note(self, standing: Standing) -> None:
-        self.recent[standing] = None
-        self.recent.move_to_end(standing)
+    def _note(self, account: Account) -> None:
+        self.recent[account] = None
+        self.recent.move_to_end(account)
 
 
 class UsageQueue(ChargingQueue):
@@ -148,7 +148,7 @@ class UsageQueue(ChargingQueue):
 
     # _waiting: all requests that are neither served nor given up
     # _arrived: those that have come since the last look, oldest first, and have not given up
-    # _heap:    (key) the shares that wait: (weighted usage, ticket, number, standing). The usage
+    # _heap:    (key) the shares that wait: (weighted usage, ticket, number, account). The usage
     #           only grows: an entry that is behind is put right when it has come to the top
     # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
     # _served:  (key) sections that were begun
@@ -167,9 +167,9 @@ class UsageQueue(ChargingQueue):
             self._recent = ledger.recent
         self._waiting: set[Any] = set()
         self._arrived: dict[Any, bool] = {}
-        self._heap: list[tuple[int, int, int, Standing]] = []
+        self._heap: list[tuple[int, int, int, Account]] = []
         self._numbers = count()
-        self._turns: dict[Standing, int] = {}
+        self._turns: dict[Account, int] = {}
         self._served = 0
         self._chosen: Any = None
         self._held = False
@@ -202,9 +202,9 @@ class UsageQueue(ChargingQueue):
         self._waiting.discard(item)
         if not self._arrived.pop(item, False):
             # On its way into the line it is in neither: it is found when its turn comes.
-            standing = self.ledger.standings.get(item.share)
-            if standing is not None:
-                standing.queue.give_up(item)
+            account = self.ledger.accounts.get(item.share)
+            if account is not None:
+                account.queue.give_up(item)
         return False
 
     def holds_work(self) -> bool:
@@ -217,24 +217,24 @@ class UsageQueue(ChargingQueue):
 
     def begin(self, principal: Principal | None, now: int) -> bool:
         """A section begins at once, because nobody waits (key), unless it is to be held back."""
-        standing = self.ledger.find(principal)
-        self.ledger.arrive(standing, now)
-        if self._strict and self._held_until(standing, now):
+        account = self.ledger.find(principal)
+        self.ledger.arrive(account, now)
+        if self._strict and self._held_until(account, now):
             return False
         self._served += 1
-        self.current = standing
+        self.current = account
         self.since = now
         self.until = 0
         return True
 
     def let_in(self, item: Any) -> None:
         """The section of a request begins, which was taken out (key)."""
-        standing = self.ledger.find(item.share)
+        account = self.ledger.find(item.share)
         self._served += 1
-        self._turns.pop(standing, None)
-        if self._anyone_of(standing):
-            self._turns[standing] = self._served
-        self.current = standing
+        self._turns.pop(account, None)
+        if self._anyone_of(account):
+            self._turns[account] = self._served
+        self.current = account
         self.since = monotonic_ns()  # what the choice has taken is not charged to it
         self.until = 0
 
@@ -268,8 +268,8 @@ class UsageQueue(ChargingQueue):
         """Any request, or None: for who empties the queue (key)."""
         self._line_up(monotonic_ns())
         self._chosen = None
-        for standing in self.ledger.standings.copy().values():
-            item = self._first_of(standing)
+        for account in self.ledger.accounts.copy().values():
+            item = self._first_of(account)
             if item is not None:
                 self.remove(item)
                 return item
@@ -283,8 +283,8 @@ class UsageQueue(ChargingQueue):
         """Forget all that wait: for the child of a fork."""
         self._waiting.clear()
         self._arrived.clear()
-        for standing in self.ledger.standings.values():
-            standing.queue.clear()
+        for account in self.ledger.accounts.values():
+            account.queue.clear()
 
     def wake(self) -> None:
         """The time is up for which something was held back."""
@@ -302,21 +302,21 @@ class UsageQueue(ChargingQueue):
                 self._join_line(item, now)
 
     def _join_line(self, item: Any, now: int) -> None:
-        standing = self.ledger.find(item.share)
-        line = standing.queue
+        account = self.ledger.find(item.share)
+        line = account.queue
         if line.is_half_empty():
             waiting = [each for each in line.items() if each in self._waiting]
             line.given_up.clear()
             RunQueue.clear(line)
             line.extend(waiting)
-        if not self._anyone_of(standing):
-            self.ledger.arrive(standing, now)
-            self._turns.pop(standing, None)
-            self._turns[standing] = self._served
-            if not standing.listed:
-                entry = (standing.weighted, item.ticket, next(self._numbers), standing)
+        if not self._anyone_of(account):
+            self.ledger.arrive(account, now)
+            self._turns.pop(account, None)
+            self._turns[account] = self._served
+            if not account.listed:
+                entry = (account.virtual_time, item.ticket, next(self._numbers), account)
                 heappush(self._heap, entry)
-                standing.listed = True
+                account.listed = True
         line.append(item)
         # Last: whoever is short of room above leaves it where it was.
         if not self._arrived.pop(item, False):
@@ -326,58 +326,58 @@ class UsageQueue(ChargingQueue):
         self._held = False
         self._line_up(now)
         while True:
-            standing = self._unserved_longest()
-            if standing is None:
-                standing = self._least()
-                if standing is None:
+            account = self._unserved_longest()
+            if account is None:
+                account = self._least()
+                if account is None:
                     return None
-                if self._strict and (until := self._held_until(standing, now)):
+                if self._strict and (until := self._held_until(account, now)):
                     self._held = True
                     if self._arm(until):
                         return None
                     self._held = False
-                self.ledger.level = max(self.ledger.level, standing.weighted)
-            item = self._first_of(standing)
+                self.ledger.virtual_time = max(self.ledger.virtual_time, account.virtual_time)
+            item = self._first_of(account)
             if item is not None:
                 return item
 
-    def _unserved_longest(self) -> Standing | None:
+    def _unserved_longest(self) -> Account | None:
         """The share that has been passed over too often, if there is one."""
         turns = self._turns
         while turns:
-            standing = next(iter(turns))
-            if not standing.queue:  # all given up
-                del turns[standing]
-            elif self._served - turns[standing] < PASSED_OVER_MAX * len(turns):
+            account = next(iter(turns))
+            if not account.queue:  # all given up
+                del turns[account]
+            elif self._served - turns[account] < PASSED_OVER_MAX * len(turns):
                 break
             else:
-                return standing
+                return account
         return None
 
-    def _least(self) -> Standing | None:
+    def _least(self) -> Account | None:
         """The share that has used least, of those that wait."""
         heap = self._heap
         while heap:
-            weighted, _, _, standing = heap[0]
-            if standing.queue and standing.weighted <= weighted:
-                return standing
-            first = self._first_of(standing)
+            weighted, _, _, account = heap[0]
+            if account.queue and account.virtual_time <= weighted:
+                return account
+            first = self._first_of(account)
             if first is None:
                 heappop(heap)
-                standing.listed = False
+                account.listed = False
             else:
-                entry = (standing.weighted, first.ticket, next(self._numbers), standing)
+                entry = (account.virtual_time, first.ticket, next(self._numbers), account)
                 heapreplace(heap, entry)
         return None
 
-    def _anyone_of(self, standing: Standing) -> bool:
+    def _anyone_of(self, account: Account) -> bool:
         """Whether anything of a share's waits in its line."""
-        line = standing.queue
-        return bool(line) and (not line.given_up or self._first_of(standing) is not None)
+        line = account.queue
+        return bool(line) and (not line.given_up or self._first_of(account) is not None)
 
-    def _first_of(self, standing: Standing) -> Any:
+    def _first_of(self, account: Account) -> Any:
         """The oldest that waits of a share, or None."""
-        line = standing.queue
+        line = account.queue
         while line:
             try:
                 item = line.popleft()
@@ -389,14 +389,14 @@ class UsageQueue(ChargingQueue):
             line.discard(item)  # given up, perhaps while it was not in the line
         return None
 
-    def _held_until(self, standing: Standing, now: int) -> int:
+    def _held_until(self, account: Account, now: int) -> int:
         """Until when to wait for one that has used less (ns); 0 for not at all."""
-        limit = standing.weighted - SLACK
+        limit = account.virtual_time - SLACK
         for each in reversed(self._recent):
             until = each.seen + HOLD_BACK
             if until <= now:  # and so were those before it
                 break
-            if each.weighted < limit:
+            if each.virtual_time < limit:
                 return until
         return 0
 

@@ -349,13 +349,13 @@ def arriving(pool: FairPool, count: int, ago: int) -> Callable[[], object]:
     """A share comes after a long time."""
     share = pool.share("this one")
     ledger = pool._scheduler.shares.ledger
-    standing = ledger.find(share._principal)
+    account = ledger.find(share._principal)
     now = monotonic_ns()
     charge_all(ledger, pool, count, now - ago)
 
     def arrive() -> None:
-        standing.seen = now - 2 * ABSENCE
-        ledger.arrive(standing, now)
+        account.seen = now - 2 * ABSENCE
+        ledger.arrive(account, now)
 
     return arrive
 

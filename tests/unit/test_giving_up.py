@@ -104,8 +104,8 @@ class Section(Waiting):
 
     def left(self) -> int:
         queue = self.lock.queue
-        standings = queue.ledger.standings.values() if self.kinds else ()
-        return max(len(queue), sum(len(standing.queue) for standing in standings))
+        accounts = queue.ledger.accounts.values() if self.kinds else ()
+        return max(len(queue), sum(len(account.queue) for account in accounts))
 
 
 class SectionInUsageOrder(Section):

@@ -16,7 +16,7 @@ from fairpool._core.accounts import (
     ABSENCE,
     CREDIT,
     CURRENT,
-    TURN_TIME,
+    QUANTUM,
     VIRTUAL_NANOSECOND,
     WEIGHT_MAX,
     WEIGHT_MIN,
@@ -274,8 +274,8 @@ def test_tasks_count_by_their_length(division: Division) -> None:
         chosen = division.shares.choose()
         assert chosen is not None
         chosen.charges.append((10 if chosen is a else 1) * MILLISECOND)
-    standings = division.shares.ledger.standings
-    assert standings[a].usage == pytest.approx(standings[b].usage, abs=10 * MILLISECOND)
+    accounts = division.shares.ledger.accounts
+    assert accounts[a].usage == pytest.approx(accounts[b].usage, abs=10 * MILLISECOND)
 
 
 def test_two_workers_that_choose_at_once_choose_differently(division: Division) -> None:
@@ -284,7 +284,7 @@ def test_two_workers_that_choose_at_once_choose_differently(division: Division) 
     class Item:
         def run(self, worker: Any) -> None:
             chosen.append(division.shares.choose())  # the other worker, meanwhile
-            division.clock.work(TURN_TIME / MILLISECOND)  # as is expected
+            division.clock.work(QUANTUM / MILLISECOND)  # as is expected
 
     scheduler: Any = type("Scheduler", (), {"principal_of": None, "shares": division.shares})
     worker: Any = type("Worker", (), {"away": 0, "extra_steps": 0})()
@@ -493,7 +493,7 @@ def test_time_that_a_task_is_blocked_is_not_charged(
 
 
 def test_short_tasks_share_a_turn(make_pool: Callable[..., FairPool], clock: Clock) -> None:
-    """One choice serves some dozens of small tasks, and no more than `TURN_TIME` of them."""
+    """One choice serves some dozens of small tasks, and no more than `QUANTUM` of them."""
     pool = make_pool(1)
     principal = pool.share("a")._principal
     worker: Any = type("Worker", (), {"away": 0, "extra_steps": 0})()

@@ -74,8 +74,8 @@ class Desk:
         self.queue.end(self.now)
 
     def used(self, name: str) -> float:
-        standing = self.queue.ledger.find(self.share(name))
-        return standing.usage / MILLISECOND
+        account = self.queue.ledger.find(self.share(name))
+        return account.usage / MILLISECOND
 
 
 @pytest.fixture
@@ -276,12 +276,12 @@ def test_a_request_that_is_given_up_on_its_way_into_the_line(desk: Desk) -> None
             desk.queue.give_up(item)
             super().append(item)
 
-    standing = desk.queue.ledger.find(desk.share("a"))
-    standing.queue = Slow()
+    account = desk.queue.ledger.find(desk.share("a"))
+    account.queue = Slow()
     assert desk.serve() is None
     assert len(desk.queue) == 0
-    assert not standing.queue
-    standing.queue = line
+    assert not account.queue
+    account.queue = line
     assert request not in line
 
 
@@ -650,8 +650,8 @@ def test_one_that_is_held_back_gives_way(
             order.append(name)
             if name == "b":
                 ledger = lock.queue.ledger
-                standing = ledger.find(pool.share("b")._principal)
-                ledger.charge(standing, 10**12, _usage.monotonic_ns())  # it has drawn level
+                account = ledger.find(pool.share("b")._principal)
+                ledger.charge(account, 10**12, _usage.monotonic_ns())  # it has drawn level
 
     ahead(pool, lock, "a", "b")
     future = pool.share("a").submit(enters, "a")
