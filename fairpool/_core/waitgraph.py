@@ -20,7 +20,6 @@ from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.token import Latch
 
 __all__ = [
-    "LockRequest",
     "Node",
     "check_lock_wait",
     "enter_wait",
@@ -58,13 +57,6 @@ class Node(Protocol):
         """Where in its code it waits, if it waits for `awaited`, or for anything (None); or ""."""
 
     def _describe(self) -> str: ...
-
-
-class LockRequest(Protocol):
-    """A node: a request that a lock has queued."""
-
-    def give_up(self) -> bool:
-        """Take it back; False if it was granted or taken back before."""
 
 
 # What a task waits for, and its function or coroutine. Compared by identity.
