@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns
@@ -75,6 +75,35 @@ def jain_index(values: Iterable[float]) -> float:
     listed = [*values]
     squares = sum(value * value for value in listed)
     return sum(listed) ** 2 / (len(listed) * squares) if squares else 1.0
+
+
+class Item(Protocol):
+    """What a worker runs: a task, a continuation, a lock to serve, or a principal."""
+
+    def run(self, worker: Any) -> Any:
+        """Run it on this worker. Returns the item to run next, or None."""
+
+
+class Worker(Protocol):
+    """The worker that serves a principal."""
+
+    # extra_steps:  steps that its loop has not counted itself
+    # blocked_time: how long (ns) it was blocked in the midst of tasks
+
+    extra_steps: int
+    away: int
+
+
+class Host(Protocol):
+    """The scheduler whose principals these are."""
+
+    shares: Shares
+
+    def notify_if_free(self) -> None:
+        """Wake a worker for what was queued, if a slot is free."""
+
+    def principal_of(self, item: Item) -> Principal | None:
+        """Who is charged for an item."""
 
 
 class Account:
@@ -226,7 +255,7 @@ class Principal:
     is_task = False
     lock_in_hand = None
 
-    def __init__(self, scheduler: Any, name: str, weight: float) -> None:
+    def __init__(self, scheduler: Host, name: str, weight: float) -> None:
         self.scheduler = scheduler
         self.name = name
         self.weight = weight
@@ -238,7 +267,7 @@ class Principal:
     def __repr__(self) -> str:
         return f"<share {self.name}, weight {self.weight:g}>"
 
-    def append(self, item: Any) -> None:
+    def append(self, item: Item) -> None:
         """Queue a runnable item. The caller notifies (S3)."""
         self.queue.append(item)  # S1
         if not self.is_active:  # S1: where `choose` looks for it
@@ -249,12 +278,12 @@ class Principal:
         self.is_active = True
         self.scheduler.shares.active[self] = None
 
-    def put(self, item: Any) -> None:
+    def put(self, item: Item) -> None:
         """Queue a runnable item at the end of a step."""
         self.append(item)
         self.scheduler.notify_if_free()  # S3
 
-    def run(self, worker: Any) -> Any:
+    def run(self, worker: Worker) -> Any:
         """Serve it for a quantum: run the oldest task, and more if they are short.
 
         Returns as `Task.run`.

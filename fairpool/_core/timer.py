@@ -33,7 +33,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from logging import CRITICAL
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from fairpool._core.report import log
 from fairpool._core.room import need_stack
@@ -41,7 +41,7 @@ from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import Lock, Thread, join, monotonic, new_thread
 from fairpool._core.token import Token, fence
 
-__all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers"]
+__all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers", "Wakeable"]
 
 # From this many cancelled timers on they are thrown away when they are more than half. Otherwise a
 # program's memory would be its rate of time-outs times their length.
@@ -50,6 +50,13 @@ CANCELLED_MIN = 1000
 DEADLINE, NUMBER, TARGET = range(3)
 
 YEAR = 31536000.0
+
+
+class Wakeable(Protocol):
+    """A target of a timer."""
+
+    def wake(self) -> None:
+        """Called on the timer thread: short, and waits for nothing."""
 
 
 class Timer(list[Any]):
@@ -99,7 +106,7 @@ class Timers:
         self._stopped = False
         self._threads: list[Thread] = []  # those that may be there, for `stop`
 
-    def add(self, deadline: float, target: Any) -> Timer:
+    def add(self, deadline: float, target: Wakeable) -> Timer:
         """Have `target.wake()` called at `deadline`, on the timer thread. From any thread."""
         timer = Timer((deadline, None, target))
         self.start(timer)

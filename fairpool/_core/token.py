@@ -3,9 +3,9 @@
 A token decides a race: it is taken at most once for each time that it was put, whoever comes. A
 latch is a flag that stays set, and a read of it that is ordered.
 
-Assumes A1 and A2 of `sync`. Both are lists, because each step is then one atomic call, and because
-the truth value of a list costs nothing: `if token` and `if latch` are plain reads (A3), for where
-an old answer does no harm. A hot path may write `token.pop()` out, as `take` has it.
+Assumes: atomic call, mutex order (`atomicity`). Both are lists, because each step is then one
+atomic call, and because the truth value of a list costs nothing: `if token` and `if latch` are
+plain reads, for where an old answer does no harm. A hot path may write `token.pop()` out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Latch(list[Any]):
         self.append(reason)
 
     def is_set(self) -> bool:
-        """Whether it is set, ordered against every `set` (A2).
+        """Whether it is set, ordered against every `set` (mutex order).
 
         If not, then whoever sets it later sees all that this thread wrote before.
         """
@@ -60,8 +60,8 @@ class Latch(list[Any]):
 
 
 def fence(shared: deque[Any]) -> None:
-    """Order what this thread wrote before what it reads next (A7), and against `shared` (A2).
+    """Order this thread's writes before its next reads (fence), and against calls on `shared`.
 
-    Rotating by nothing changes nothing, and takes the mutex. Pairs with any call on `shared`.
+    Rotating by nothing changes nothing, and takes the mutex (mutex order).
     """
     shared.rotate(0)

@@ -1,6 +1,6 @@
 """`dump`: what a pool is doing, in text, for a person who looks at one that hangs.
 
-Reads single attributes and takes atomic copies (A1, A3 in `_sync`); takes no lock that a stuck
+Reads single attributes and takes atomic copies (`_core.atomicity`); takes no lock that a stuck
 worker could hold.
 """
 

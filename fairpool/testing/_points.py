@@ -2,7 +2,7 @@
 
 A thread's own variables are nobody else's business, so a switch is worth trying only before an
 instruction that reads or writes what others can see: an attribute, an item, the truth value or the
-length of a container, a call that is atomic (A1 of `_sync`). All other instructions are reported
+length of a container, an atomic call (`_core.atomicity`). All other instructions are reported
 once, and switched off (`sys.monitoring.DISABLE`); Python 3.11, which has no `sys.monitoring`, is
 traced, and reports them all.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["Points", "code_of", "mutable_names", "shared_accesses", "start_of", "users_accesses"]
 
-# What A1 of `_sync` takes for atomic, and what else one instruction does with a container.
+# The atomic calls, and what else one instruction does with a container.
 ATOMIC = frozenset(
     {"append", "appendleft", "pop", "popleft", "remove", "clear", "rotate", "insert", "reverse"}
     | {"copy", "add", "discard", "setdefault", "get", "extend", "items", "keys", "values"}
