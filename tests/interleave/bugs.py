@@ -405,7 +405,7 @@ BUGS = [
         "Timers._start",
         """        if not self._absent:
             return
-        need_stack()  # so that `start` does not fail when the thread is there
+        need_stack()  # so that `start` does not fail once the thread is there
         thread = new_thread(lambda: self._live(thread), self._name, daemon=False)
         self._threads.append(thread)
         try:
