@@ -200,7 +200,7 @@ class Combiner(TaskEntry):
         if worker.leaving:
             worker.item = None
             # To somebody who is there: perhaps nobody is but those that wait.
-            self.hand_over_key()
+            self.hand_over_key_safely()
         else:
             self.dispatch()
 

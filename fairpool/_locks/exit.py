@@ -164,7 +164,7 @@ class LockExit(KeyedLock):
                     pass
                 queue.idle.append(None)  # W6
                 if got_key:
-                    self.hand_over_key()
+                    self.hand_over_key_safely()
                 elif self.scheduler.unserved:
                     self.scheduler.notify_if_work()  # a waiter in its hands was overlooked
 

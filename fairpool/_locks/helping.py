@@ -102,7 +102,7 @@ class LockHelp(LockExit):
         waiting = self.queue.items()
         if waiting and not waiting[0].needs_worker:
             if scheduler.take_out(self):
-                self.hand_over_key()
+                self.hand_over_key_safely()
                 return True
             return False
         for waiter in reversed(waiting):
@@ -138,7 +138,7 @@ class LockHelp(LockExit):
         scheduler.searching.discard(waiter)
         if waiter.errand is not None:  # an interrupt has come before it could begin
             waiter.errand = None
-            self.hand_over_key()
+            self.hand_over_key_safely()
         self._put_back(waiter, waiter.make_parker())
         scheduler.parking.give_up_seat()  # E3
         scheduler.notify_if_work()  # E4
@@ -151,4 +151,4 @@ class LockHelp(LockExit):
             waiter.passed_over = waiter.helps = waiter.serves = False  # it is passed over once
             queue.appendleft(waiter)  # R3
             if self.key.acquire(False):  # R4
-                self.hand_over_key()
+                self.hand_over_key_safely()

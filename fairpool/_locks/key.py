@@ -256,6 +256,20 @@ class KeyedLock:
             except (RuntimeError, MemoryError):
                 pass  # they look again after their idle time-out
 
+    def hand_over_key_safely(self) -> None:
+        """Hand the key over; on another stack where this one has no room for it (key).
+
+        Written out in `see_to_queue`, `end_section` and `__aexit__`: they come with the key in
+        hand, and the stack may have no room for one more frame (docs/protocols/room.md, `reach`).
+        """
+        try:
+            self.hand_over_key()
+        except SHORT_OF_ROOM:
+            try:
+                start_new_thread(self.hand_over_key, ())
+            except (RuntimeError, MemoryError):
+                self.release_key()
+
     def _tell_workers(self) -> None:
         """Wake the workers of a closed pool once the queue is empty: they stay until then."""
         if self.scheduler.ending and not self.queue:

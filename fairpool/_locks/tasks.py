@@ -153,7 +153,7 @@ class TaskEntry(ThreadEntry):
         continuation.ticket = self.began
         self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
-            self.hand_over_key()
+            self.hand_over_key_safely()
             return continuation  # as if it had yielded
         worker.publish(continuation)
         return self

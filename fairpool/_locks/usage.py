@@ -291,7 +291,7 @@ class UsageQueue(ChargingQueue):
         self._armed.clear()
         lock = self._lock()
         if lock is not None and lock.key.acquire(False):
-            lock.hand_over_key()
+            lock.hand_over_key_safely()
 
     # --- for who holds the key -------------------------------------------------------------------
 
@@ -500,13 +500,7 @@ class Charging(Combiner):
     def _give_way(self) -> None:
         """Give the key back that was there for the asking."""
         self.owner = None
-        try:
-            self.hand_over_key()
-        except SHORT_OF_ROOM:
-            try:
-                start_new_thread(self.hand_over_key, ())
-            except (RuntimeError, MemoryError):
-                self.release_key()
+        self.hand_over_key_safely()
 
     def line_up(self, item: Waiter) -> None:
         """As that of `Combiner`."""

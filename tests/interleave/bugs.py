@@ -649,7 +649,7 @@ BUGS = [
         "TaskEntry.after_leave",
         """        self._account(monotonic_ns())
         if worker.scheduler is not self.scheduler:
-            self.hand_over_key()
+            self.hand_over_key_safely()
             return continuation  # as if it had yielded
         worker.publish(continuation)
 """,

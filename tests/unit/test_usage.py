@@ -45,7 +45,7 @@ class Desk:
     def add(self, deadline: float, target: Any) -> None:  # of timers
         self.armed.append((round(deadline * 1e9), target))
 
-    def hand_over_key(self) -> None:  # of a lock
+    def hand_over_key_safely(self) -> None:  # of a lock
         self.looks += 1
         self.key.release()
 
