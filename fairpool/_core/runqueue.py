@@ -149,16 +149,16 @@ class WaitQueue(RunQueue):
         """
         self.given_up.clear()
         try:
-            self.extendleft(heads)  # W1
+            self.extendleft(heads)  # combining: stand_first
             for item in self.items():
                 if item is not heads[0]:
-                    taken.append(item)  # W2
-                    if not self.discard(item):  # W3: from the left, next to the heads
+                    taken.append(item)  # combining: note
+                    if not self.discard(item):  # combining: lift_out
                         taken.pop()  # another thread has taken it out
         finally:
             if taken:
-                self.discard(taken[-1])  # an interrupt may have come between W2 and W3
-            # W4: newcomers are behind them.
+                self.discard(taken[-1])  # an interrupt may have come between `note` and `lift_out`
+            # combining: put_back. Newcomers are behind them.
             try:
                 kept = [item for item in reversed(taken) if not has_given_up(item)]
             except MemoryError:

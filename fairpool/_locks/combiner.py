@@ -99,8 +99,9 @@ class Combiner(TaskEntry):
             except IndexError:
                 self._account_pass(now, count)
                 worker.item = None
-                self.key.release()  # M1
-                if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2
+                self.key.release()  # combining: release_key
+                # combining: recheck
+                if not (self.queue.holds_work() and self._take_key_again(worker)):
                     return None
                 if not self.in_use:
                     self._note_use()
@@ -169,7 +170,7 @@ class Combiner(TaskEntry):
             now = clock()
 
     def _take_key_again(self, worker: Any) -> bool:
-        """M2, and the note of it: in one call in C, so that nothing of the user's comes between."""
+        """`recheck`, and its mark: one call in C, so that no code of the user's comes between."""
         taken = compress((worker,), map(self.key.acquire, _NO_WAIT))
         any(map(setattr, taken, _ITEM, (self,)))
         return worker.item is self

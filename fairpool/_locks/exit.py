@@ -151,18 +151,18 @@ class LockExit(KeyedLock):
         while queue.is_half_empty():
             need_stack()
             try:
-                queue.idle.pop()  # W0
+                queue.idle.pop()  # combining: begin_sweep
             except IndexError:
-                return  # another one is doing it, and looks again after W6
+                return  # another one is doing it, and looks again after `end_sweep`
             sweep = Sweep()
             try:
                 # Three times: a combiner takes one of them, and the queue is still not empty.
                 queue.sweep((sweep, sweep, sweep), sweep.taken, has_given_up)
             finally:
-                got_key = not sweep.end()  # W5
+                got_key = not sweep.end()  # combining: claim_sweep
                 while queue.discard(sweep):
                     pass
-                queue.idle.append(None)  # W6
+                queue.idle.append(None)  # combining: end_sweep
                 if got_key:
                     self.hand_over_key_safely()
                 elif self.scheduler.unserved:

@@ -60,8 +60,8 @@ class LockHelp(LockExit):
         scheduler = self.scheduler
         if not scheduler.lends or scheduler.searching or not scheduler.seats or scheduler.shares:
             return
-        # Who helps does H1, then looks here for what is published; who publishes does
-        # S1 before this. Both take the mutex of `published`: one of the two sees the other.
+        # A helper does `list_candidate`, then looks here for published continuations; a combiner
+        # publishes, and then comes here. Both take the mutex of `published`: one sees the other.
         if not any(waiter.lock is self for waiter in scheduler.helpers.copy()):
             return
         if not scheduler.workers or not scheduler.has_published():
@@ -73,12 +73,12 @@ class LockHelp(LockExit):
             if not waiter.helps:
                 continue
             try:
-                parker = waiter.pop()  # V1
+                parker = waiter.pop()  # joining: claim_helper
             except IndexError:  # granted, given up or lent
                 continue
-            if scheduler.parking.take_seat(waiter):  # V2
+            if scheduler.parking.take_seat(waiter):  # joining: take_slot
                 waiter.lent = True
-                parker.release()  # V3
+                parker.release()  # joining: wake_helper
             else:
                 self._put_back(waiter, parker)
             return
@@ -109,15 +109,15 @@ class LockHelp(LockExit):
             if not waiter.serves:
                 continue
             try:
-                parker = waiter.pop()  # V1
+                parker = waiter.pop()  # joining: claim_helper
             except IndexError:
                 continue
-            if scheduler.take_out(self):  # V2
+            if scheduler.take_out(self):  # joining: take_slot
                 waiter.errand = self
                 scheduler.searching.add(waiter)
                 seat.clear()
                 waiter.lent = True
-                parker.release()  # V3
+                parker.release()  # joining: wake_helper
                 return True
             self._put_back(waiter, parker)
             return False
@@ -146,9 +146,9 @@ class LockHelp(LockExit):
     def _put_back(self, waiter: ThreadWaiter, parker: Any) -> None:
         """Let a waiter be claimed again; the first in line if its turn has come meanwhile."""
         queue = self.queue
-        waiter.append(parker)  # R1
-        if waiter.passed_over:  # R2
+        waiter.append(parker)  # joining: claimable_again
+        if waiter.passed_over:  # joining: look_passed_over
             waiter.passed_over = waiter.helps = waiter.serves = False  # it is passed over once
-            queue.appendleft(waiter)  # R3
-            if self.key.acquire(False):  # R4
+            queue.appendleft(waiter)  # joining: stand_first_again
+            if self.key.acquire(False):  # combining: try_key
                 self.hand_over_key_safely()

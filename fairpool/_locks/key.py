@@ -133,7 +133,7 @@ class KeyedLock:
 
     def _note_use(self) -> None:
         """A section is about to run, so this is one of the locks to look at (key)."""
-        self.scheduler.locks_in_use.add(self.entry)  # C1
+        self.scheduler.locks_in_use.add(self.entry)  # combining: use_lock
         self.take_key = self.key.acquire
         ref(self.take_key)  # see `read_by_many`
         self.in_use = True
@@ -155,19 +155,19 @@ class KeyedLock:
     def go_out_of_use(self) -> None:
         """Be none of the locks to look at, if nobody is inside or waits. From any thread."""
         key = Lock()
-        if self.queue or not self.key.acquire(False):  # D1
+        if self.queue or not self.key.acquire(False):  # combining: try_unused_key
             return
         if not self.queue:
             self.in_use = False
-            self.scheduler.locks_in_use.discard(self.entry)  # D2
-            # The old key is never released: those that have it at hand, since before D2, are not to
-            # be inside of a lock that is not in use.
-            self._use_key(key)  # D3
-            self.rotate(0)  # D4: M2, with the new key; and also for what is held back
+            self.scheduler.locks_in_use.discard(self.entry)  # combining: unlist_lock
+            # The old key is never released: a thread that has had it since before `unlist_lock` must
+            # not be inside of a lock that is not in use.
+            self._use_key(key)  # combining: replace_key
+            self.rotate(0)  # combining: recheck_new_key; also for what is held back
             if not self.queue:
                 return
         else:
-            self.key.release()  # M1
+            self.key.release()  # combining: release_key
         self.see_to_queue()
 
     # --- waiters ----------------------------------------------------------------------------------
@@ -179,15 +179,15 @@ class KeyedLock:
 
     def line_up(self, item: Any) -> None:
         """Put it into the queue. The caller sees to the queue then, or takes it out again."""
-        self.queue.append(item)  # L1
+        self.queue.append(item)  # combining: enqueue
         if not self.in_use:  # before S2 of shutdown.md: whoever closes the pool is to find it
-            self.scheduler.locks_in_use.add(self.entry)  # C2
+            self.scheduler.locks_in_use.add(self.entry)  # combining: list_lock
 
     def see_to_queue(self) -> None:
         """Have it served what this thread has put into the queue."""
         if not self.in_use:
-            self.scheduler.locks_in_use.add(self.entry)  # C2
-        if self.key.acquire(False):  # L2
+            self.scheduler.locks_in_use.add(self.entry)  # combining: list_lock
+        if self.key.acquire(False):  # combining: try_key
             try:
                 self.hand_over_key()
             except SHORT_OF_ROOM:
@@ -220,10 +220,10 @@ class KeyedLock:
             # before it is served.
             first = queue.first()
             if first is None:
-                self.key.release()  # M1
+                self.key.release()  # combining: release_key
                 # It needs no more stack than `first` did. Without memory: as if there were one.
                 try:
-                    more = queue.holds_work()  # M2
+                    more = queue.holds_work()  # combining: recheck
                 except MemoryError:
                     more = True
                 if more and self.key.acquire(False):
@@ -318,8 +318,8 @@ class KeyedLock:
         """
         ended: list[Any] = []
         while not self._grant_next(ended):
-            self.key.release()  # M1
-            if not (self.queue.holds_work() and self.key.acquire(False)):  # M2
+            self.key.release()  # combining: release_key
+            if not (self.queue.holds_work() and self.key.acquire(False)):  # combining: recheck
                 break
         for item in ended:  # with their callbacks, which may come here again
             item.abandon(error)

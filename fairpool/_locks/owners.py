@@ -91,7 +91,7 @@ class KeyLoan:
         waiter, worker = self._waiter, self._worker
         lock = waiter.lock
         parker = waiter.parker
-        lock.queue.appendleft(waiter)  # L1
+        lock.queue.appendleft(waiter)  # combining: enqueue
         lock.see_to_queue()
         try:
             if lock.scheduler.unserved:

@@ -113,8 +113,8 @@ class TaskEntry(ThreadEntry):
         Returns this lock if the worker is to serve it next. Raises `DeadlockError` if the request
         could never be granted; it is out of the queue then.
         """
-        self.queue.append(request)  # L1
-        if self.key.acquire(False):  # L2
+        self.queue.append(request)  # combining: enqueue
+        if self.key.acquire(False):  # combining: try_key
             home = self.home
             if (home is None or home is worker) and not worker.published:
                 return self
@@ -134,8 +134,8 @@ class TaskEntry(ThreadEntry):
         except SHORT_OF_ROOM:
             self.served = 0
             self.owner = None
-        self.release_key()  # M1
-        self.rotate(0)  # M2: `holds_work`, written out
+        self.release_key()  # combining: release_key
+        self.rotate(0)  # combining: recheck (`holds_work`, written out)
         if self.queue and self.key.acquire(False):
             # Written out here and at its twins: a call more would be deeper than `reach` has shown
             # (docs/protocols/room.md).

@@ -73,7 +73,7 @@ class ThreadEntry(LockHelp):
                     task.awaited = waiter
                     waiter.helps = waiter.serves = self._may_lend(task)
                     if waiter.helps:
-                        self.scheduler.helpers[waiter] = None  # H1
+                        self.scheduler.helpers[waiter] = None  # joining: list_candidate
                 self.enqueue(waiter)
                 if timeout is None:
                     self._check_wait(task, waiter)

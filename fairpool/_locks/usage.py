@@ -183,7 +183,7 @@ class UsageQueue(ChargingQueue):
         """Queue a request. From any thread."""
         self._waiting.add(item)
         self._arrived[item] = True
-        self.rotate(0)  # L1
+        self.rotate(0)  # combining: enqueue
 
     def appendleft(self, item: Any) -> None:
         """Put back what could not be served, for want of memory."""

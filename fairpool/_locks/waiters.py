@@ -79,11 +79,11 @@ class ThreadWaiter(LockRequest):
         """Wake the thread with the key."""
         lock.began = monotonic_ns()  # first: it may raise
         try:
-            parker = self.pop()  # T2
+            parker = self.pop()  # combining: claim
         except IndexError:  # lent, or given up
-            self.passed_over = True  # T3
+            self.passed_over = True  # joining: mark_passed_over
             try:
-                parker = self.pop()  # T4
+                parker = self.pop()  # joining: claim_again
             except IndexError:
                 lender = self.lender
                 if lender is not None:

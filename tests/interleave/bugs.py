@@ -487,10 +487,10 @@ BUGS = [
     ),
     # --- locks: in and out --------------------------------------------------------------------
     Bug(
-        "a lock goes out of use with the key that others have at hand (D3)",
+        "a lock goes out of use with the key that others have at hand (`replace_key`)",
         "_locks.key",
         "KeyedLock.go_out_of_use",
-        """            self._use_key(key)  # D3
+        """            self._use_key(key)  # combining: replace_key
 """,
         """            key = self.key
             self.take_key = _take_nothing
@@ -500,7 +500,7 @@ BUGS = [
         15000,
     ),
     Bug(
-        "a lock's new key can be taken before it is the one that is released (D3)",
+        "a lock's new key can be taken before it is the one that is released (`replace_key`)",
         "_locks.key",
         "KeyedLock._use_key",
         """        self.take_key = _take_nothing
@@ -516,10 +516,10 @@ BUGS = [
         3000,
     ),
     Bug(
-        "a lock that goes out of use does not look at its queue again (D4)",
+        "a lock that goes out of use does not look at its queue again (`recheck_new_key`)",
         "_locks.key",
         "KeyedLock.go_out_of_use",
-        """            self.rotate(0)  # D4: M2, with the new key; and also for what is held back
+        """            self.rotate(0)  # combining: recheck_new_key; also for what is held back
             if not self.queue:
                 return
 """,
@@ -529,10 +529,10 @@ BUGS = [
         3000,
     ),
     Bug(
-        "a task that gives the key back does not look at the queue again (M2)",
+        "a task that gives the key back does not look at the queue again (`recheck`)",
         "_locks.tasks",
         "TaskEntry.__aexit__",
-        """        self.rotate(0)  # M2: `holds_work`, written out
+        """        self.rotate(0)  # combining: recheck (`holds_work`, written out)
         if self.queue and self.key.acquire(False):
 """,
         "        if False:\n",
@@ -540,16 +540,16 @@ BUGS = [
         2000,
     ),
     Bug(
-        "a pass that gives the key back does not look at the queue again (M2)",
+        "a pass that gives the key back does not look at the queue again (`recheck`)",
         "_locks.combiner",
         "Combiner.run",
-        "if not (self.queue.holds_work() and self._take_key_again(worker)):  # M2\n",
+        "if not (self.queue.holds_work() and self._take_key_again(worker)):\n",
         "if True:\n",
         k.MEETS["section", "section"],
         500,
     ),
     Bug(
-        "a stack that gives the key back does not look at the queue again (M2)",
+        "a stack that gives the key back does not look at the queue again (`recheck`)",
         "_locks.key",
         "KeyedLock.hand_over_key",
         "                if more and self.key.acquire(False):\n                    continue\n",
@@ -558,25 +558,25 @@ BUGS = [
         500,
     ),
     Bug(
-        "who queues a section does not try the key (L2)",
+        "who queues a section does not try the key (`try_key`)",
         "_locks.key",
         "KeyedLock.see_to_queue",
-        "        if self.key.acquire(False):  # L2\n",
+        "        if self.key.acquire(False):  # combining: try_key\n",
         "        if False:\n",
         k.MEETS["thread", "thread"],
         200,
     ),
     Bug(
-        "a task that queues its request does not try the key (L2)",
+        "a task that queues its request does not try the key (`try_key`)",
         "_locks.tasks",
         "TaskEntry.queue_up",
-        "        if self.key.acquire(False):  # L2\n",
+        "        if self.key.acquire(False):  # combining: try_key\n",
         "        if False:\n",
         k.MEETS["task", "task"],
         500,
     ),
     Bug(
-        "a task that finds the key enters before those in the queue (E1)",
+        "a task that finds the key enters before those in the queue (`enter_at_once`)",
         "_locks.tasks",
         "TaskEntry.__aenter__",
         "            not self.queue\n            and (home is worker or home is None)\n",
@@ -585,7 +585,7 @@ BUGS = [
         20000,
     ),
     Bug(
-        "a thread that finds the key enters before those in the queue (E1)",
+        "a thread that finds the key enters before those in the queue (`enter_at_once`)",
         "_locks.threads",
         "ThreadEntry._enter_blocking",
         """        if not self.queue and (
@@ -604,7 +604,7 @@ BUGS = [
         except SHORT_OF_ROOM:
             self.served = 0
             self.owner = None
-        self.release_key()  # M1
+        self.release_key()  # combining: release_key
 """,
         """            self.release_key()
             self._account(monotonic_ns())
@@ -621,7 +621,7 @@ BUGS = [
         "Combiner.run",
         """                self._account_pass(now, count)
                 worker.item = None
-                self.key.release()  # M1
+                self.key.release()  # combining: release_key
 """,
         """                self.key.release()
                 self._account_pass(now, count)
@@ -847,7 +847,7 @@ BUGS = [
                     task.awaited = waiter
                     waiter.helps = waiter.serves = self._may_lend(task)
                     if waiter.helps:
-                        self.scheduler.helpers[waiter] = None  # H1
+                        self.scheduler.helpers[waiter] = None  # joining: list_candidate
                 self.enqueue(waiter)
                 if timeout is None:
                     self._check_wait(task, waiter)
@@ -878,7 +878,8 @@ BUGS = [
         "a thread that leaves has a worker give the key back, and is gone before that",
         "_locks.key",
         "KeyedLock.hand_over_key",
-        "            if first is None:\n                self.key.release()  # M1\n",
+        "            if first is None:\n"
+        "                self.key.release()  # combining: release_key\n",
         "            if first is None:\n                self.dispatch()\n                return\n",
         a.ALL[2],
         50,
@@ -1117,29 +1118,29 @@ BUGS = [
         50,
     ),
     Bug(
-        "who lends a thread does not claim its stay (V1)",
+        "who lends a thread does not claim its stay (`claim_helper`)",
         "_locks.helping",
         "LockHelp.nominate",
-        "                parker = waiter.pop()  # V1\n",
+        "                parker = waiter.pop()  # joining: claim_helper\n",
         "                parker = waiter[-1]\n",
         s.lender_is_busy_when_its_turn_comes,
         50,
     ),
     Bug(
-        "a lender does not look whether its turn has come (R2)",
+        "a lender does not look whether its turn has come (`look_passed_over`)",
         "_locks.helping",
         "LockHelp._put_back",
-        "        if waiter.passed_over:  # R2\n",
+        "        if waiter.passed_over:  # joining: look_passed_over\n",
         "        if False:\n",
         s.lender_is_busy_when_its_turn_comes,
         50,
     ),
     Bug(
-        "a lender looks whether its turn has come before it can be claimed (R2 before R1)",
+        "a lender does `look_passed_over` before `claimable_again`",
         "_locks.helping",
         "LockHelp._put_back",
-        """        waiter.append(parker)  # R1
-        if waiter.passed_over:  # R2
+        """        waiter.append(parker)  # joining: claimable_again
+        if waiter.passed_over:  # joining: look_passed_over
 """,
         """        passed_over = waiter.passed_over
         waiter.append(parker)
@@ -1149,10 +1150,10 @@ BUGS = [
         5000,
     ),
     Bug(
-        "a lender that was passed over does not try the key (R4)",
+        "a lender that was passed over does not try the key (`try_key`)",
         "_locks.helping",
         "LockHelp._put_back",
-        "            if self.key.acquire(False):  # R4\n",
+        "            if self.key.acquire(False):  # combining: try_key\n",
         "            if False:\n",
         s.lender_is_busy_when_its_turn_comes,
         500,
