@@ -160,7 +160,7 @@ class KeyedLock:
         if not self.queue:
             self.in_use = False
             self.scheduler.locks_in_use.discard(self.entry)  # combining: unlist_lock
-            # The old key is never released: a thread that has had it since before `unlist_lock` must
+            # The old key is never released: a thread that has it since before `unlist_lock` must
             # not be inside of a lock that is not in use.
             self._use_key(key)  # combining: replace_key
             self.rotate(0)  # combining: recheck_new_key; also for what is held back
