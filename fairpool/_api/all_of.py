@@ -79,7 +79,7 @@ def all_of(*locks: Lock | Guarded[Any]) -> _AllOf:
     """Several locks or guarded states at once, for `async with` and `with`.
 
     Gives their states in the order of the arguments (None for a lock). They are taken in the order
-    in which they were made, whatever the order here: so nobody who takes all of its locks with one
-    `all_of` can be part of a deadlock.
+    in which they were made, whatever the order here: a task that takes all of its locks with one
+    `all_of` is part of no deadlock.
     """
     return _AllOf(locks)

@@ -62,7 +62,7 @@ class Guarded(Generic[T]):
         return f"<Guarded by {self.lock!r}>"
 
     def _get(self) -> T:
-        """The state, for who is inside the lock."""
+        """The state. The caller is inside the lock."""
         if not self._state:
             assert self._made is not None
             try:

@@ -53,18 +53,18 @@ class Combiner(TaskEntry):
 
     @property
     def task(self) -> None:
-        """What a worker runs has a task. A pass is nobody's."""
+        """None: a pass belongs to no task."""
 
     is_task = False
 
     @property
     def lock_in_hand(self) -> Combiner:
-        """The lock whose key a worker has that runs this: a pass, between two of its sections."""
+        """This lock: the worker that runs a pass has its key, between two sections."""
         return self
 
     def run(self, worker: Any) -> Any:
         """Run a pass on this worker, with the key. Returns what the worker is to run next."""
-        # The mark of who has the key between two sections. It goes directly before the key does.
+        # The mark of the key holder between two sections. It goes directly before the key does.
         worker.item = self
         home = self.home
         if home is not None and home is not worker and not worker.may_stand_in(self):
@@ -176,7 +176,7 @@ class Combiner(TaskEntry):
         return worker.item is self
 
     def lend(self, worker: Any, awaited: Any) -> KeyLoan | None:
-        """Give the key of a pass away: foreign code is about to wait, between two sections."""
+        """Lend the key of a pass: foreign code is about to wait, between two sections."""
         need_stack(40)
         item, owner = worker.item, self.owner
         worker.item = None  # it waits as the thread, and not as the task that has run before
@@ -196,11 +196,11 @@ class Combiner(TaskEntry):
         return loan
 
     def _end_pass(self, worker: Any, count: int, now: int) -> None:
-        """There may be more requests, but it is the turn of others."""
+        """The pass is over; the lock is served again when its turn comes."""
         self._account_pass(now, count)
         if worker.leaving:
             worker.item = None
-            # To somebody who is there: perhaps nobody is but those that wait.
+            # To a thread that waits here, perhaps: no worker may be there.
             self.hand_over_key_safely()
         else:
             self.dispatch()

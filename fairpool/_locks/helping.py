@@ -23,12 +23,12 @@ class LockHelp(LockExit):
     __slots__ = ()
 
     def _may_lend(self, owner: ThreadOwner) -> bool:
-        """Whether the calling thread, no worker, may run what is others' while it waits here."""
+        """Whether the calling thread, no worker, may run a step of others while it waits here."""
         return (
             self.scheduler.lends
             and owner.inside == 1
-            and self.ledger is None  # where shares take their turns, nobody knows its own
-            and _get_running_loop() is None  # what it runs would take that loop for its own
+            and self.ledger is None  # with shares, no thread knows its own turn
+            and _get_running_loop() is None  # a step would take that loop for its own
             and not stack_is_deep()
         )
 
@@ -45,14 +45,14 @@ class LockHelp(LockExit):
         )
 
     def _notify(self) -> None:
-        """Have what was published taken: by a parked worker, one that waits here, or a new one."""
+        """Have published work taken by a parked worker, a waiting thread, or a new worker."""
         scheduler = self.scheduler
         if not scheduler.parking.parked:
             self.nominate()
         scheduler.notify()  # returns at once where one is on its way
 
     def nominate(self) -> None:
-        """Lend a thread that waits here, the one which expects to wait longest, if it is any use.
+        """Have a waiting thread help: the one with the longest expected wait, if it is any use.
 
         That is: if something was published, there is a seat, no worker is looking for work, and the
         wait is expected to be longer than what the thread is lent for.
@@ -93,10 +93,10 @@ class LockHelp(LockExit):
         )
 
     def find_server(self, seat: list[None]) -> bool:
-        """Nobody is there to serve this lock, which lies in a queue: have one do it who waits here.
+        """No worker is there to serve this lock, which lies in a queue: let a blocked waiter do it.
 
-        That one gets the seat. If the first in line needs no worker, it is let in. Whether there
-        was anything to do.
+        That one gets the seat. If the first in line needs no worker, it is let in. Returns whether
+        there was anything to do.
         """
         scheduler = self.scheduler
         waiting = self.queue.items()
@@ -124,7 +124,7 @@ class LockHelp(LockExit):
         return False
 
     def _lend(self, waiter: ThreadWaiter) -> None:
-        """Do on this stack, which waits here, what it was nominated for."""
+        """Help, on this thread, which waits here."""
         try:
             self.scheduler.lend(waiter)
         finally:

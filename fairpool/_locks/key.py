@@ -65,7 +65,7 @@ class KeyedLock:
     )
 
     # queue:     the waiters, oldest first: see `waiters`
-    # key:       held while a section runs, and by who looks for the next one
+    # key:       held while a section runs, and while its holder looks for the next one
     # owner:     (key) whose section runs: a task, a continuation, an
     #            external waiter, a `ThreadOwner`; None between sections
     # began:     (key) when its section, or the pass that it is part of, began (ns)
@@ -112,7 +112,7 @@ class KeyedLock:
     ledger: Any = None
 
     def holder(self) -> tuple[Any, ...]:
-        """The task whose section runs, if there is one: who waits for the lock waits for it."""
+        """The task whose section runs, if there is one: a wait for the lock is a wait for it."""
         owner = self.owner
         return () if owner is None else (owner.task,)
 
@@ -125,7 +125,7 @@ class KeyedLock:
     # --- whether it is in use: docs/protocols/combining.md ----------------------------------------
 
     def _use_key(self, key: Any) -> None:
-        """This is the key, and who takes it has to see to `in_use`. For who has the key."""
+        """Make this the key; its next taker has to see to `in_use` (key)."""
         self.take_key = _take_nothing
         self.release_key = key.release
         read_by_many(key, self.release_key)
@@ -173,18 +173,18 @@ class KeyedLock:
     # --- waiters ----------------------------------------------------------------------------------
 
     def enqueue(self, item: Any) -> None:
-        """Queue what is no coroutine of this pool's."""
+        """Queue a waiter that is no coroutine of this pool."""
         self.line_up(item)
         self.see_to_queue()
 
     def line_up(self, item: Any) -> None:
-        """Put it into the queue. The caller sees to the queue then, or takes it out again."""
+        """Put a waiter into the queue. The caller sees to the queue then, or takes it out again."""
         self.queue.append(item)  # combining: enqueue
         if not self.in_use:  # before S2 of shutdown.md: whoever closes the pool is to find it
             self.scheduler.locks_in_use.add(self.entry)  # combining: list_lock
 
     def see_to_queue(self) -> None:
-        """Have it served what this thread has put into the queue."""
+        """Have a waiter served that this thread has queued."""
         if not self.in_use:
             self.scheduler.locks_in_use.add(self.entry)  # combining: list_lock
         if self.key.acquire(False):  # combining: try_key
@@ -197,7 +197,7 @@ class KeyedLock:
                     self.release_key()
 
     def head_ticket(self) -> int:
-        """The ticket of the oldest request. For who holds the key, or the lock in its place."""
+        """The ticket of the oldest request (key, or the lock itself taken out of a queue)."""
         item = self.queue.first()
         return 0 if item is None else item.ticket
 
@@ -210,14 +210,14 @@ class KeyedLock:
     # --- handing the key over ---------------------------------------------------------------------
 
     def hand_over_key(self) -> None:
-        """Give the key away; no section runs, and this stack goes on.
+        """Give the key to the next waiter, or release it. No section runs, and this thread goes on.
 
         Raises one of `SHORT_OF_ROOM` only where the caller still has the key, and can do it again.
         """
         queue = self.queue
         while True:
-            # What needs a worker stays in the queue: the workers of a closed pool do not end
-            # before it is served.
+            # A waiter that needs a worker stays in the queue: the workers of a closed pool do not
+            # end before it is served.
             first = queue.first()
             if first is None:
                 self.key.release()  # combining: release_key
@@ -237,7 +237,7 @@ class KeyedLock:
             else:
                 need_stack()
                 if not queue.discard(first):
-                    continue  # given up, or in the hands of a sweeper, who stands in front
+                    continue  # given up, or in the hands of a sweeper, which stands in front
                 try:
                     granted = self._grant(first)
                 except MemoryError:
@@ -309,12 +309,12 @@ class KeyedLock:
             try:
                 start_new_thread(scheduler.notify_or_abandon, (target,))
             except (RuntimeError, MemoryError):
-                pass  # whoever queues something next wakes a worker for this, too
+                pass  # the next task that is queued wakes a worker for this, too
 
     def fail(self, error: BaseException) -> None:
-        """There is no worker to serve this lock. For who holds the key, which this gives away.
+        """No worker will serve this lock. The caller holds the key; this hands it over.
 
-        What needs a worker is ended with the error; stacks, and coroutines of others, are let in.
+        Waiters that need a worker are ended with the error; the others are let in.
         """
         ended: list[Any] = []
         while not self._grant_next(ended):

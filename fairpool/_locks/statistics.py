@@ -45,7 +45,7 @@ class Counters:
         self.mean = self.reviewed = self.busy_reviewed = 0
         # Run queues, because they can be looked at while others append.
         self.waits = RunQueue(maxlen=SAMPLES)
-        # Not by who holds the key, but by who takes the continuations.
+        # Written by the worker that takes the continuation, not by the key holder.
         self.own = RunQueue(maxlen=SAMPLES)
         self.others = RunQueue(maxlen=SAMPLES)
 

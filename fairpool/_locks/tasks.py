@@ -20,7 +20,7 @@ LOOKS_BEFORE_QUEUEING = 200 if FREE_THREADED else 0
 
 
 class _GiveWay:
-    """What a coroutine yields to let go first what was published on its worker."""
+    """Yield to the continuations that were published on this worker."""
 
     def _suspend(self, continuation: Any) -> None:
         if continuation.disarm():
@@ -76,9 +76,9 @@ class TaskEntry(ThreadEntry):
         if home is None and not self.queue and worker.published and not worker.spree:
             return self.enter_later()
         if home is None and (not worker.published or worker.spree):
-            # A section shorter than its own migration: look whether it ends before going through
-            # the queue. Not past those that are in there. With bound methods of this thread's own:
-            # each mention of what others use would keep the one who is inside from its work.
+            # A section shorter than its own migration: spin for its end before going through the
+            # queue. Not past those that are in there. With bound methods of this thread's own: each
+            # read of a shared attribute would delay the task that is inside.
             waiting, take_key = self.queue.__len__, self.key.acquire
             owner, began = worker.task, monotonic_ns()
             for _ in range(LOOKS_BEFORE_QUEUEING):

@@ -27,7 +27,7 @@ class ThreadEntry(LockHelp):
     __slots__ = ()
 
     def enter_blocking(self, timeout: float | None) -> bool:
-        """Enter with the calling stack; wait for at most `timeout` seconds (None: for ever)."""
+        """Enter with the calling thread; wait for at most `timeout` seconds (None: for ever)."""
         owner = current_owner()
         if not owner.is_thread:
             return self._enter_blocking(timeout, owner)
@@ -53,7 +53,7 @@ class ThreadEntry(LockHelp):
         return self._wait_blocking(timeout, owner)
 
     def _wait_blocking(self, timeout: float | None, owner: Any) -> bool:
-        """Wait with the calling stack until it has entered, or the time is up."""
+        """Wait with the calling thread until it has entered, or the time is up."""
         need_stack()
         self.scheduler.check_same_process()
         worker = here.worker
@@ -93,7 +93,7 @@ class ThreadEntry(LockHelp):
                 self._lend(waiter)
                 self._park(waiter, worker, timeout)
         except DeadlockError:
-            waiter.give_up()  # if whoever raised this has not
+            waiter.give_up()  # if it was not given up before this was raised
             raise
         except BaseException:
             if not self._gave_up(waiter):
@@ -111,7 +111,7 @@ class ThreadEntry(LockHelp):
         return not self._gave_up(waiter)
 
     def _enter_between_sections(self, timeout: float | None, owner: Any, loan: KeyLoan) -> bool:
-        """Enter with a stack of foreign code's, which a worker runs in a pass. Returns likewise."""
+        """Enter from foreign code that runs on a worker in the midst of a pass."""
         counts = owner.is_thread  # what `enter_blocking` has counted is counted again below
         if counts:
             owner.inside -= 1
@@ -145,6 +145,6 @@ class ThreadEntry(LockHelp):
     def _check_wait(self, task: Any, request: LockRequest) -> None:
         """Raise `DeadlockError` if `task`, whose request is queued here, would wait for ever."""
         owner = self.owner
-        # Who holds the lock and waits for nothing will leave: the usual case, and a quick look.
+        # An owner that waits for nothing will leave: the usual case, and a quick look.
         if owner is not None and (owner.awaited or owner.task in waiting_tasks):
             check_lock_wait(task, request)

@@ -1,7 +1,7 @@
-"""`Charging`: a combiner that charges each section to a share; `UsageQueue`: who has used least.
+"""`Charging`: a combiner that charges sections to shares; `UsageQueue`: least usage first.
 
-The queue of such a lock is told of each section when it begins and when it ends, by who holds the
-key: `popleft` is where the one ends and the next one begins, so a pass is what it always is.
+The key holder tells the queue of such a lock when each section begins and ends. `popleft` is where
+one ends and the next one begins, so the pass is the same for all locks.
 
 `ChargingQueue` gives out requests in the order of their tickets, `UsageQueue` that of the share
 first which has used the lock least, for its weight. Protocol, proof of the bounds, and what the
@@ -99,7 +99,7 @@ class ChargingQueue(WaitQueue):
 
 
 class _StrictLedger(Ledger):
-    """A ledger that knows who was seen last."""
+    """A ledger that keeps the order in which its accounts were seen."""
 
     __slots__ = ("recent",)
 
@@ -210,7 +210,7 @@ class UsageQueue(ChargingQueue):
     def holds_work(self) -> bool:
         """Whether anything can be served, ordered as that of `RunQueue`.
 
-        Who has left something held back, and finds that no timer is to come, is to look again.
+        A caller that has left something held back, and finds no timer armed, must look again.
         """
         self.rotate(0)
         return bool(self._arrived) or (self._held and not self._armed.copy())
@@ -265,7 +265,7 @@ class UsageQueue(ChargingQueue):
         return self._chosen
 
     def take(self) -> Any:
-        """Any request, or None: for who empties the queue (key)."""
+        """Any request, or None, to empty the queue (key)."""
         self._line_up(monotonic_ns())
         self._chosen = None
         for account in self.ledger.accounts.copy().values():
@@ -293,7 +293,7 @@ class UsageQueue(ChargingQueue):
         if lock is not None and lock.key.acquire(False):
             lock.hand_over_key_safely()
 
-    # --- for who holds the key -------------------------------------------------------------------
+    # --- for the key holder ----------------------------------------------------------------------
 
     def _line_up(self, now: int) -> None:
         """Let those that have come since the last look stand in line with their shares."""
@@ -435,7 +435,7 @@ class Charging(Combiner):
     def __aenter__(self) -> Any:
         principal = CURRENT.get()
         entered = Combiner.__aenter__(self)
-        if type(entered) is not Once:  # a guest, whose request says whose it is
+        if type(entered) is not Once:  # an external waiter, whose request says whose it is
             return entered
         if entered:  # it holds a request
             entered[0].share = principal
@@ -493,7 +493,7 @@ class Charging(Combiner):
             return Combiner.lend(self, worker, awaited)
         if awaited is self or getattr(awaited, "lock", None) is self:
             raise DeadlockError(
-                f"this wait would never end: it interrupts the choice of who is next in {self!r}"
+                f"this wait would never end: it interrupts the choice of the next one in {self!r}"
             )
         return None  # what it waits for may need this lock: nobody can tell
 

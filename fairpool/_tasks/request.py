@@ -90,7 +90,7 @@ class LockRequest(Waiter, list[Any]):
 
     __slots__ = ("given_up", "lock", "share", "ticket")
 
-    # given_up: whether it was; written by who has claimed it, before `Combiner.forget`
+    # given_up: whether it was; written by its claimer, before `LockExit.forget`
 
     given_up: bool
 
@@ -107,7 +107,7 @@ class LockRequest(Waiter, list[Any]):
     relation = " held by "  # of the lock, which it describes, to its source
 
     def sources(self) -> tuple[Any, ...]:
-        """Who must go on before this can be granted."""
+        """The task that must go on before this can be granted."""
         return self.lock.holder() if self else ()
 
     def waits_at(self, awaited: object) -> str:
@@ -141,8 +141,8 @@ class Request(LockRequest):
 
     __slots__ = ("door",)
 
-    # door: what `async with` awaits, to yield this; None once it was given up. Written by who
-    #       claimed it, before the continuation can be anywhere else.
+    # door: what `async with` awaits, to yield this; None once it was given up. Written by its
+    #       claimer, before the continuation can be anywhere else.
 
     holds_continuation = True
     needs_worker = True
