@@ -425,7 +425,10 @@ def test_a_lock_that_is_left_during_a_sweep_serves_after_it() -> None:
             assert there.lock.locked()
 
         there.sweep(leave)
-        assert there.all_served() == there.kept
+        # From the end of the sweep on the worker serves, and may come to some before they give up.
+        served = there.all_served()
+        assert served == [i for i, each in enumerate(there.waits) if not each.cancelled()]
+        assert {*served} >= {*there.kept}
 
 
 def test_one_that_comes_during_a_sweep_is_behind_the_others() -> None:
