@@ -198,8 +198,8 @@ class TaskGroup:
         try:
             if reasons := self._closed.copy():  # C2
                 raise RuntimeError(f"{self!r} takes no more tasks: it is {reasons[-1]}")
-            if pool.refusals:
-                raise pool.refusal()
+            if pool.close_reason:
+                raise pool.closed_error()
             pool.put(task)
         except BaseException:
             try:

@@ -77,22 +77,22 @@ class Lock(Combiner, Executor):
         if not callable(fn):
             raise TypeError(f"submit() takes a callable first, not {fn!r}")
         scheduler = self.scheduler
-        if scheduler.refusals:
-            raise scheduler.refusal()
+        if scheduler.close_reason:
+            raise scheduler.closed_error()
         if self._closed:
-            raise self._refusal()
+            raise self._closed_error()
         section: Section = Section()
         section._pool = scheduler
         section._cell = [(copy_context(), fn, args, kwargs or None, None)]
         section.lock = self
         section.ticket = monotonic_ns()
         self.line_up(section)
-        if (scheduler.refusals or self._closed) and section.drop():  # S2 of shutdown.md
-            raise scheduler.refusal() if scheduler.refusals else self._refusal()
+        if (scheduler.close_reason or self._closed) and section.drop():  # S2 of shutdown.md
+            raise scheduler.closed_error() if scheduler.close_reason else self._closed_error()
         self.see_to_queue()  # not before: it may start a worker, and nobody would join that
         return section
 
-    def _refusal(self) -> RuntimeError:
+    def _closed_error(self) -> RuntimeError:
         return RuntimeError(f"cannot schedule new futures after shutdown of {self!r}")
 
     def map(

@@ -27,7 +27,7 @@ from fairpool._core.timer import Timers
 from fairpool._core.token import Latch
 from fairpool._inspect.dump import dump
 from fairpool._locks.statistics import LockStatistics
-from fairpool._scheduler.caller import Caller, Helper, may_be_cut_off
+from fairpool._scheduler.caller import AwaitingCaller, Caller, may_be_cut_off
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.future import Future, wait
 from fairpool._tasks.task import Task, claim_coroutine, is_coroutine
@@ -165,8 +165,8 @@ class FairPool(ThreadPoolExecutor):
         if not callable(fn):
             raise TypeError(f"submit() takes a callable first, not {fn!r}")
         scheduler = self._scheduler
-        if scheduler.refusals:
-            raise scheduler.refusal()
+        if scheduler.close_reason:
+            raise scheduler.closed_error()
         backlog = scheduler.backlog
         if backlog is not None:
             backlog = backlog.enter(scheduler)
@@ -200,8 +200,8 @@ class FairPool(ThreadPoolExecutor):
         if not callable(fn):
             raise TypeError(f"run() takes a callable first, not {fn!r}")
         scheduler = self._scheduler
-        if scheduler.refusals:
-            raise scheduler.refusal()
+        if scheduler.close_reason:
+            raise scheduler.closed_error()
         worker = here.worker
         task: Task[Any] = Task()
         task._pool = scheduler
@@ -383,7 +383,7 @@ class Share(Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """As `FairPool.submit`, charged to this share. RuntimeError also after `shutdown`."""
         if self._closed:
-            raise self._refusal()
+            raise self._closed_error()
         token = CURRENT.set(self._principal)
         try:
             future = self._pool.submit(fn, *args, **kwargs)
@@ -393,7 +393,7 @@ class Share(Executor):
         self._pending.add(future)
         future._register(self._pending.discard)
         if self._closed.is_set() and future.cancel():  # after the `add`: see `shutdown`
-            raise self._refusal()
+            raise self._closed_error()
         return future
 
     def map(
@@ -423,7 +423,7 @@ class Share(Executor):
         if wait:
             wait_for_all(pending)
 
-    def _refusal(self) -> RuntimeError:
+    def _closed_error(self) -> RuntimeError:
         return RuntimeError(f"cannot schedule new futures after shutdown of {self!r}")
 
     def __repr__(self) -> str:
@@ -485,7 +485,7 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
         if scheduler.max_workers:
             wait(task, None)
         else:  # this thread is all that the pool has
-            Helper(scheduler, task, None).work()
+            AwaitingCaller(scheduler, task, None).work()
 
     def body() -> None:
         try:

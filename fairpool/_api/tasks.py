@@ -216,8 +216,8 @@ def gather(
     ):
         try:
             scheduler = current_scheduler("gather()")
-            if scheduler.refusals:
-                raise scheduler.refusal()
+            if scheduler.close_reason:
+                raise scheduler.closed_error()
         except BaseException:
             _close_all(awaitables)
             raise

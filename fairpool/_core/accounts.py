@@ -297,7 +297,7 @@ class Principal:
         self.charges.append(estimate)
         principal_of = self.scheduler.principal_of
         clock = monotonic_ns
-        away = worker.away
+        away = worker.blocked_time
         worker.extra_steps -= 1  # the caller counts the quantum as a step, too
         began = clock()
         end = began + QUANTUM
@@ -320,7 +320,7 @@ class Principal:
                     break
         finally:
             item = None  # its exception leads to this frame: no cycle
-            used = clock() - began - (worker.away - away)
+            used = clock() - began - (worker.blocked_time - away)
             self.charges.append(used - estimate)
             if not self.is_active:
                 self.activate()

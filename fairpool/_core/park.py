@@ -2,18 +2,18 @@
 
 The protocol and the proof that no wake-up is lost: `docs/protocols/parking.md`.
 
-A *seat* is the right to be runnable; a pool has `max_workers` of them. A worker that runs a task or
-searches for one holds a seat; one that parks, or blocks in a wait, gives it up, and whoever unparks
-or starts a worker takes a free seat for it first. A worker that returns from a wait takes a seat if
-one is free, else it goes on at once and leaves a *debt*: the next worker that ends a step pays it
-by parking without freeing its seat. At any moment
+A *slot* is the right to be runnable; a pool has `max_workers` of them. A worker that runs a task or
+searches for one holds a slot; one that parks, or blocks in a wait, gives it up, and whoever unparks
+or starts a worker takes a free slot for it first. A worker that returns from a wait takes a slot if
+one is free, else it goes on at once and leaves an *overcommit*: the next worker that ends a step
+repays it by parking without freeing its slot. At any moment
 
-    runnable workers = max_workers - free seats + debts.
+    runnable workers = max_workers - free slots + overcommits.
 
 Guarantees:
 
-- A worker that gives up its seat does so before its last look at the queues, and whoever queues a
-  task does so before its look at the seats: one of the two sees the other.
+- A worker that gives up its slot does so before its last look at the queues, and whoever queues a
+  task does so before its look at the slots: one of the two sees the other.
 - At most one worker at a time is woken for searching (the throttle); it wakes the next one when it
   finds work. A wake-up costs as much as fifty tasks.
 """
@@ -67,99 +67,107 @@ def _take(container: Any, into: list[Any]) -> None:
 
 
 class Parking:
-    """The seats of one pool, and its workers that are not running a task."""
+    """The slots of one pool, and its workers that are not running a task."""
 
-    __slots__ = ("_overlooks", "_start", "_total", "debts", "parked", "searching", "seats")
+    __slots__ = (
+        "_overlooks",
+        "_start",
+        "_total",
+        "free_slots",
+        "overcommits",
+        "parked",
+        "searching",
+    )
 
     def __init__(
-        self, seats: int, start: Callable[[list[None]], None], overlooks: Callable[[], bool]
+        self, slots: int, start: Callable[[list[None]], None], overlooks: Callable[[], bool]
     ) -> None:
-        # `start(seat)` starts the thread of one more worker, which is among `searching` before it
-        # runs, and empties the list `seat` when the worker has taken the seat over. `overlooks()`:
+        # `start(slot)` starts the thread of one more worker, which is among `searching` before it
+        # runs, and empties the list `slot` when the worker has taken the slot over. `overlooks()`:
         # whether it would do so now, after a call that has not.
         self._start = start
         self._overlooks = overlooks
-        self._total = seats
-        self.seats: deque[None] = deque([None]) * seats
-        self.debts: deque[None] = deque()
+        self._total = slots
+        self.free_slots: deque[None] = deque([None]) * slots
+        self.overcommits: deque[None] = deque()
         self.parked: list[Any] = []
         self.searching: set[Any] = set()
 
     def notify(self) -> None:
-        """Get one more worker to look for work, unless one is looking, or no seat is free.
+        """Get one more worker to look for work, unless one is looking, or no slot is free.
 
         To be called after a task was queued, by any thread. Raises only if no worker could be
         started where one was needed.
         """
-        # A seat that was taken in vain was missed meanwhile by those that parked, and relied on by
+        # A slot that was taken in vain was missed meanwhile by those that parked, and relied on by
         # those that queued something: whoever has parked since then is woken after all. `copy`
-        # takes the list's mutex, so that who parks after it sees the seat (A2).
+        # takes the list's mutex, so that who parks after it sees the slot (A2).
         while self._notify_one() and (self.parked.copy() or self._overlooks()):
             pass
 
     def _notify_one(self) -> bool:
-        """As `notify`; True if a seat was taken, and given back for want of a worker."""
+        """As `notify`; True if a slot was taken, and given back for want of a worker."""
         # Both plain reads are ordered by the queue's mutex, which the caller held in `append` and
-        # each worker takes in `holds_work` after it left `searching` or freed a seat.
-        if self.searching or not self.seats:
+        # each worker takes in `holds_work` after it left `searching` or freed a slot.
+        if self.searching or not self.free_slots:
             return False
         # What is taken goes into a list in the same C call: an interrupt (Ctrl-C) may come between
         # any two calls, and `finally` gives back what the lists hold.
-        seat: list[None] = []
+        slot: list[None] = []
         woken: list[Any] = []
         in_vain = False
         outer = here.notifying
         try:
             here.notifying = woken, outer
-            _take(self.seats, seat)
-            if seat:
+            _take(self.free_slots, slot)
+            if slot:
                 _take(self.parked, woken)  # the one that parked last: its cache is warm
             if woken:
                 self.searching.add(woken[0])
-                seat.clear()
-            elif seat:
-                self._start(seat)
+                slot.clear()
+            elif slot:
+                self._start(slot)
         finally:
             for worker in woken:
                 worker.woken = True
                 worker.parker.unpark()
-            if seat and not woken:
-                self.seats.append(seat.pop())
+            if slot and not woken:
+                self.free_slots.append(slot.pop())
                 in_vain = True
             here.notifying = outer
         return in_vain
 
     def is_empty(self, but: int = 0) -> bool:
-        """Whether nobody is runnable, `but` so many whose seats the caller has in hand."""
-        return len(self.seats) + but == self._total and not self.debts
+        """Whether nobody is runnable, `but` so many whose slots the caller has in hand."""
+        return len(self.free_slots) + but == self._total and not self.overcommits
 
-    def take_seat(self, searcher: Any) -> bool:
-        """Take a free seat for one that is about to search; whether there was one."""
+    def take_slot(self, searcher: Any) -> bool:
+        """Take a free slot for one that is about to search; whether there was one."""
         try:
-            self.seats.pop()
+            self.free_slots.pop()
         except IndexError:
             return False
         self.searching.add(searcher)
         return True
 
-    def give_up_seat(self) -> None:
+    def release_slot(self) -> None:
         """The calling worker is about to stop being runnable."""
         try:
-            self.debts.pop()
+            self.overcommits.pop()
         except IndexError:
-            self.seats.append(None)
+            self.free_slots.append(None)
 
-    def return_to_seat(self) -> None:
-        """A worker that gave up its seat in a wait is runnable again. From any thread."""
+    def reclaim_slot(self) -> None:
+        """A worker that gave up its slot in a wait is runnable again. From any thread."""
         try:
-            self.seats.pop()
+            self.free_slots.pop()
         except IndexError:
-            self.debts.append(None)
+            self.overcommits.append(None)
 
-    def pay_debt(self) -> bool:
+    def repay_overcommit(self) -> bool:
         """Whether the calling worker, which has just ended a step, is one too many, and parks."""
         try:
-            self.debts.pop()
+            self.overcommits.pop()
         except IndexError:
             return False
         return True
@@ -175,7 +183,7 @@ class Parking:
                     _take(self.parked, woken)
                 finally:
                     for worker in woken:
-                        worker.needs_seat = True
+                        worker.needs_slot = True
                         worker.woken = True
                         worker.parker.unpark()
         finally:

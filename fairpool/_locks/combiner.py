@@ -73,13 +73,13 @@ class Combiner(TaskEntry):
         scheduler = self.scheduler
         take = self.queue.popleft
         publish = worker.published.append
-        seats = scheduler.seats
+        slots = scheduler.free_slots
         leave, notify = self.leave_token, self._notify
         request_type, get_type, clock = Request, type, monotonic_ns
         end, sample_mask = PASS_SECTIONS, SAMPLE_MASK
         stats = self.stats
         if not scheduler.max_workers:
-            scheduler.unserved.discard(self)
+            scheduler.pending_locks.discard(self)
         if self.preferred is None and worker.stays:
             self.preferred = worker
         stats.passes += 1
@@ -134,7 +134,7 @@ class Combiner(TaskEntry):
                 self.owner = None  # before its task can be anywhere else
                 worker.item = self
                 publish(continuation)  # S1
-                if seats:  # S3
+                if slots:  # S3
                     notify()
                 continuation = None  # it may have ended meanwhile
             elif item.is_section:
@@ -154,7 +154,7 @@ class Combiner(TaskEntry):
                 if following is not None:
                     following.ticket = item.ticket
                     publish(following)  # S1
-                    if seats:  # S3
+                    if slots:  # S3
                         notify()
                 item = following = None  # what it has raised leads to this frame: no cycle
             else:

@@ -102,7 +102,7 @@ class LockExit(KeyedLock):
         stats.mean = mean = (stats.busy - stats.busy_reviewed) // (sections - stats.reviewed)
         stats.reviewed, stats.busy_reviewed = sections, stats.busy
         preferred = self.preferred
-        if preferred is None or preferred.gone:
+        if preferred is None or preferred.exited:
             worker = here.worker
             self.home = None
             self.preferred = None
@@ -165,7 +165,7 @@ class LockExit(KeyedLock):
                 queue.idle.append(None)  # combining: end_sweep
                 if got_key:
                     self.hand_over_key_safely()
-                elif self.scheduler.unserved:
+                elif self.scheduler.pending_locks:
                     self.scheduler.notify_if_work()  # a waiter in its hands was overlooked
 
     def cancel_sections(self, submitted_only: bool = False) -> None:

@@ -48,21 +48,26 @@ class LockHelp(LockExit):
         """Have published work taken by a parked worker, a waiting thread, or a new worker."""
         scheduler = self.scheduler
         if not scheduler.parking.parked:
-            self.nominate()
+            self.recruit_helper()
         scheduler.notify()  # returns at once where one is on its way
 
-    def nominate(self) -> None:
+    def recruit_helper(self) -> None:
         """Have a waiting thread help: the one with the longest expected wait, if it is any use.
 
-        That is: if something was published, there is a seat, no worker is looking for work, and the
+        That is: if something was published, there is a slot, no worker is looking for work, and the
         wait is expected to be longer than what the thread is lent for.
         """
         scheduler = self.scheduler
-        if not scheduler.lends or scheduler.searching or not scheduler.seats or scheduler.shares:
+        if (
+            not scheduler.lends
+            or scheduler.searching
+            or not scheduler.free_slots
+            or scheduler.shares
+        ):
             return
         # A helper does `list_candidate`, then looks here for published continuations; a combiner
         # publishes, and then comes here. Both take the mutex of `published`: one sees the other.
-        if not any(waiter.lock is self for waiter in scheduler.helpers.copy()):
+        if not any(waiter.lock is self for waiter in scheduler.helper_candidates.copy()):
             return
         if not scheduler.workers or not scheduler.has_published():
             return
@@ -76,7 +81,7 @@ class LockHelp(LockExit):
                 parker = waiter.pop()  # joining: claim_helper
             except IndexError:  # granted, given up or lent
                 continue
-            if scheduler.parking.take_seat(waiter):  # joining: take_slot
+            if scheduler.parking.take_slot(waiter):  # joining: take_slot
                 waiter.lent = True
                 parker.release()  # joining: wake_helper
             else:
@@ -92,10 +97,10 @@ class LockHelp(LockExit):
             and self.scheduler.lies_in_queue(self)
         )
 
-    def find_server(self, seat: list[None]) -> bool:
+    def find_server(self, slot: list[None]) -> bool:
         """No worker is there to serve this lock, which lies in a queue: let a blocked waiter do it.
 
-        That one gets the seat. If the first in line needs no worker, it is let in. Returns whether
+        That one gets the slot. If the first in line needs no worker, it is let in. Returns whether
         there was anything to do.
         """
         scheduler = self.scheduler
@@ -113,9 +118,9 @@ class LockHelp(LockExit):
             except IndexError:
                 continue
             if scheduler.take_out(self):  # joining: take_slot
-                waiter.errand = self
+                waiter.assigned_lock = self
                 scheduler.searching.add(waiter)
-                seat.clear()
+                slot.clear()
                 waiter.lent = True
                 parker.release()  # joining: wake_helper
                 return True
@@ -133,14 +138,14 @@ class LockHelp(LockExit):
     def _come_back(self, waiter: ThreadWaiter) -> None:
         """Wait again with a waiter that was lent."""
         waiter.lent = False
-        waiter.lender = None
+        waiter.helper = None
         scheduler = self.scheduler
         scheduler.searching.discard(waiter)
-        if waiter.errand is not None:  # an interrupt has come before it could begin
-            waiter.errand = None
+        if waiter.assigned_lock is not None:  # an interrupt has come before it could begin
+            waiter.assigned_lock = None
             self.hand_over_key_safely()
         self._put_back(waiter, waiter.make_parker())
-        scheduler.parking.give_up_seat()  # E3
+        scheduler.parking.release_slot()  # E3
         scheduler.notify_if_work()  # E4
 
     def _put_back(self, waiter: ThreadWaiter, parker: Any) -> None:

@@ -285,7 +285,7 @@ class KeyedLock:
             self.asked = monotonic_ns()
         scheduler = self.scheduler
         if not scheduler.max_workers:
-            scheduler.unserved.add(self)  # S0
+            scheduler.pending_locks.add(self)  # S0
         if scheduler.broken is not None:
             need_stack()
             end_item(self)
@@ -293,7 +293,7 @@ class KeyedLock:
             return
         worker = here.worker
         target = self.home
-        if target is None or target.gone:
+        if target is None or target.exited:
             target = worker
         if target is None or target.scheduler is not scheduler:
             target = None
@@ -301,7 +301,7 @@ class KeyedLock:
         else:
             if worker is not None and worker.item is self:
                 worker.item = None
-            target.services.append(self)  # S1
+            target.home_queue.append(self)  # S1
         # It is given away: what follows may not fail.
         try:
             scheduler.notify_or_abandon(target)  # S3

@@ -94,7 +94,7 @@ class KeyLoan:
         lock.queue.appendleft(waiter)  # combining: enqueue
         lock.see_to_queue()
         try:
-            if lock.scheduler.unserved:
+            if lock.scheduler.pending_locks:
                 lock.scheduler.notify_if_work()
             worker.park_for(parker, None, lock)
         except BaseException:  # Ctrl-C, say: not before the key is there

@@ -73,20 +73,20 @@ class ThreadEntry(LockHelp):
                     task.awaited = waiter
                     waiter.helps = waiter.serves = self._may_lend(task)
                     if waiter.helps:
-                        self.scheduler.helpers[waiter] = None  # joining: list_candidate
+                        self.scheduler.helper_candidates[waiter] = None  # joining: list_candidate
                 self.enqueue(waiter)
                 if timeout is None:
                     self._check_wait(task, waiter)
                     if waiter.helps:
-                        self.nominate()
+                        self.recruit_helper()
             else:
                 if timeout is None:
                     waiter.serves = self._may_serve(worker)
                     enter_wait(task, worker.doing, (waiter,))
                 self.enqueue(waiter)
-            if self.scheduler.unserved:
+            if self.scheduler.pending_locks:
                 self.scheduler.notify_if_work()
-            if here.notifying:  # as in `Worker._give_up_seat`
+            if here.notifying:  # as in `Worker._release_slot`
                 self.scheduler.distrust_searchers()
             self._park(waiter, worker, timeout)
             while waiter.lent:
@@ -105,7 +105,7 @@ class ThreadEntry(LockHelp):
         finally:
             if worker is None:
                 task.awaited = outer
-                self.scheduler.helpers.pop(waiter, None)
+                self.scheduler.helper_candidates.pop(waiter, None)
             elif timeout is None:
                 leave_wait(task, outer)
         return not self._gave_up(waiter)

@@ -45,24 +45,33 @@ class ThreadWaiter(LockRequest):
     """A thread's request to enter: of a plain function, or of a thread that is no worker.
 
     It holds the lock on which its thread parks. Whoever claims it wakes the thread: to let it in,
-    or to have it help (`nominate`).
+    or to have it help (`recruit_helper`).
     """
 
-    __slots__ = ("errand", "helps", "lender", "lent", "owner", "parker", "passed_over", "serves")
+    __slots__ = (
+        "assigned_lock",
+        "helper",
+        "helps",
+        "lent",
+        "owner",
+        "parker",
+        "passed_over",
+        "serves",
+    )
 
     # helps:  whether its thread may run a published continuation; and …
     # serves: … serve the lock. Written by that thread, before it is queued (the queue's `append`
     #         orders that before whoever finds it there); unset before it is put back there.
-    # errand: the lock that it was lent to serve; None: it is to take what was published.
-    # lent:   whether it was: then it has a seat, and is in `searching`. Written by its claimer,
+    # assigned_lock: the lock that it was lent to serve; None: it is to take what was published.
+    # lent:   whether it was: then it has a slot, and is in `searching`. Written by its claimer,
     #         last of all but waking the thread.
-    # lender: what its thread is to the pool meanwhile
+    # helper: what its thread is to the pool meanwhile
     # passed_over: whether a combiner has taken it from the queue while it was claimed
 
     def __init__(self, lock: Any, ticket: int, owner: Any) -> None:
         self.helps = self.serves = self.lent = self.passed_over = self.given_up = False
-        self.errand: Any = None
-        self.lender: Any = None
+        self.assigned_lock: Any = None
+        self.helper: Any = None
         self.lock = lock
         self.ticket = ticket
         self.share = None  # until it is queued: it may be refused before
@@ -85,9 +94,9 @@ class ThreadWaiter(LockRequest):
             try:
                 parker = self.pop()  # joining: claim_again
             except IndexError:
-                lender = self.lender
-                if lender is not None:
-                    lender.leaving = True  # its turn has come; only an optimization
+                helper = self.helper
+                if helper is not None:
+                    helper.leaving = True  # its turn has come; only an optimization
                 return False
         worker = here.worker
         lock.owner = self.owner  # last: see `enter_blocking`

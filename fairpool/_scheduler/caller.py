@@ -1,6 +1,6 @@
 """`Caller`: a thread of the user's that works for a pool until its own task has ended.
 
-It is a worker without a thread of its own: the same queues, the same look for work, the same seats.
+It is a worker without a thread of its own: the same queues, the same look for work, the same slots.
 Protocol and proof: `docs/protocols/joining.md`.
 
 Guarantees:
@@ -8,7 +8,7 @@ Guarantees:
 - A caller leaves as soon as its own task is final, also in the middle of a pass, unless somebody
   else's plain function is on its stack at that moment: then it leaves when that has returned.
 - What lies with a caller when it leaves is given back, and whoever may be needed for it is woken.
-- A thread that waits for a lock may be a caller for one step: a `Lender`.
+- A thread that waits for a lock may be a caller for one step: a `Helper`.
 - Ctrl-C, where Python's own handler is installed, neither ends what the main thread runs for others
   as a caller, nor cuts off a step of the package's (a second one does): KeyboardInterrupt is raised
   in the code of the own task, or that is cancelled, and it is raised when the task is final.
@@ -29,11 +29,11 @@ from fairpool._core.runqueue import RunQueue
 from fairpool._core.signals import acquire, handle_ctrl_c, wait_until_set
 from fairpool._core.threads import monotonic, monotonic_ns, yield_cpu
 from fairpool._locks.combiner import Combiner
-from fairpool._scheduler.worker import STEPS_BETWEEN_LOOKS_AROUND, Worker, blocking
-from fairpool._tasks.future import Future, call, is_final, look_out
+from fairpool._scheduler.worker import STEPS_BETWEEN_SCANS, Worker, blocking
+from fairpool._tasks.future import Future, call, is_final, spin_wait
 from fairpool._tasks.task import Continuation, Task
 
-__all__ = ["Caller", "Helper", "LastCaller", "Lender", "may_be_cut_off"]
+__all__ = ["AwaitingCaller", "Caller", "Helper", "LastCaller", "may_be_cut_off"]
 
 
 class Caller(Worker):
@@ -91,9 +91,9 @@ class Caller(Worker):
         loan = None if outer is None else outer.lend_key(None)
         here.caller = here.worker = self
         try:
-            scheduler.roster.append(self)  # before `workers`: see `Scheduler.join`
+            scheduler.threads.append(self)  # before `workers`: see `Scheduler.join`
             scheduler.workers.append(self)  # J1
-            self._sit()  # J2
+            self._take_slot()  # J2
             set_asyncgen_hooks(scheduler.watch_generator, scheduler.close_generator)
             self._do_what_it_came_for()
         finally:
@@ -109,7 +109,7 @@ class Caller(Worker):
         if own is not None:
             if scheduler.is_closed():  # S2 of shutdown.md; J1 is its S1
                 own.drop()
-                raise scheduler.refusal()
+                raise scheduler.closed_error()
             own._register(self)
             if scheduler.injector:  # first come, first served
                 scheduler.injector.append(own)  # S1
@@ -122,26 +122,26 @@ class Caller(Worker):
             # What the task has raised leads to this frame, and to `self`: no cycle.
             del own, first
 
-    def _sit(self) -> None:
-        self.scheduler.seat_caller()
+    def _take_slot(self) -> None:
+        self.scheduler.caller_joins()
 
-    def _stand_up(self) -> None:
-        self.scheduler.unseat_caller()
+    def _free_slot(self) -> None:
+        self.scheduler.caller_leaves()
 
     def _leave(self) -> None:
         scheduler = self.scheduler
         here.worker = self._outer
         self.item = self.fn = None
         scheduler.workers.remove(self)  # E1
-        self.gone = True
+        self.exited = True
         self.give_back()  # E2
-        self._stand_up()  # E3
+        self._free_slot()  # E3
         scheduler.notify_if_work()  # E4
         if scheduler.is_ending():
             # Those that parked while there was still work are to see that there is none.
             scheduler.parking.unpark_all()
         self.ended.set()
-        scheduler.strike(self)
+        scheduler.forget_thread(self)
 
     def join(self) -> None:
         """Wait until this caller has left. Its thread goes on."""
@@ -168,23 +168,23 @@ class Caller(Worker):
     def _work(self, task: Any) -> None:
         """Work until `is_done`. Entered again in a wait of what it runs: see `_park_on`."""
         scheduler = self.scheduler
-        queue, locks, debts = self.queue, scheduler.locks, scheduler.parking.debts
+        queue, locks, overcommits = self.queue, scheduler.locks, scheduler.parking.overcommits
         steps = 1
         while here.worker is self:  # not so in the child of a task that forked
             if task is None:
                 if self.is_done():
                     return
                 self.leaving = False  # it was said of what is awaited further out on this stack
-                if debts and self._pay_debt():
-                    self._park_until_done(seated=False)
+                if overcommits and self._repay_overcommit():
+                    self._park_until_done(has_slot=False)
                     task = self._search()
                     continue
-                if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
-                    task = self.look_around()
+                if steps % STEPS_BETWEEN_SCANS == 0:
+                    task = self.scan()
                 elif locks:
                     task = self._take_critical(steps)
                 if task is None:
-                    task = queue.take() or self.look_around() or self._search()
+                    task = queue.take() or self.scan() or self._search()
                     if task is None:
                         continue
             item, task = task, None
@@ -200,8 +200,8 @@ class Caller(Worker):
             if following is not None:
                 if (
                     following is not item  # else it has only yielded
-                    and steps % STEPS_BETWEEN_LOOKS_AROUND
-                    and not debts
+                    and steps % STEPS_BETWEEN_SCANS
+                    and not overcommits
                     and not self.is_done()
                 ):
                     task = following
@@ -225,10 +225,10 @@ class Caller(Worker):
                     scheduler.notify_if_work()
                     return task
                 yield_cpu()
-            self._park_until_done(seated=True)
+            self._park_until_done(has_slot=True)
 
-    def _park_until_done(self, seated: bool) -> None:
-        """Park until there may be work, or until `is_done`; with a seat again afterwards."""
+    def _park_until_done(self, has_slot: bool) -> None:
+        """Park until there may be work, or until `is_done`; with a slot again afterwards."""
         parking = self.scheduler.parking
         parking.searching.discard(self)
         self.woken = False
@@ -236,8 +236,8 @@ class Caller(Worker):
         self.parks = True
         unparked = False
         try:
-            if seated:
-                parking.give_up_seat()  # P3
+            if has_slot:
+                parking.release_slot()  # P3
             self.scheduler.notify_if_work()  # P4
             # After P2: whoever ends what is awaited after this look finds this caller in `parked`.
             if not self.is_done():
@@ -247,13 +247,13 @@ class Caller(Worker):
         finally:
             if not unparked:
                 if self._leave_parked():
-                    self.needs_seat = True
+                    self.needs_slot = True
                 else:
                     self.parker.park()  # taken out of the list, so about to be unparked
             self.parks = False
-            if self.needs_seat:
-                self.needs_seat = False
-                parking.return_to_seat()
+            if self.needs_slot:
+                self.needs_slot = False
+                parking.reclaim_slot()
 
     def __call__(self, future: Any) -> None:
         """What the caller waits for is final. From any thread."""
@@ -263,7 +263,7 @@ class Caller(Worker):
     def wake(self) -> None:
         """Look again at whether it is done."""
         if self._unlist_parked():
-            self.needs_seat = True
+            self.needs_slot = True
             self.woken = True
             self.parker.unpark()
 
@@ -273,7 +273,7 @@ class Caller(Worker):
         """Wait. Where no thread can be started to take its place, it goes on working meanwhile."""
         if self.scheduler.max_workers or not self.may_run_inline() or _get_running_loop():
             return super()._park_on(future, timeout)
-        if look_out(future):
+        if spin_wait(future):
             return True
         if (loan := self.lend_key(future if timeout is None else None)) is not None:
             try:
@@ -282,7 +282,7 @@ class Caller(Worker):
                 loan.end()
         if self.item is None:  # in a `__del__` between two steps: this one may be about to park
             with blocking():
-                Helper(self.scheduler, future, timeout).work()
+                AwaitingCaller(self.scheduler, future, timeout).work()
             return is_final(future)
         item, fn = self.item, self.fn
         outer = self.awaited, self._deadline, self._holds_own, self._own_waits
@@ -429,7 +429,7 @@ class LastCaller(Caller):
         return self.interrupted or self.scheduler.is_over()
 
 
-class Helper(Caller):
+class AwaitingCaller(Caller):
     """A caller for a future that is not its own.
 
     For the task of `fairpool.run`, and for what a `__del__` waits for in the search of a caller.
@@ -454,7 +454,7 @@ class Helper(Caller):
 
 
 class _NeverEmpty(list[Any]):
-    """What a lender publishes. Never taken for empty, because somebody waits on its stack.
+    """What a helper publishes. Never taken for empty, because somebody waits on its stack.
 
     So what it runs does not enter one section after the other without being suspended in between,
     as it might on a worker with nothing published.
@@ -464,10 +464,10 @@ class _NeverEmpty(list[Any]):
         return True
 
 
-class Lender(Caller):
-    """A thread that waits for a lock (`Combiner.nominate`), for one step of somebody else's.
+class Helper(Caller):
+    """A thread that waits for a lock (`Combiner.recruit_helper`), for one step of somebody else's.
 
-    It has come with a seat, and is in `searching`, as its stay.
+    It has come with a slot, and is in `searching`, as its stay.
     """
 
     __slots__ = ("_stay",)
@@ -482,8 +482,8 @@ class Lender(Caller):
     def _do_what_it_came_for(self) -> None:
         scheduler = self.scheduler
         stay = self._stay
-        errand, stay.errand = stay.errand, None
-        item = errand or self._take_published()
+        assigned_lock, stay.assigned_lock = stay.assigned_lock, None
+        item = assigned_lock or self._take_published()
         scheduler.searching.discard(stay)  # F1
         scheduler.notify_if_work()  # F2
         if item is None:
@@ -496,7 +496,7 @@ class Lender(Caller):
             if is_a(error, KeyboardInterrupt):
                 raise
             return
-        if errand is None:
+        if assigned_lock is None:
             scheduler.note_continuation(monotonic_ns() - began)
         if following is not None:
             self.requeue(following)
@@ -510,8 +510,8 @@ class Lender(Caller):
         """Whether there is no reason to go on, in a wait of what it runs."""
         return self.interrupted if self.awaited is None else super().is_done()
 
-    def _sit(self) -> None:
-        """It has a seat."""
+    def _take_slot(self) -> None:
+        """It has a slot."""
 
-    def _stand_up(self) -> None:
-        """Whoever waits on its stack gives the seat back: `Combiner._come_back`."""
+    def _free_slot(self) -> None:
+        """Whoever waits on its stack gives the slot back: `Combiner._come_back`."""

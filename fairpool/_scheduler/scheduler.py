@@ -42,7 +42,7 @@ from fairpool._core.threads import (
 from fairpool._core.timer import Timers
 from fairpool._core.token import Latch, Token
 from fairpool._locks.combiner import Combiner
-from fairpool._scheduler.caller import LastCaller, Lender
+from fairpool._scheduler.caller import Helper, LastCaller
 from fairpool._scheduler.worker import Worker, adopt, blocking
 from fairpool._tasks.future import Future
 from fairpool._tasks.gather import Gather
@@ -103,12 +103,12 @@ class Backlog:
                     scheduler.warn_once("max_pending is exceeded, because all spare workers wait")
                     return None
             # No task is run inline to make room: it could wait for what the submitter does next. In
-            # a worker the seat goes to another one, which starts what is queued.
+            # a worker the slot goes to another one, which starts what is queued.
             with blocking():
                 permit = get(self._permits)
         if not permit:
             self._permits.put(False)  # closed: pass it on to whoever waits, too
-            raise scheduler.refusal()
+            raise scheduler.closed_error()
         return self
 
     def leave(self) -> None:
@@ -136,10 +136,12 @@ class Scheduler:
         "backlog",
         "broken",
         "cancels_all",
+        "close_reason",
         "ending",
-        "exited",
+        "exited_workers",
+        "free_slots",
         "generators",
-        "helpers",
+        "helper_candidates",
         "idle_timeout",
         "injector",
         "lends",
@@ -148,15 +150,13 @@ class Scheduler:
         "max_workers",
         "mean_continuation",
         "parking",
-        "refusals",
-        "roster",
+        "pending_locks",
         "searching",
-        "seat_count",
-        "seats",
         "shares",
+        "slot_count",
         "suspended",
+        "threads",
         "timers",
-        "unserved",
         "workers",
     )
 
@@ -176,7 +176,7 @@ class Scheduler:
         # The running mean of the continuations of critical sections (ns); 0: none was looked at.
         self.mean_continuation = 0
         # How many may be runnable, without callers if there are workers.
-        self.seat_count = max_workers or cpu_count()
+        self.slot_count = max_workers or cpu_count()
         self.idle_timeout = idle_timeout
         self._forked = False
         self.cancels_all = self._cancels_closings = False
@@ -194,7 +194,7 @@ class Scheduler:
     def _reset(self) -> None:
         self._numbers = count()
         self.broken: BrokenFairPool | None = None  # why nothing can be run any more
-        self.refusals = Latch()  # set with the reason when the pool is closed
+        self.close_reason = Latch()  # set with the reason when the pool is closed
         # Empty until the pool is closed, or dropped: workers then end when all is over.
         self.ending = Latch()
         self.injector = RunQueue()
@@ -204,14 +204,14 @@ class Scheduler:
         # looks whether there are such looks only at these. See `Combiner.take_unused_key`.
         self.locks_in_use: set[Any] = set()
         # Locks that lie in a queue to be served, or have done so; kept where there are no threads.
-        self.unserved: set[Combiner] = set()
+        self.pending_locks: set[Combiner] = set()
         self.shares = Shares()  # empty in most pools
-        self.roster: list[Worker] = []  # all workers whose threads may not have ended yet
-        # Threads that wait for a lock here, and may be lent (`Combiner.nominate`).
-        self.helpers: dict[Any, None] = {}
-        self.exited = RunQueue()  # those of them that have left their loop
-        self.parking = Parking(self.seat_count, self._start_worker, self._overlooks_server)
-        self.seats = self.parking.seats  # at hand for the quick look of every submission
+        self.threads: list[Worker] = []  # all workers whose threads may not have ended yet
+        # Threads that wait for a lock here, and may be lent (`Combiner.recruit_helper`).
+        self.helper_candidates: dict[Any, None] = {}
+        self.exited_workers = RunQueue()  # those of them that have left their loop
+        self.parking = Parking(self.slot_count, self._start_worker, self._overlooks_server)
+        self.free_slots = self.parking.free_slots  # at hand for the quick look of every submission
         self.searching = self.parking.searching
         # Weak references to the asynchronous generators that were first iterated here.
         self.generators: set[Any] = set()
@@ -233,9 +233,9 @@ class Scheduler:
             worker.queue.append(task)  # S1
         else:
             self.injector.append(task)  # S1
-        if self.refusals and task.drop():  # S2: closed since the caller looked
-            raise self.refusal()
-        if self.seats:  # S3
+        if self.close_reason and task.drop():  # S2: closed since the caller looked
+            raise self.closed_error()
+        if self.free_slots:  # S3
             if worker is not None and worker.item is None:
                 worker.withdraw()  # a `__del__` has queued this: see "Foreign code"
             if self.searching:
@@ -276,9 +276,9 @@ class Scheduler:
     def spawn(self, coroutine: Any, name: str | None = None) -> Task[Any]:
         """A queued task that runs a coroutine object; raises if it will not be run."""
         task = self.make_task(coroutine, name)
-        if self.refusals:
+        if self.close_reason:
             task.drop()
-            raise self.refusal()
+            raise self.closed_error()
         self.put(task)
         return task
 
@@ -293,7 +293,7 @@ class Scheduler:
 
         A finalizer: on any thread, at any moment.
         """
-        if not self.refusals:
+        if not self.close_reason:
             try:
                 self.put(_make_closing(self, generator))
             except Exception:  # closed since, or there is no thread for it
@@ -332,8 +332,8 @@ class Scheduler:
         link: Link[Any] | None = None,
     ) -> Link[Any]:
         """A task that is queued when `source` is final; raises if the pool is closed."""
-        if self.refusals:
-            raise self.refusal()
+        if self.close_reason:
+            raise self.closed_error()
         handler = None if on_error is None else Handler(on_error, types)
         if link is None:
             link = Link()
@@ -359,7 +359,7 @@ class Scheduler:
         else:
             self.injector.append(item)
         try:
-            if self.seats and self._nobody_searches(worker):
+            if self.free_slots and self._nobody_searches(worker):
                 self.notify()
         except RecursionError:  # it is queued: a worker is woken from another stack
             start_new_thread(self.notify_if_work, ())
@@ -372,7 +372,7 @@ class Scheduler:
 
     def notify_if_free(self) -> None:
         """S3 of docs/protocols/parking.md: after something was queued."""
-        if self.seats and not self.searching:
+        if self.free_slots and not self.searching:
             self.notify()
 
     def notify(self) -> None:
@@ -405,9 +405,9 @@ class Scheduler:
 
         `target`: where it was queued. That one may have looked for the last time before.
         """
-        if target is not None and target.gone:
+        if target is not None and target.exited:
             target.give_back()
-        if self.seats and self._nobody_searches(here.worker):
+        if self.free_slots and self._nobody_searches(here.worker):
             try:
                 self.parking.notify()
             except RecursionError:
@@ -431,7 +431,7 @@ class Scheduler:
                 queue.remove(lock)
             except ValueError:
                 continue
-            self.unserved.discard(lock)
+            self.pending_locks.discard(lock)
             return True
         return False
 
@@ -450,7 +450,7 @@ class Scheduler:
         # `copy` takes the list's mutex: a worker that is listed later started to queue tasks
         # after that, and sees what this thread did before it asked.
         return any(
-            worker.queue.holds_work() or worker.services.holds_work() or worker.published.copy()
+            worker.queue.holds_work() or worker.home_queue.holds_work() or worker.published.copy()
             for worker in self.workers.copy()
         )
 
@@ -462,7 +462,7 @@ class Scheduler:
         """Those that are no share's: where locks lie that are to be served."""
         queues = [self.injector]
         for worker in self.workers.copy():
-            queues += (worker.queue, worker.services)
+            queues += (worker.queue, worker.home_queue)
         return queues
 
     def share(self, name: str, weight: float) -> Principal:
@@ -498,41 +498,41 @@ class Scheduler:
 
     def distrust_searchers(self) -> None:
         """A thread has waited for a while. If there is work, those that search may be held up."""
-        if self.seats and self.searching and self.has_work():
+        if self.free_slots and self.searching and self.has_work():
             self.searching.clear()
             self.notify()
 
     adopt = staticmethod(adopt)
 
     def notify_if_work(self) -> None:
-        """What a worker does after it stopped searching or gave up its seat."""
-        if self.seats and self.has_work():
+        """What a worker does after it stopped searching or gave up its slot."""
+        if self.free_slots and self.has_work():
             self.notify()
 
     # --- workers -----------------------------------------------------------------------------
 
-    def _start_worker(self, seat: list[None]) -> None:
-        """Start one more worker, which takes over the seat."""
+    def _start_worker(self, slot: list[None]) -> None:
+        """Start one more worker, which takes over the slot."""
         if not self.may_start():
             if self.max_workers:
                 self.warn_once(f"{self._cap} workers are there, and no more are started")
-            elif self.unserved and self.parking.is_empty(but=1):
-                for lock in self.unserved.copy():
-                    if lock.find_server(seat):
+            elif self.pending_locks and self.parking.is_empty(but=1):
+                for lock in self.pending_locks.copy():
+                    if lock.find_server(slot):
                         break
             return
         worker = Worker(self, f"{self._prefix}_{next(self._numbers)}")
         try:
-            self.roster.append(worker)  # before `workers`: see `join`
+            self.threads.append(worker)  # before `workers`: see `join`
             self.workers.append(worker)
             self.parking.searching.add(worker)
             worker.thread.start()
-            seat.clear()
+            slot.clear()
         except BaseException as error:
-            # A KeyboardInterrupt may come when the thread has started: then it has the seat.
-            if worker.be_born():
+            # A KeyboardInterrupt may come when the thread has started: then it has the slot.
+            if worker.claim_start():
                 worker.ended.set()
-                self.strike(worker)
+                self.forget_thread(worker)
                 try:
                     self.workers.remove(worker)
                 except ValueError:  # not listed yet
@@ -542,23 +542,23 @@ class Scheduler:
                     # Callers do not handle that, and others may have counted on this worker.
                     self._start_again_later()
             else:
-                seat.clear()
+                slot.clear()
             raise
-        for _ in range(len(self.exited)):
-            other = self.exited.take()
+        for _ in range(len(self.exited_workers)):
+            other = self.exited_workers.take()
             if other is None:
                 break
             if other.thread.is_alive():  # it is about to end
-                self.exited.append(other)
+                self.exited_workers.append(other)
             else:
-                self.strike(other)
+                self.forget_thread(other)
 
     def _overlooks_server(self) -> bool:
         """Whether nobody is runnable, and a lock could be served by one that waits for it."""
         return (
-            bool(self.unserved)
+            bool(self.pending_locks)
             and self.parking.is_empty()
-            and any(lock.finds_server() for lock in self.unserved.copy())
+            and any(lock.finds_server() for lock in self.pending_locks.copy())
         )
 
     def lies_in_queue(self, lock: Combiner) -> bool:
@@ -574,27 +574,27 @@ class Scheduler:
         """Whether the cap on workers leaves room for another one."""
         return self.max_workers > 0 and len(self.workers) < self._cap
 
-    def strike(self, worker: Worker) -> None:
+    def forget_thread(self, worker: Worker) -> None:
         """The worker is no longer to be waited for."""
         try:
-            self.roster.remove(worker)
+            self.threads.remove(worker)
         except ValueError:  # somebody else did
             pass
 
-    def seat_caller(self) -> None:
-        """A caller has come. Where there are workers it is one more, with a seat of its own."""
+    def caller_joins(self) -> None:
+        """A caller has come. Where there are workers it is one more, with a slot of its own."""
         if not self.max_workers:
-            self.parking.return_to_seat()
+            self.parking.reclaim_slot()
 
-    def unseat_caller(self) -> None:
-        """A caller is not runnable any more. The seat that it has brought goes with it."""
+    def caller_leaves(self) -> None:
+        """A caller is not runnable any more. The slot that it has brought goes with it."""
         if not self.max_workers:
-            self.parking.give_up_seat()
+            self.parking.release_slot()
 
     def lend(self, stay: Any) -> None:
-        """The calling thread, which waits with this stay, was nominated: let it help."""
-        stay.lender = Lender(self, stay)
-        stay.lender.work()
+        """The calling thread, which waits with this stay, was recruited: let it help."""
+        stay.helper = Helper(self, stay)
+        stay.helper.work()
         self.check_same_process()
 
     def note_continuation(self, time: int) -> None:
@@ -631,7 +631,7 @@ class Scheduler:
         return True
 
     def __str__(self) -> str:
-        state = "closed" if self.refusals else "dropped" if self.ending else "open"
+        state = "closed" if self.close_reason else "dropped" if self.ending else "open"
         queued = self.queued()
         return (
             f"{self._prefix}: {state}, {len(self.workers)} workers "
@@ -644,19 +644,19 @@ class Scheduler:
 
     # --- the end -----------------------------------------------------------------------------
 
-    def refusal(self) -> Exception:
+    def closed_error(self) -> Exception:
         """The exception for a call that comes too late."""
         # `reason` waits for the `set` whose length the caller has seen (A3).
-        error: Exception = self.refusals.reason()
+        error: Exception = self.close_reason.reason()
         return type(error)(*error.args)
 
     def is_open(self) -> bool:
         """A plain read: for the quick look at the start of a call."""
-        return not self.refusals
+        return not self.close_reason
 
     def is_closed(self) -> bool:
         """Whether the pool was closed, ordered against `close` (A2)."""
-        return self.refusals.is_set()
+        return self.close_reason.is_set()
 
     def is_ending(self) -> bool:
         """Whether the pool was closed or dropped, ordered against `close` and `drop` (A2)."""
@@ -706,8 +706,8 @@ class Scheduler:
 
         May be called repeatedly, and is to be, where an interrupt may have cut it off before.
         """
-        if not self.refusals:
-            self.refusals.set(reason)
+        if not self.close_reason:
+            self.close_reason.set(reason)
         if self.backlog is not None:
             self.backlog.close()
         self.drop()
@@ -788,36 +788,36 @@ class Scheduler:
                     if not self.workers.copy():
                         self._abandon_queued(error)
                         raise
-            # After the look at the queues: whoever has taken the last task is on the roster.
-            roster = self.roster.copy()
-            if not roster:
+            # After the look at the queues: whoever has taken the last task is in `threads`.
+            threads = self.threads.copy()
+            if not threads:
                 if not over and not here.notifying:
-                    yield_cpu()  # a `put` has taken the seat, and is about to list its worker
+                    yield_cpu()  # a `put` has taken the slot, and is about to list its worker
                     continue
                 if self._close_generators():
                     continue
                 # What is run after this, a `put` that comes to its `notify` late or the link of a
-                # chain, has timers of its own: whoever is on the roster later has seen the new ones
+                # chain, has timers of its own: whoever is listed later has seen the new ones
                 # (A2), and nobody is left who has seen the old ones.
                 used.append(self.timers)
                 self.timers = self._make_timers()
                 self.timers.close()
                 self._starts_again.put()  # a second one does no harm
-                if self.roster.copy():
+                if self.threads.copy():
                     continue
                 for timers in used:
                     timers.stop()
-                self.exited.clear()  # which refer to this: no cycle
+                self.exited_workers.clear()  # which refer to this: no cycle
                 return
-            for worker in roster:
+            for worker in threads:
                 with blocking():  # in a worker of another pool
                     worker.join()
-                self.strike(worker)
+                self.forget_thread(worker)
 
     def check_same_process(self) -> None:
         """Raise `BrokenFairPool` in a process to which the pool came through `os.fork`."""
         if self._forked:
-            raise self.refusal()
+            raise self.closed_error()
 
     def after_fork(self) -> None:
         """Start again from nothing, closed: the threads are in the parent process."""
@@ -827,7 +827,7 @@ class Scheduler:
         self._reset()
         self._forked = True
         self.ending.set()
-        self.refusals.set(
+        self.close_reason.set(
             BrokenFairPool(
                 f"the pool {self._prefix} did not survive os.fork(): its threads are in the parent "
                 "process; make a new FairPool in the child"
@@ -906,7 +906,7 @@ def _threads_of_the_program() -> list[Any]:
     threads = enumerate_threads()
     ours: list[Any] = [current_thread(), main_thread()]
     for scheduler in live():
-        ours += [each.thread for each in scheduler.roster.copy() if type(each) is Worker]
+        ours += [each.thread for each in scheduler.threads.copy() if type(each) is Worker]
         ours += scheduler.timers.threads()
     known = set(map(id, ours))  # a class of the user's may have an `__eq__`
     return [each for each in threads if not each.daemon and id(each) not in known]

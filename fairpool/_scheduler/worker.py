@@ -4,7 +4,7 @@ Guarantees:
 
 - A worker never ends because of what a task, a callback or an initializer raises.
 - A worker that waits for a future does not starve the pool. A task that nobody has started is
-  run inline, on top of the one that waits for it; else the worker gives up its seat, so that
+  run inline, on top of the one that waits for it; else the worker gives up its slot, so that
   another worker takes its place.
 - A wait that would never end raises `DeadlockError`: see `_enter_wait`.
 
@@ -45,7 +45,7 @@ from fairpool._tasks.future import (
     fail,
     finish,
     is_final,
-    look_out,
+    spin_wait,
     wait,
     wait_watchfully,
 )
@@ -73,7 +73,7 @@ STEAL_MAX = 32
 # tasks which keep submitting cannot starve what comes from outside, or what lies in the run queue
 # of a worker that is blocked. The number is tokio's (and Go's): a prime, so that it does not fall
 # in step with a loop of the user's.
-STEPS_BETWEEN_LOOKS_AROUND = 61
+STEPS_BETWEEN_SCANS = 61
 
 
 # How many gathers may start their children on top of one another: three Python frames for each.
@@ -92,11 +92,11 @@ HEAD_START_SEARCHING = 50_000
 HEAD_START_RUNNING = 30_000
 
 
-class _SeatWaiter(Waiter):
-    """Wakes a worker that gave up its seat, and has its seat back before it wakes.
+class _SlotWaiter(Waiter):
+    """Wakes a worker that gave up its slot, and has its slot back before it wakes.
 
-    The thread that completes the future returns the seat on the worker's behalf. So with
-    `max_workers=1` the completing worker meets the debt at the end of its step, before it could
+    The thread that completes the future returns the slot on the worker's behalf. So with
+    `max_workers=1` the completing worker repays at the end of its step, before it could
     take another task. (If it ran the awaited task inline, its step goes on: the two run side by
     side until it ends.)
     """
@@ -109,22 +109,22 @@ class _SeatWaiter(Waiter):
         self._owed = Token()
 
     def __call__(self, future: Future[Any]) -> None:
-        self.return_seat()
+        self.return_slot()
         super().__call__(future)
 
-    def return_seat(self) -> None:
+    def return_slot(self) -> None:
         if not self._owed.take():  # the arbiter, when a time-out and the completion meet
             return
         try:
-            self._scheduler.parking.return_to_seat()
+            self._scheduler.parking.reclaim_slot()
         except RecursionError:
             self._owed.append(None)  # `put`, which would need a frame
             raise
 
-    def keep_seat_away(self) -> None:
+    def withhold_slot(self) -> None:
         """The worker is about to block in a `__del__` that has interrupted this wait."""
         if not self._owed.take():  # nobody returns it until `owe_again`; or it was returned
-            self._scheduler.parking.give_up_seat()
+            self._scheduler.parking.release_slot()
             self._scheduler.notify_if_work()
 
     def owe_again(self) -> None:
@@ -215,36 +215,36 @@ class Worker:
     __slots__ = (
         "_around",
         "_critical",
+        "_free_slots",
         "_inline",
         "_known",
         "_left_at",
         "_on_spree",
         "_sampled",
-        "_seats",
         "_share_turn",
+        "_start_token",
         "_turn",
-        "_unborn",
-        "away",
         "blocked_in",
+        "blocked_time",
         "ended",
+        "exited",
         "extra_steps",
         "fn",
         "fork_until",
         "forked",
         "forks",
-        "gone",
+        "has_slot",
+        "home_queue",
         "initializes",
         "item",
-        "needs_seat",
+        "needs_slot",
         "parker",
         "parks",
         "published",
         "queue",
         "ready",
         "scheduler",
-        "seat_waiter",
-        "seated",
-        "services",
+        "slot_waiter",
         "spree",
         "steals",
         "steps",
@@ -255,7 +255,7 @@ class Worker:
     # Whether it is to go, and should end its pass: see `Caller`.
     leaving = False
 
-    # Whether it is there for long enough to be the home of a lock: see `Lender`.
+    # Whether it is there for long enough to be the home of a lock: see `Helper`.
     stays = True
 
     def __init__(self, scheduler: Any, name: str | None) -> None:
@@ -263,8 +263,8 @@ class Worker:
         self.queue = _NO_QUEUE
         self.ready = Once()  # what the door of a lock is to a task that enters at once
         self.published: list[Any] = []  # continuations, lowest ticket first
-        self.services = RunQueue()  # locks whose home this is, and which are to be served
-        self.gone = False
+        self.home_queue = RunQueue()  # locks whose home this is, and which are to be served
+        self.exited = False
         self.spree = 0  # how often the last one has gone before what is published here
         self._on_spree: Any = None  # which one that is
         self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
@@ -276,22 +276,22 @@ class Worker:
         self.forked = 0  # how many children were, since others have gone first
         self.fork_until = 0  # when others are to go first again, at the latest (ns)
         self._sampled = 0  # when the continuation began that is being timed (ns), if one is
-        self._seats = scheduler.parking.seats
-        self._unborn = Token()
+        self._free_slots = scheduler.parking.free_slots
+        self._start_token = Token()
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
         self.fn: Any = None  # the function, if it is a task
-        self.seated = True
-        # What returns its seat when the future is final that it waits for.
-        self.seat_waiter: _SeatWaiter | None = None
-        self.needs_seat = False
+        self.has_slot = True
+        # What returns its slot when the future is final that it waits for.
+        self.slot_waiter: _SlotWaiter | None = None
+        self.needs_slot = False
         self.parks = False  # whether it is in `parked`, or was taken out and has not noticed
         # Whether it was taken out: written by whoever did that, when it is in `searching`, or
-        # `needs_seat` is set.
+        # `needs_slot` is set.
         self.woken = False
         self.initializes = False
         self.blocked_in: object = None
-        self._left_at = 0  # when it gave up its seat for a wait (ns)
-        self.away = 0  # how long it has been without its seat, in waits (ns)
+        self._left_at = 0  # when it gave up its slot for a wait (ns)
+        self.blocked_time = 0  # how long it has been without its slot, in waits (ns)
         self.steps = 0  # brought up to date every so many steps
         self.extra_steps = 0  # in the turns of shares
         self.steals = 0
@@ -304,7 +304,7 @@ class Worker:
 
     def run(self) -> None:
         """The thread's body."""
-        if not self.be_born():
+        if not self.claim_start():
             return
         scheduler = self.scheduler
         # Made by the thread that uses them most: see `_loop`.
@@ -316,7 +316,7 @@ class Worker:
             if self._initialize():
                 self._loop()
             else:
-                scheduler.parking.give_up_seat()
+                scheduler.parking.release_slot()
                 scheduler.workers.remove(self)
         finally:
             here.worker = None
@@ -324,7 +324,7 @@ class Worker:
                 # Those that parked while there was still work are to see that there is none.
                 scheduler.parking.unpark_all()
             self.ended.set()
-            scheduler.exited.append(self)  # last: the next one to be started strikes it
+            scheduler.exited_workers.append(self)  # last: the next one to be started strikes it
 
     def _initialize(self) -> bool:
         """Run the pool's initializer, if it has one; False if the pool is broken now."""
@@ -335,13 +335,13 @@ class Worker:
         # this worker meanwhile.
         self.withdraw()
         scheduler.notify_if_work()
-        # It keeps its seat wherever it blocks: the one that took its place would have to be
+        # It keeps its slot wherever it blocks: the one that took its place would have to be
         # initialized, too, and block as well, and so on. So at most `max_workers` initialize.
-        self.initializes, self.seated = True, False
+        self.initializes, self.has_slot = True, False
         try:
             return bool(scheduler.initialize())
         finally:
-            self.initializes, self.seated = False, True
+            self.initializes, self.has_slot = False, True
 
     def join(self) -> None:
         """Wait until the thread has ended."""
@@ -349,9 +349,9 @@ class Worker:
         if self.thread.ident is not None:  # None: it could not be started
             join(self.thread)
 
-    def be_born(self) -> bool:
+    def claim_start(self) -> bool:
         """True to the first that asks: the new thread, or the one that gave up starting it."""
-        return self._unborn.take()
+        return self._start_token.take()
 
     def _loop(self) -> None:
         # Bound methods that this thread has made itself. On a free-threaded build each mention of
@@ -362,7 +362,10 @@ class Worker:
         own_length, take_own, put_own = queue.__len__, queue.popleft, queue.append
         outside_length, take_outside = scheduler.injector.__len__, scheduler.injector.popleft
         has_locks, has_shares = scheduler.locks.__len__, scheduler.shares.__len__
-        debts, seats = scheduler.parking.debts.__len__, scheduler.parking.seats.__len__
+        overcommits, slots = (
+            scheduler.parking.overcommits.__len__,
+            scheduler.parking.free_slots.__len__,
+        )
         steps = 0
         task: Any = self._search()
         while task is not None:
@@ -379,9 +382,9 @@ class Worker:
                     following = task = None
                 elif following is task:  # it has only yielded: to the end of the queue
                     put_own(task)
-                    if seats() and own_length() > 1:
+                    if slots() and own_length() > 1:
                         scheduler.notify()
-                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not locks and not debts():
+                    if steps % STEPS_BETWEEN_SCANS and not locks and not overcommits():
                         try:
                             task = take_own()
                             continue
@@ -389,7 +392,7 @@ class Worker:
                             pass
                     following = task = None
                 elif following is not None:
-                    if steps % STEPS_BETWEEN_LOOKS_AROUND and not debts():
+                    if steps % STEPS_BETWEEN_SCANS and not overcommits():
                         task = following
                         continue
                     task = None
@@ -397,13 +400,13 @@ class Worker:
                     following = None
                 else:
                     task = None
-                if debts() and self._pay_debt():
-                    task = self._search() if self._park(seated=False) else None
+                if overcommits() and self._repay_overcommit():
+                    task = self._search() if self._park(has_slot=False) else None
                     continue
                 try:
-                    if steps % STEPS_BETWEEN_LOOKS_AROUND == 0:
+                    if steps % STEPS_BETWEEN_SCANS == 0:
                         self.steps = steps
-                        task = self.look_around()
+                        task = self.scan()
                     elif locks:
                         task = self._take_critical(steps)
                     if task is None:
@@ -413,7 +416,7 @@ class Worker:
                             task = take_outside()
                         else:
                             self.steps = steps
-                            task = self.look_around() or self._search()
+                            task = self.scan() or self._search()
                 except IndexError:  # somebody was quicker
                     task = self._search()
             except BaseException as error:  # not a task's, but our own MemoryError, say
@@ -439,8 +442,8 @@ class Worker:
         self.forget()
         while here.worker is self:  # not so in the child of a task that forked
             self._known = []  # to be made anew: others may have come for those that have gone
-            if parking.debts and self._pay_debt():
-                if not self._park(seated=False):
+            if parking.overcommits and self._repay_overcommit():
+                if not self._park(has_slot=False):
                     break
                 continue
             parking.searching.add(self)
@@ -457,7 +460,7 @@ class Worker:
         return None
 
     def forget(self) -> None:
-        """Drop what was run last, before others count on this worker, or it pays a debt.
+        """Drop what was run last, before others count on this worker, or it repays an overcommit.
 
         It may be the last reference to something of the user's, whose `__del__` takes long, or
         waits for a task. And a parked worker keeps nothing alive.
@@ -473,7 +476,7 @@ class Worker:
         parks, self.parks = self.parks, False  # first: this may be entered in the midst of itself
         if self._unlist_parked():
             # As `unpark_all`: it is not to park, but to search again.
-            self.needs_seat = self.woken = True
+            self.needs_slot = self.woken = True
             self.parker.unpark()
         elif parks:
             # Somebody has taken it out, and is about to have it search. If that is this thread
@@ -482,15 +485,15 @@ class Worker:
                 yield_cpu()
         self.scheduler.searching.discard(self)
 
-    def _pay_debt(self) -> bool:
-        """Whether this worker, between two steps, is one too many. Then it parks without a seat."""
+    def _repay_overcommit(self) -> bool:
+        """Whether this worker, between two steps, is one too many. Then it parks without a slot."""
         self.forget()
-        return bool(self.scheduler.parking.pay_debt())
+        return bool(self.scheduler.parking.repay_overcommit())
 
     def _looks(self) -> int:
         """How often to look before parking. Only an optimization."""
         scheduler = self.scheduler
-        if len(scheduler.searching) * 2 > scheduler.seat_count + 1:
+        if len(scheduler.searching) * 2 > scheduler.slot_count + 1:
             return 1  # enough others are looking
         queues = len(scheduler.workers) + 1
         return min(LOOKS_WHILE_SEARCHING, QUEUES_WHILE_SEARCHING // queues + 1)
@@ -545,16 +548,16 @@ class Worker:
             self._critical = not self._critical
             if self._critical:
                 return None
-        published, services = self.published, self.services
-        if services:
+        published, home_queue = self.published, self.home_queue
+        if home_queue:
             try:
                 first = published[0].ticket if published else None
-                lock = services.popleft()
+                lock = home_queue.popleft()
             except IndexError:
                 return None
             if first is None or first > lock.head_ticket():
                 return lock
-            services.appendleft(lock)  # S1
+            home_queue.appendleft(lock)  # S1
             self.scheduler.notify_if_free()  # S3: it was in no queue for a moment
         if published:
             try:
@@ -591,13 +594,13 @@ class Worker:
     def _take_service(self) -> Any:
         """A lock whose home worker does not come to serve it."""
         for worker in self.scheduler.workers.copy():
-            services = worker.services
-            if services and (lock := services.take()) is not None:
+            home_queue = worker.home_queue
+            if home_queue and (lock := home_queue.take()) is not None:
                 if worker is self or self.may_stand_in(lock):
                     return lock
-                services.appendleft(lock)  # S1
+                home_queue.appendleft(lock)  # S1
                 # It was in no queue for a moment: its home worker may have parked, or ended.
-                if worker.gone:
+                if worker.exited:
                     worker.give_back()
                 self.scheduler.notify_if_free()  # S3
         return None
@@ -605,7 +608,7 @@ class Worker:
     def may_stand_in(self, lock: Any) -> bool:
         """Whether to serve a lock away from its home."""
         home = lock.home
-        if home is None or home is self or home.gone:
+        if home is None or home is self or home.exited:
             return True
         if home in self.scheduler.searching:
             return bool(monotonic_ns() - lock.asked > HEAD_START_SEARCHING)
@@ -632,7 +635,7 @@ class Worker:
 
     def give_back(self) -> None:
         """This worker has gone: what lies with it is to be taken by others."""
-        while (lock := self.services.take()) is not None:
+        while (lock := self.home_queue.take()) is not None:
             self.scheduler.injector.append(lock)
         try:
             while True:
@@ -644,18 +647,18 @@ class Worker:
 
     def park_for(self, parker: Any, timeout: float | None, reason: object) -> bool:
         """Park on a lock in the midst of a task, and let another worker run meanwhile."""
-        if not self.seated:
+        if not self.has_slot:
             with blocking():
                 return acquire(parker, timeout)
         need_stack()
-        self._give_up_seat(reason)
+        self._release_slot(reason)
         try:
             return acquire(parker, timeout)
         finally:
-            self.sit_down()
-            self.scheduler.parking.return_to_seat()
+            self._has_slot_again()
+            self.scheduler.parking.reclaim_slot()
 
-    def look_around(self) -> Any:
+    def scan(self) -> Any:
         """`look`, for a worker that is not searching.
 
         Every other time first for a lock: a home worker that is busy is not to keep it from being
@@ -702,10 +705,10 @@ class Worker:
             # then.
             self.queue.append(task)
 
-    def _park(self, seated: bool = True) -> bool:
+    def _park(self, has_slot: bool = True) -> bool:
         """Park until there may be work (True), or end (False).
 
-        With `seated=False` the seat is another worker's already: this one has paid a debt.
+        With `has_slot=False` the slot is another worker's already: this one has paid an overcommit.
         """
         scheduler = self.scheduler
         parking = scheduler.parking
@@ -713,8 +716,8 @@ class Worker:
         self.woken = False
         parking.parked.append(self)
         self.parks = True
-        if seated:
-            parking.give_up_seat()
+        if has_slot:
+            parking.release_slot()
         scheduler.notify_if_work()
         if scheduler.is_over() and self._leave_parked():
             return not self._unlist()
@@ -726,9 +729,9 @@ class Worker:
                 return not self._unlist()
             self.parker.park()  # taken out of the list, so about to be unparked
         self.parks = False
-        if self.needs_seat:
-            self.needs_seat = False
-            parking.return_to_seat()
+        if self.needs_slot:
+            self.needs_slot = False
+            parking.reclaim_slot()
         return True
 
     def _leave_parked(self) -> bool:
@@ -745,19 +748,19 @@ class Worker:
         return True
 
     def _unlist(self) -> bool:
-        """End (True), unless there is work and a seat: who queued it may have counted on us."""
+        """End (True), unless there is work and a slot: who queued it may have counted on us."""
         scheduler = self.scheduler
         here.worker = None  # what is submitted on this thread from here on goes to the injector
         scheduler.workers.remove(self)
-        self.gone = True
+        self.exited = True
         self.give_back()  # its queue, too: a `__del__` may have run just before
         if scheduler.has_work() or scheduler.is_waiting_to_close():
             try:
-                scheduler.parking.seats.pop()
+                scheduler.parking.free_slots.pop()
             except IndexError:
-                return True  # those that have the seats will look at every queue
+                return True  # those that have the slots will look at every queue
             here.worker = self
-            self.gone = False
+            self.exited = False
             scheduler.workers.append(self)
             return False
         return True
@@ -816,12 +819,12 @@ class Worker:
     def may_run_inline(self) -> bool:
         """Whether a task may be run on top of the current one.
 
-        Not without a seat. Not inside a critical section, which would take as long as that task,
+        Not without a slot. Not inside a critical section, which would take as long as that task,
         and might be what that waits for. Not deep in the stack, where it would have less of it than
         it needs, unless there can be no other worker to run it.
         """
         scheduler = self.scheduler
-        if not self.seated or (scheduler.locks_in_use and scheduler.is_in_section(self.task)):
+        if not self.has_slot or (scheduler.locks_in_use and scheduler.is_in_section(self.task)):
             return False
         if not stack_is_deep():
             return True
@@ -846,7 +849,7 @@ class Worker:
             return False
         return (
             scheduler is self.scheduler
-            and self.seated
+            and self.has_slot
             and len(self.forks) < FORKS_MAX
             and _get_running_loop() is None
             and exception() is None
@@ -896,15 +899,15 @@ class Worker:
         queue.append(item)
         # This worker is about to take the oldest. Only what it leaves is for another one; and where
         # the step was run inline, on top of another, it leaves all.
-        if self._seats and (len(queue) > 1 or self._inline):
+        if self._free_slots and (len(queue) > 1 or self._inline):
             self.scheduler.notify()
 
-    def share(self, item: Any) -> None:
+    def enqueue(self, item: Any) -> None:
         """Put what others may take in the run queue, at the start of a step."""
         if self.scheduler.shares and self._goes_to_share(item):
             return
         self.queue.append(item)
-        if self._seats:
+        if self._free_slots:
             self.scheduler.notify()
 
     def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
@@ -952,7 +955,7 @@ class Worker:
             return adopted.wait_watchfully(timeout)
 
     def _park_on(self, future: Future[Any], timeout: float | None) -> bool:
-        if look_out(future):
+        if spin_wait(future):
             return True
         need_stack()
         if (loan := self.lend_key(future if timeout is None else None)) is not None:
@@ -960,19 +963,19 @@ class Worker:
                 return self._park_on(future, timeout)
             finally:
                 loan.end()
-        if not self.seated:
+        if not self.has_slot:
             with blocking():
                 return wait(future, timeout)
-        waiter = _SeatWaiter(self.scheduler)
-        self._give_up_seat(future)
+        waiter = _SlotWaiter(self.scheduler)
+        self._release_slot(future)
         try:
-            self.seat_waiter = waiter
+            self.slot_waiter = waiter
             future.register_for_now(waiter)
             return waiter.park(timeout, future._pool) or is_final(future)
         finally:
-            self.seat_waiter = None
-            self.sit_down()
-            waiter.return_seat()
+            self.slot_waiter = None
+            self._has_slot_again()
+            waiter.return_slot()
             future._unregister(waiter)
 
     def lend_key(self, awaited: Any) -> Any:
@@ -986,28 +989,28 @@ class Worker:
         lock = None if item is None else item.lock_in_hand
         return None if lock is None else lock.lend(self, awaited)
 
-    def _give_up_seat(self, reason: object) -> None:
+    def _release_slot(self, reason: object) -> None:
         parking = self.scheduler.parking
         if self.item is None:  # in a `__del__` between two steps
             self.withdraw()
-        parking.give_up_seat()
+        parking.release_slot()
         try:
             self._left_at = monotonic_ns()
-            self.seated = False
+            self.has_slot = False
             self.blocked_in = reason
             if here.notifying:  # in a `__del__`: whom it has in hand it cannot unpark meanwhile
                 self.scheduler.distrust_searchers()
             self.scheduler.notify_if_work()
         except BaseException:  # a RecursionError, say
-            self.seated = True
+            self.has_slot = True
             self.blocked_in = None
-            parking.return_to_seat()
+            parking.reclaim_slot()
             raise
 
-    def sit_down(self) -> None:
-        """This worker is runnable again, after a wait; the seat itself is the caller's matter."""
-        self.away += monotonic_ns() - self._left_at
-        self.seated = True
+    def _has_slot_again(self) -> None:
+        """This worker is runnable again, after a wait; the slot itself is the caller's matter."""
+        self.blocked_time += monotonic_ns() - self._left_at
+        self.has_slot = True
         self.blocked_in = None
 
     adopt = staticmethod(adopt)
@@ -1030,7 +1033,7 @@ class blocking:
         self._unused = Token()
         self._worker: Worker | None = None
         self._loan: Any = None
-        self._seat_waiter: _SeatWaiter | None = None
+        self._seat_waiter: _SlotWaiter | None = None
 
     def __enter__(self) -> None:
         need_stack()
@@ -1039,23 +1042,23 @@ class blocking:
         worker = here.worker
         if worker is None:
             return
-        if worker.seated:
+        if worker.has_slot:
             self._loan = worker.lend_key(None)
             try:
-                worker._give_up_seat("fairpool.blocking()")
+                worker._release_slot("fairpool.blocking()")
             except BaseException:
                 if self._loan is not None:
                     self._loan.end()
                 raise
             self._worker = worker
-        elif (waiter := worker.seat_waiter) is not None:
-            worker.seat_waiter, self._seat_waiter = None, waiter  # one that is nested does nothing
+        elif (waiter := worker.slot_waiter) is not None:
+            worker.slot_waiter, self._seat_waiter = None, waiter  # one that is nested does nothing
             self._worker = worker
             try:
-                waiter.keep_seat_away()
+                waiter.withhold_slot()
             except BaseException:  # a RecursionError, say
                 waiter.owe_again()
-                worker.seat_waiter = waiter
+                worker.slot_waiter = waiter
                 raise
 
     def __exit__(self, *exc_info: object) -> None:
@@ -1063,10 +1066,10 @@ class blocking:
         if worker is not None:
             if waiter is not None:
                 waiter.owe_again()
-                worker.seat_waiter = waiter
+                worker.slot_waiter = waiter
             else:
-                worker.sit_down()
-                worker.scheduler.parking.return_to_seat()
+                worker._has_slot_again()
+                worker.scheduler.parking.reclaim_slot()
             if self._loan is not None:
                 self._loan.end()
             if here.worker is not worker:

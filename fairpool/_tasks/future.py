@@ -71,10 +71,10 @@ __all__ = [
     "finish",
     "is_claimed",
     "is_final",
-    "look_out",
     "outcome_of",
     "put_back",
     "settle",
+    "spin_wait",
     "wait",
     "wait_watchfully",
 ]
@@ -196,7 +196,7 @@ class Waiter:
         woken = wait_watchfully(partial(acquire, self._lock), timeout, pool)
         # The next wait is likely to be as long as this one was.
         short = monotonic_ns() - began < SHORT_WAIT
-        here.patience = LOOKS_BEFORE_PARKING if short else here.patience >> 1
+        here.spin_limit = LOOKS_BEFORE_PARKING if short else here.spin_limit >> 1
         return woken
 
 
@@ -957,13 +957,13 @@ def _call_late(future: Future[Any], cell: list[Any], registrant: Any) -> None:
     call(future, registrant)
 
 
-def look_out(future: Future[Any]) -> bool:
+def spin_wait(future: Future[Any]) -> bool:
     """Look at a future for a while, before parking on it; return whether it is final.
 
     A thread whose last waits were long looks for a shorter while (see `Waiter.park`): where tasks
     are long, it would only take the processor from those that run them.
     """
-    for _ in range(min(here.patience, LOOKS_BEFORE_PARKING)):
+    for _ in range(min(here.spin_limit, LOOKS_BEFORE_PARKING)):
         if type(future._cell) is _Final:
             return True
         yield_cpu()
@@ -983,7 +983,7 @@ def wait_watchfully(wait: Callable[[float | None], bool], timeout: float | None,
 def wait(future: Future[Any], timeout: float | None) -> bool:
     """Wait on a thread that is no worker; return whether the future is final."""
     if timeout is None or timeout > 0:
-        if look_out(future):
+        if spin_wait(future):
             return True
     elif type(future._cell) is list:
         return False

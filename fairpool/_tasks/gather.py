@@ -43,7 +43,7 @@ from fairpool._tasks.task import Joint, Task, fail_step, hand_over, suspend_firs
 __all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 
 # How many children a worker starts before it looks at what else there is: as many as it makes steps
-# between looks around (`STEPS_BETWEEN_LOOKS_AROUND` in `_worker`).
+# between looks around (`STEPS_BETWEEN_SCANS` in `_worker`).
 CHILDREN_AT_ONCE = 61
 
 # How many children a worker starts on top of tasks that wait for them, before it lets others go
@@ -143,8 +143,8 @@ class Gather(Joint):
         except IndexError:  # others have taken all of them
             return None
         if unstarted:
-            worker.share(self)
-        debts = worker.scheduler.parking.debts
+            worker.enqueue(self)
+        overcommits = worker.scheduler.parking.overcommits
         ended = 0
         left = CHILDREN_AT_ONCE
         while True:
@@ -155,7 +155,7 @@ class Gather(Joint):
             elif worker.item is None:  # the child of a fork: the others are the parent's
                 return None
             left -= 1
-            if following is not None or debts or not left:
+            if following is not None or overcommits or not left:
                 break
             try:
                 index = take()
@@ -168,7 +168,7 @@ class Gather(Joint):
             elif last is not None:  # the last child has left a lock, and has ended elsewhere
                 worker.requeue(last)
         if following is None and not left:
-            following = worker.look_around()
+            following = worker.scan()
         del self  # the error of a child, which it may hold now, leads to this frame: no cycle
         return following
 
@@ -228,7 +228,7 @@ class Gather(Joint):
         gather first, and with it the most work.
         """
         scheduler, unstarted = self._eager_in, self._unstarted
-        debts, outside = scheduler.parking.debts, scheduler.injector
+        overcommits, outside = scheduler.parking.overcommits, scheduler.injector
         ended = 0
         following = None
         fork = Fork(worker.item, worker.fn, self)
@@ -236,7 +236,7 @@ class Gather(Joint):
         if not worker.forked:
             worker.fork_until = monotonic_ns() + FORKED_TIME
         try:
-            while worker.forked < FORKED_MAX and not debts and type(self._cell) is list:
+            while worker.forked < FORKED_MAX and not overcommits and type(self._cell) is list:
                 try:
                     index = unstarted.pop()
                 except IndexError:

@@ -27,7 +27,7 @@ ATOMIC = frozenset(
 )
 
 # Written once, by the thread that made the object, before others could see it.
-WRITTEN_ONCE = frozenset({"_pool", "worker", "patience"})
+WRITTEN_ONCE = frozenset({"_pool", "worker", "spin_limit"})
 
 # In functions of these names an object is nobody else's yet.
 BEFORE_OTHERS_SEE = frozenset({"__init__", "_reset"})

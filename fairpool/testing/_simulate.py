@@ -446,9 +446,9 @@ class _Worker(Worker):
         tally.looks += workers
         tally.spend(round(tally.look * workers), "look")
 
-    def _park(self, seated: bool = True) -> bool:
+    def _park(self, has_slot: bool = True) -> bool:
         self.tally.parks += 1
-        return super()._park(seated)
+        return super()._park(has_slot)
 
 
 class _Timed(Lock):

@@ -488,7 +488,7 @@ SHRUNK: Values = {
     (fairpool._locks.exit, "SECTIONS_BETWEEN_REVIEWS"): 2,
     (fairpool._tasks.future, "LOOKS_BEFORE_PARKING"): 0,
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 1,
-    (fairpool._scheduler.worker, "STEPS_BETWEEN_LOOKS_AROUND"): 5,
+    (fairpool._scheduler.worker, "STEPS_BETWEEN_SCANS"): 5,
     (fairpool._scheduler.worker, "SPREE_MAX"): 2,
     (fairpool._scheduler.worker, "STEAL_MAX"): 2,
     (fairpool._core.signals, "LONGEST_BLIND_WAIT"): inf,

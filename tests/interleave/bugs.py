@@ -23,16 +23,16 @@ BUGS = [
         50,
     ),
     Bug(
-        "a worker gives up its seat after its last look (P3 after P4)",
+        "a worker gives up its slot after its last look (P3 after P4)",
         "_scheduler.worker",
         "Worker._park",
-        """        if seated:
-            parking.give_up_seat()
+        """        if has_slot:
+            parking.release_slot()
         scheduler.notify_if_work()
 """,
         """        scheduler.notify_if_work()
-        if seated:
-            parking.give_up_seat()
+        if has_slot:
+            parking.release_slot()
 """,
         s.submit_meets_park,
         50,
@@ -45,15 +45,15 @@ BUGS = [
         self.woken = False
         parking.parked.append(self)
         self.parks = True
-        if seated:
-            parking.give_up_seat()
+        if has_slot:
+            parking.release_slot()
         scheduler.notify_if_work()
 """,
         """        self.woken = False
         parking.parked.append(self)
         self.parks = True
-        if seated:
-            parking.give_up_seat()
+        if has_slot:
+            parking.release_slot()
         scheduler.notify_if_work()
         parking.searching.discard(self)
 """,
@@ -72,69 +72,69 @@ BUGS = [
     Bug(
         "a worker that blocks leaves its queue to nobody (B2)",
         "_scheduler.worker",
-        "Worker._give_up_seat",
+        "Worker._release_slot",
         "            self.scheduler.notify_if_work()\n",
         "",
         s.blocked_pool_starts_another,
         50,
     ),
     Bug(
-        "the seat is given twice: to the woken worker, and back",
+        "the slot is given twice: to the woken worker, and back",
         "_core.park",
         "Parking._notify_one",
-        """                seat.clear()
-            elif seat:
-                self._start(seat)
+        """                slot.clear()
+            elif slot:
+                self._start(slot)
         finally:
             for worker in woken:
                 worker.woken = True
                 worker.parker.unpark()
-            if seat and not woken:
+            if slot and not woken:
 """,
         """                pass
-            elif seat:
-                self._start(seat)
+            elif slot:
+                self._start(slot)
         finally:
             for worker in woken:
                 worker.woken = True
                 worker.parker.unpark()
-            if seat:
+            if slot:
 """,
         s.submit_meets_park,
         50,
     ),
     Bug(
-        "the seat is lost when somebody else took the parked worker",
+        "the slot is lost when somebody else took the parked worker",
         "_core.park",
         "Parking._notify_one",
-        "                self._start(seat)\n",
-        "                self._start(seat) if not self.parked else seat.clear()\n",
+        "                self._start(slot)\n",
+        "                self._start(slot) if not self.parked else slot.clear()\n",
         s.two_submit,
         8000,
     ),
     Bug(
-        "two threads return the seat of one wait",
+        "two threads return the slot of one wait",
         "_scheduler.worker",
-        "_SeatWaiter.return_seat",
+        "_SlotWaiter.return_slot",
         "        if not self._owed.take():",
         "        if not self._owed:",
         s.wait_for_a_running_one,
         50,
     ),
     Bug(
-        "a worker that pays a debt frees its seat as well",
+        "a worker that repays an overcommit frees its slot as well",
         "_scheduler.worker",
         "Worker._loop",
-        "self._park(seated=False)",
-        "self._park(seated=True)",
+        "self._park(has_slot=False)",
+        "self._park(has_slot=True)",
         s.wait_for_a_running_one,
         50,
     ),
     Bug(
-        "a worker that returns from a wait leaves no debt",
+        "a worker that returns from a wait leaves no overcommit",
         "_core.park",
-        "Parking.return_to_seat",
-        "self.debts.append(None)",
+        "Parking.reclaim_slot",
+        "self.overcommits.append(None)",
         "pass",
         s.wait_for_a_running_one,
         50,
@@ -710,8 +710,8 @@ BUGS = [
         "a worker that stands in leaves the lock with its home worker as well",
         "_scheduler.worker",
         "Worker._take_service",
-        "(lock := services.take())",
-        "(lock := services.first())",
+        "(lock := home_queue.take())",
+        "(lock := home_queue.first())",
         k.home_worker_takes_over,
         50,
     ),
@@ -719,7 +719,7 @@ BUGS = [
         "a worker that takes a lock puts it back with one that has ended meanwhile",
         "_scheduler.worker",
         "Worker._take_service",
-        """                if worker.gone:
+        """                if worker.exited:
                     worker.give_back()
 """,
         "",
@@ -730,7 +730,7 @@ BUGS = [
         "a lock is given to a home worker that has ended",
         "_scheduler.scheduler",
         "Scheduler.notify_or_abandon",
-        "        if target is not None and target.gone:\n            target.give_back()\n",
+        "        if target is not None and target.exited:\n            target.give_back()\n",
         "",
         k.home_worker_ends,
         2000,
@@ -739,7 +739,7 @@ BUGS = [
         "a worker that ends keeps the locks that it was to serve",
         "_scheduler.worker",
         "Worker.give_back",
-        """        while (lock := self.services.take()) is not None:
+        """        while (lock := self.home_queue.take()) is not None:
             self.scheduler.injector.append(lock)
 """,
         "",
@@ -847,7 +847,7 @@ BUGS = [
                     task.awaited = waiter
                     waiter.helps = waiter.serves = self._may_lend(task)
                     if waiter.helps:
-                        self.scheduler.helpers[waiter] = None  # joining: list_candidate
+                        self.scheduler.helper_candidates[waiter] = None  # joining: list_candidate
                 self.enqueue(waiter)
                 if timeout is None:
                     self._check_wait(task, waiter)
@@ -953,7 +953,7 @@ BUGS = [
         "lock.submit does not look again whether the pool was closed (S2)",
         "_api.lock",
         "Lock.submit",
-        "(scheduler.refusals or self._closed) and section.drop()",
+        "(scheduler.close_reason or self._closed) and section.drop()",
         "False",
         k.shutdown_meets_sections,
         600,
@@ -981,8 +981,8 @@ BUGS = [
         "submit does not look again whether the pool was closed (S2)",
         "_scheduler.scheduler",
         "Scheduler.put",
-        "        if self.refusals and task.drop():  # S2: closed since the caller looked\n"
-        "            raise self.refusal()\n",
+        "        if self.close_reason and task.drop():  # S2: closed since the caller looked\n"
+        "            raise self.closed_error()\n",
         "",
         s.shutdown_meets_submit,
         1000,
@@ -1012,7 +1012,7 @@ BUGS = [
         "Scheduler.drop",
         "        self.ending.set()\n",
         "        self.ending.set()\n"
-        "        self.refusals = self.refusals or Latch([RuntimeError('dropped')])\n",
+        "        self.close_reason = self.close_reason or Latch([RuntimeError('dropped')])\n",
         s.drop_meets_section,
         50,
     ),
@@ -1021,12 +1021,12 @@ BUGS = [
         "_scheduler.scheduler",
         "Scheduler.is_ending",
         "        return self.ending.is_set()\n",
-        "        return self.refusals.is_set()\n",
+        "        return self.close_reason.is_set()\n",
         s.drop_meets_section,
         50,
     ),
     Bug(
-        "shutdown looks at the roster before the queues",
+        "shutdown looks at the list of threads before the queues",
         "_scheduler.scheduler",
         "Scheduler.join",
         "                if not over and not here.notifying:\n",
@@ -1035,7 +1035,7 @@ BUGS = [
         40000,
     ),
     Bug(
-        "shutdown takes an empty roster for the end",
+        "shutdown takes an empty threads for the end",
         "_scheduler.scheduler",
         "Scheduler.join",
         "                if not over and not here.notifying:\n",
@@ -1063,7 +1063,7 @@ BUGS = [
     ),
     # --- joined callers -----------------------------------------------------------------------
     Bug(
-        "a seat that was taken in vain is given back without a look at who has parked (U2)",
+        "a slot that was taken in vain is given back without a look at who has parked (U2)",
         "_core.park",
         "Parking.notify",
         "        while self._notify_one() and (self.parked.copy() or self._overlooks()):\n",
@@ -1099,10 +1099,10 @@ BUGS = [
         100,
     ),
     Bug(
-        "a caller that leaves keeps its seat (E3)",
+        "a caller that leaves keeps its slot (E3)",
         "_scheduler.caller",
         "Caller._leave",
-        "        self._stand_up()  # E3\n",
+        "        self._free_slot()  # E3\n",
         "",
         s.callers_come_and_go,
         10,
@@ -1120,14 +1120,14 @@ BUGS = [
     Bug(
         "who lends a thread does not claim its stay (`claim_helper`)",
         "_locks.helping",
-        "LockHelp.nominate",
+        "LockHelp.recruit_helper",
         "                parker = waiter.pop()  # joining: claim_helper\n",
         "                parker = waiter[-1]\n",
         s.lender_is_busy_when_its_turn_comes,
         50,
     ),
     Bug(
-        "a lender does not look whether its turn has come (`look_passed_over`)",
+        "a helper does not look whether its turn has come (`look_passed_over`)",
         "_locks.helping",
         "LockHelp._put_back",
         "        if waiter.passed_over:  # joining: look_passed_over\n",
@@ -1136,7 +1136,7 @@ BUGS = [
         50,
     ),
     Bug(
-        "a lender does `look_passed_over` before `claimable_again`",
+        "a helper does `look_passed_over` before `claimable_again`",
         "_locks.helping",
         "LockHelp._put_back",
         """        waiter.append(parker)  # joining: claimable_again
@@ -1150,7 +1150,7 @@ BUGS = [
         5000,
     ),
     Bug(
-        "a lender that was passed over does not try the key (`try_key`)",
+        "a helper that was passed over does not try the key (`try_key`)",
         "_locks.helping",
         "LockHelp._put_back",
         "            if self.key.acquire(False):  # combining: try_key\n",
@@ -1162,9 +1162,9 @@ BUGS = [
         "who has lost the claim of a busy stay lets its thread in",
         "_locks.waiters",
         "ThreadWaiter.grant",
-        "                    lender.leaving = True  # its turn has come; only an optimization\n"
+        "                    helper.leaving = True  # its turn has come; only an optimization\n"
         "                return False\n",
-        "                    lender.leaving = True\n"
+        "                    helper.leaving = True\n"
         "                lock.owner = self.owner\n"
         "                return True\n"
         "                return False\n",
@@ -1172,16 +1172,16 @@ BUGS = [
         50,
     ),
     Bug(
-        "a lender keeps its seat (E3)",
+        "a helper keeps its slot (E3)",
         "_locks.helping",
         "LockHelp._come_back",
-        "        scheduler.parking.give_up_seat()  # E3\n",
+        "        scheduler.parking.release_slot()  # E3\n",
         "",
         s.waiting_threads_are_lent,
         50,
     ),
     Bug(
-        "an interrupt of a lender is forgotten",
+        "an interrupt of a helper is forgotten",
         "_scheduler.caller",
         "Caller.work",
         "        self.raise_interrupt()\n",
@@ -1202,13 +1202,13 @@ BUGS = [
         "a thread that comes does not look for locks that nobody serves",
         "_locks.threads",
         "ThreadEntry._wait_blocking",
-        "            if self.scheduler.unserved:\n",
+        "            if self.scheduler.pending_locks:\n",
         "            if False:\n",
         s.two_wait_where_nobody_else_is,
         200,
     ),
     Bug(
-        "a seat that was taken in vain is given back without a look at who waits for a lock (U2)",
+        "a slot that was taken in vain is given back without a look at who waits for a lock (U2)",
         "_core.park",
         "Parking.notify",
         "        while self._notify_one() and (self.parked.copy() or self._overlooks()):\n",
@@ -1217,14 +1217,14 @@ BUGS = [
         200,
     ),
     Bug(
-        "a lock is written down as unserved after it was put into a queue (S0 after S1)",
+        "a lock is written down as pending_locks after it was put into a queue (S0 after S1)",
         "_locks.key",
         "KeyedLock.dispatch",
-        """            scheduler.unserved.add(self)  # S0
+        """            scheduler.pending_locks.add(self)  # S0
 """,
         """            scheduler.injector.append(self)
             scheduler.notify()
-            scheduler.unserved.add(self)
+            scheduler.pending_locks.add(self)
             return
 """,
         s.two_wait_where_nobody_else_is,
@@ -1234,7 +1234,7 @@ BUGS = [
         "nobody serves where only those are who wait for the lock",
         "_scheduler.scheduler",
         "Scheduler._start_worker",
-        "                    if lock.find_server(seat):\n",
+        "                    if lock.find_server(slot):\n",
         "                    if True:\n",
         s.thread_serves_where_nobody_else_is,
         200,
@@ -1243,7 +1243,7 @@ BUGS = [
         "a stack is to serve its lock with the tasks of others, inside another section",
         "_scheduler.worker",
         "Worker.may_run_inline",
-        "        if not self.seated or "
+        "        if not self.has_slot or "
         "(scheduler.locks_in_use and scheduler.is_in_section(self.task)):\n",
         "        if False:\n",
         s.nobody_serves_inside_a_section,

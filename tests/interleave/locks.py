@@ -325,7 +325,7 @@ def enter_again_at_once() -> None:
                 async with inside.lock:
                     inside.section((who, i))
 
-        async def look_around() -> None:
+        async def scan() -> None:
             for _ in range(4):
                 await fairpool.yield_now()
 
@@ -334,7 +334,7 @@ def enter_again_at_once() -> None:
             futures = [pool.submit(twice, who) for who in range(2)]
             while len(inside.lock.queue) < 2:
                 time.sleep(1)
-            futures.append(pool.submit(look_around))
+            futures.append(pool.submit(scan))
         for future in futures:
             future.result()
     inside.check((0, 0), (0, 1), (1, 0), (1, 1))

@@ -24,7 +24,7 @@ import fairpool._scheduler.scheduler
 from fairpool import FairPool, Future, Task
 from fairpool._core import timer as timer_module
 from fairpool._core.here import here
-from fairpool._scheduler.caller import Lender
+from fairpool._scheduler.caller import Helper
 
 # So long that it never comes: an idle time-out would find what a lost wake-up has left lying.
 NEVER = 1e6
@@ -40,13 +40,13 @@ def pool_of(workers: int, **options: Any) -> Iterator[FairPool]:
         yield pool
     scheduler = pool._scheduler
     parking = scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == scheduler.seat_count, "seats"
+    assert len(parking.free_slots) - len(parking.overcommits) == scheduler.slot_count, "slots"
     assert not parking.parked, "a worker is parked"
     assert not parking.searching, "a worker is searching"
     assert not scheduler.has_work(), "work is left"
     assert not scheduler.suspended, "a coroutine is left"
     assert not scheduler.workers, "a worker is listed"
-    assert not scheduler.roster, "a worker is on the roster"
+    assert not scheduler.threads, "a worker is on the list of threads"
     for reference in scheduler.locks:
         lock = reference()
         assert lock is None or not lock.key.locked(), "a key is not given back"
@@ -120,7 +120,7 @@ def task_submits() -> None:
 
 
 def no_more_than_the_seats() -> None:
-    """Never do more tasks run than the pool has seats, where none of them waits."""
+    """Never do more tasks run than the pool has slots, where none of them waits."""
     with pool_of(1) as pool:
         running = threading.Lock()
 
@@ -254,7 +254,7 @@ def nested_results() -> None:
 
 
 def wait_for_a_running_one() -> None:
-    """A task waits for one that has been started: its seat goes to another worker."""
+    """A task waits for one that has been started: its slot goes to another worker."""
     with pool_of(1) as pool:
         gate: Future[int] = Future()
         first = pool.submit(gate.result)
@@ -873,7 +873,7 @@ def drop_meets_section() -> None:
 
     at_once(scheduler.drop, submit)
     assert [section.result() for section in sections] == [0, 0]
-    for worker in scheduler.roster.copy():
+    for worker in scheduler.threads.copy():
         worker.join()
     pool.shutdown()
 
@@ -1093,7 +1093,7 @@ class _Contest:
     def stay(self, turns: int = 1) -> None:
         for _ in range(turns):
             with self.lock:
-                assert not isinstance(here.worker, Lender), "a section on a lender"
+                assert not isinstance(here.worker, Helper), "a section on a helper"
                 self.section()
 
     async def clients(self, count: int, turns: int, after: Callable[[], Any]) -> None:
@@ -1139,7 +1139,7 @@ def waiting_thread_comes_late() -> None:
 
 
 def lender_is_busy_when_its_turn_comes() -> None:
-    """What a lender runs takes its time: it is passed over, and has its turn all the same."""
+    """What a helper runs takes its time: it is passed over, and has its turn all the same."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
         contest.hold(
@@ -1149,7 +1149,7 @@ def lender_is_busy_when_its_turn_comes() -> None:
 
 
 def lender_runs_what_needs_the_lock() -> None:
-    """What a lender runs waits, with the same stack, for the lock that the lender waits for."""
+    """What a helper runs waits, with the same stack, for the lock that the helper waits for."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
 
@@ -1162,7 +1162,7 @@ def lender_runs_what_needs_the_lock() -> None:
 
 
 def lender_runs_what_waits_for_others() -> None:
-    """What a lender runs waits for another coroutine, and the only caller may be gone."""
+    """What a helper runs waits for another coroutine, and the only caller may be gone."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
 
@@ -1178,7 +1178,7 @@ def lender_runs_what_waits_for_others() -> None:
 
 
 def step_raises_on_a_lender() -> None:
-    """What a lender runs raises: that is its own task's. So does a section of the lender's own."""
+    """What a helper runs raises: that is its own task's. So does a section of the helper's own."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
 
@@ -1206,14 +1206,14 @@ def step_raises_on_a_lender() -> None:
 
 
 def lender_is_interrupted() -> None:
-    """Ctrl-C comes while a lender runs what is others': that is not cut off, its wait is."""
+    """Ctrl-C comes while a helper runs what is others': that is not cut off, its wait is."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
         pressed: list[Any] = []
 
         def press() -> None:
             # As the handler does, which is called on the main thread between two instructions.
-            if type(here.worker) is Lender and not pressed:
+            if type(here.worker) is Helper and not pressed:
                 pressed.append(here.worker)
                 here.worker.interrupt()
 
@@ -1236,7 +1236,7 @@ def nobody_is_lent_inside_a_section() -> None:
         contest, other = _Contest(pool), pool.lock()
 
         def note() -> None:
-            assert not isinstance(here.worker, Lender), "inside a section"
+            assert not isinstance(here.worker, Helper), "inside a section"
 
         def stay() -> None:
             with other:

@@ -130,7 +130,7 @@ class World:
         assert len(self.calls) == len(self.expected_calls), "callbacks: called too often, or not"
         scheduler = self.pool._scheduler
         parking = scheduler.parking
-        assert len(parking.seats) - len(parking.debts) == scheduler.seat_count
+        assert len(parking.free_slots) - len(parking.overcommits) == scheduler.slot_count
         assert not parking.searching
         assert not parking.parked
         assert not scheduler.workers

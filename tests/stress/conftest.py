@@ -58,7 +58,7 @@ def check_whole(pool: FairPool) -> None:
     pool.shutdown()
     parking = pool._scheduler.parking
     workers = pool._scheduler.max_workers or cpu_count()
-    assert len(parking.seats) - len(parking.debts) == workers
+    assert len(parking.free_slots) - len(parking.overcommits) == workers
     assert not parking.searching
     assert not pool._scheduler.workers
     assert not [

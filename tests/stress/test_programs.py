@@ -224,7 +224,7 @@ class Run:
         assert len(set(map(id, self.started))) == len(self.started)
         scheduler = self.pool._scheduler
         parking = scheduler.parking
-        assert len(parking.seats) - len(parking.debts) == scheduler.max_workers
+        assert len(parking.free_slots) - len(parking.overcommits) == scheduler.max_workers
         assert not parking.searching
         assert not scheduler.workers
         prefix = scheduler._prefix + "_"

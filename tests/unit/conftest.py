@@ -107,7 +107,7 @@ def in_time(fn: Callable[[], T]) -> T:
 
 
 def occupy(pool: FairPool, gate: threading.Event, count: int = 1) -> list[Any]:
-    """Have `count` workers busy, each with a task that holds its seat until `gate` is open."""
+    """Have `count` workers busy, each with a task that holds its slot until `gate` is open."""
     futures: list[Any] = []
     for _ in range(count):
         started = threading.Event()
@@ -131,7 +131,9 @@ def check_whole(pool: FairPool) -> None:
     in_time(pool.shutdown)
     scheduler = pool._scheduler
     parking = scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == (scheduler.max_workers or cpu_count())
+    assert len(parking.free_slots) - len(parking.overcommits) == (
+        scheduler.max_workers or cpu_count()
+    )
     assert not parking.searching
     assert not parking.parked
     assert not scheduler.workers

@@ -362,7 +362,7 @@ def test_a_link_ends_whoever_else_would_claim_it(meanwhile: str, outcome: str) -
     # Both look for its work by taking the first entry of its cell, and put it back if it is not.
     module: Any = pytest.importorskip("unit.instructions")
     pool = FairPool(1)
-    pool._scheduler.parking.seats.clear()  # the test runs the steps
+    pool._scheduler.parking.free_slots.clear()  # the test runs the steps
     worker = _worker(pool)
     for place in module.moments():
         source: Any = pool.submit(int if outcome == "result" else fail)
@@ -396,7 +396,7 @@ def test_a_claim_that_fails_may_meet_the_step_of_a_link(meanwhile: str) -> None:
     # The same the other way round: in the midst of a failing claim, the link's step comes.
     module: Any = pytest.importorskip("unit.instructions")
     pool = FairPool(1)
-    pool._scheduler.parking.seats.clear()
+    pool._scheduler.parking.free_slots.clear()
     worker = _worker(pool)
     for place in module.moments():
         source: Any = pool.submit(int)

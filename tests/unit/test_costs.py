@@ -398,10 +398,10 @@ def test_who_starts_a_worker_does_not_look_at_the_others() -> None:
         with FairPool(1) as pool:
             scheduler = pool._scheduler
             others = [Worker(scheduler, "one that blocks") for _ in range(count)]
-            scheduler.roster.extend(others)
+            scheduler.threads.extend(others)
             counts.append(lines_of(lambda scheduler=scheduler: scheduler._start_worker([None])))
             for other in others:
-                scheduler.strike(other)
+                scheduler.forget_thread(other)
     few, many = counts
     assert many - few < MANY // 10, (few, many)
 
@@ -413,7 +413,7 @@ def test_who_publishes_does_not_look_at_waiters_that_cannot_help() -> None:
         for _ in range(count):
             RunQueue.append(lock.queue, Request())
         try:
-            return lines_of(lock.nominate)
+            return lines_of(lock.recruit_helper)
         finally:
             lock.queue.clear()
             here.worker.published.clear()

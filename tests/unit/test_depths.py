@@ -100,7 +100,7 @@ class Place:
         ended.join(TIMEOUT)
         assert not ended.is_alive()
         parking = pool._scheduler.parking
-        assert len(parking.seats) - len(parking.debts) == 2
+        assert len(parking.free_slots) - len(parking.overcommits) == 2
         assert not parking.searching
         assert not pool._scheduler.suspended
 

@@ -320,7 +320,7 @@ def test_an_initializer_does_not_wait_for_a_lock_of_its_pool(
     holder = pool.submit(hold, lock)
     # Not until it has left the list of workers: it looks again after that, and may come back.
     while not lock.locked() or not all(
-        worker.ended.is_set() for worker in pool._scheduler.roster.copy()
+        worker.ended.is_set() for worker in pool._scheduler.threads.copy()
     ):
         yield_cpu()
     wanted.append(lock)

@@ -531,7 +531,7 @@ def test_a_task_leaves_no_cycle_for_the_collector(
     make_pool: Callable[..., FairPool], collector_off: None, use: Callable[[FairPool], None]
 ) -> None:
     pool = make_pool(2)
-    kinds = {"Task", "Future", "Failure", "Mishap", "_View", "_Waiters", "_SeatWaiter", "_Callback"}
+    kinds = {"Task", "Future", "Failure", "Mishap", "_View", "_Waiters", "_SlotWaiter", "_Callback"}
     for _ in range(50):
         use(pool)
     pool.shutdown()

@@ -81,7 +81,7 @@ def test_a_child_has_a_task_of_its_own_when_it_asks(make_pool: MakePool) -> None
 
 
 def test_a_child_that_blocks_does_not_keep_its_siblings(make_pool: MakePool) -> None:
-    """They are started by the worker that takes its seat."""
+    """They are started by the worker that takes its slot."""
     pool = make_pool(1)
     event = threading.Event()
 

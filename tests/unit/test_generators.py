@@ -230,7 +230,7 @@ def test_after_the_end_a_generator_is_closed_as_far_as_it_can_be(
 
     pool.submit(iterate).result(PATIENCE)
     pool.shutdown(wait=False)
-    for worker in pool._scheduler.roster.copy():
+    for worker in pool._scheduler.threads.copy():
         worker.join()
     pool._scheduler.close_generator(generator)  # the finalizer
     assert log == ["begin"] + ["end"] * (not suspends)

@@ -38,9 +38,9 @@ def test_an_event_that_is_just_being_cleared() -> None:
 def test_a_pool_that_is_just_being_closed() -> None:
     with FairPool(1) as pool:
         scheduler = pool._scheduler
-        before = scheduler.refusals
-        scheduler.refusals = LatchWithItemToCome([RuntimeError("closed")])
+        before = scheduler.close_reason
+        scheduler.close_reason = LatchWithItemToCome([RuntimeError("closed")])
         try:
-            assert str(scheduler.refusal()) == "closed"
+            assert str(scheduler.closed_error()) == "closed"
         finally:
-            scheduler.refusals = before
+            scheduler.close_reason = before

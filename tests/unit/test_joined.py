@@ -933,7 +933,7 @@ def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(
         assert sorted(begun) == sorted(cleaned), moment
         for scheduler in set(fairpool._scheduler.scheduler.live()) - before:
             assert scheduler.is_over() or not begun, moment
-            assert not [each for each in scheduler.roster if each.thread.is_alive()], moment
+            assert not [each for each in scheduler.threads if each.thread.is_alive()], moment
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, moment
 
 
@@ -1087,12 +1087,12 @@ def test_waiting_thread_is_lent(make_pool: Callable[..., FairPool]) -> None:
     """
     pool = make_pool(0)
     assert lend_one(pool, lambda contest: contest.stay("thread")) == "thread"
-    assert len(pool._scheduler.seats) == 2
+    assert len(pool._scheduler.free_slots) == 2
 
 
 @pytest.mark.usefixtures("two_processors")
 def test_waiting_thread_is_lent_to_a_pool_with_workers(make_pool: Callable[..., FairPool]) -> None:
-    """A seat that no worker has taken is taken by the thread that waits."""
+    """A slot that no worker has taken is taken by the thread that waits."""
     assert run_behind_workers(make_pool(2, lend=True)) == "thread"
 
 
@@ -1219,7 +1219,7 @@ def test_not_lent_for_longer_than_it_waits(
 
 
 def test_continuations_are_timed(make_pool: Callable[..., FairPool]) -> None:
-    """Workers time one in so many, lenders all: with sections of 0 and rests of 1 ms."""
+    """Workers time one in so many, helpers all: with sections of 0 and rests of 1 ms."""
     pool = make_pool(0)
     lock = pool.lock()
 
@@ -1298,7 +1298,7 @@ def test_lender_that_was_passed_over_goes_next(make_pool: Callable[..., FairPool
 
 @pytest.mark.usefixtures("two_processors")
 def test_what_a_lender_runs_is_suspended_at_every_lock(make_pool: Callable[..., FairPool]) -> None:
-    """A coroutine that enters tiny sections for ever does not keep the lender for ever."""
+    """A coroutine that enters tiny sections for ever does not keep the helper for ever."""
     pool = make_pool(0)
     contest = Contest(pool)
     lock, other = contest.lock, pool.lock()
@@ -1328,7 +1328,7 @@ def test_what_a_lender_runs_is_suspended_at_every_lock(make_pool: Callable[..., 
 
 @pytest.mark.usefixtures("two_processors")
 def test_what_a_lender_runs_raises(make_pool: Callable[..., FairPool]) -> None:
-    """It is the task's error, and the lender's section is its own."""
+    """It is the task's error, and the helper's section is its own."""
     pool = make_pool(0)
     contest = Contest(pool)
     failures: list[object] = []
@@ -1402,7 +1402,7 @@ def test_ctrl_c_while_lent() -> None:
 
 @pytest.mark.usefixtures("two_processors")
 def test_fork_on_a_lender(make_pool: Callable[..., FairPool]) -> None:
-    """In the child the lender's lock is in the parent; nothing hangs."""
+    """In the child the helper's lock is in the parent; nothing hangs."""
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
     program = """
@@ -1520,7 +1520,7 @@ def test_thread_that_is_not_lent_waits_for_a_caller(make_pool: Callable[..., Fai
     assert pool.run(lambda: threading.current_thread()) is section.result()
 
 
-# --- seats ----------------------------------------------------------------------------------------
+# --- slots ----------------------------------------------------------------------------------------
 
 
 @WORKERS
@@ -1535,8 +1535,8 @@ def test_seats_after_callers(workers: int, make_pool: Callable[..., FairPool]) -
 
     in_threads(call, call, call, call)
     pool.shutdown()
-    assert len(scheduler.seats) - len(scheduler.parking.debts) == scheduler.seat_count
+    assert len(scheduler.free_slots) - len(scheduler.parking.overcommits) == scheduler.slot_count
     assert not scheduler.searching
     assert not scheduler.parking.parked
     assert not scheduler.workers
-    assert not scheduler.roster
+    assert not scheduler.threads

@@ -38,7 +38,7 @@ def drop(pools: list[FairPool]) -> Any:
 
 def check_ended(scheduler: Any) -> None:
     """The pool has no thread any more: it does not take an idle time-out."""
-    for worker in scheduler.roster.copy():
+    for worker in scheduler.threads.copy():
         worker.thread.join(TIMEOUT)
         assert not worker.thread.is_alive(), "a thread is left"
     assert not scheduler.workers

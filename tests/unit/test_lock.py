@@ -1,6 +1,6 @@
 """Locks: one section at a time, in ticket order, and nobody forgotten, in whatever order they come.
 
-As in `test_task`, the steps are made by hand where orders matter: a pool without seats starts no
+As in `test_task`, the steps are made by hand where orders matter: a pool without slots starts no
 worker, so what is runnable stays in its queues until the test takes it out. First all orders of
 whole steps; then all places between two instructions at which another party may come.
 """
@@ -61,7 +61,7 @@ class Desk:
     def __init__(self) -> None:
         self.pool = FairPool(1)
         self.scheduler = self.pool._scheduler
-        self.scheduler.parking.seats.clear()  # so nobody is ever notified
+        self.scheduler.parking.free_slots.clear()  # so nobody is ever notified
         self.workers = [self._worker(i) for i in range(4)]
         self.scheduler.workers.extend(self.workers)
         self.depth = 0
@@ -78,7 +78,7 @@ class Desk:
             if worker.published:
                 return worker.published.pop(0)
         queues = [self.scheduler.injector, *(worker.queue for worker in self.workers)]
-        for queue in [*queues, *(worker.services for worker in self.workers)]:
+        for queue in [*queues, *(worker.home_queue for worker in self.workers)]:
             item = queue.take()
             if item is not None:
                 return item

@@ -1,4 +1,4 @@
-"""Seats, searching, parking: no wake-up is lost, and the books are kept.
+"""Slots, searching, parking: no wake-up is lost, and the books are kept.
 
 `Worker._search` is the searching and parking side of the protocol in `docs/protocols/parking.md`,
 `Scheduler.put` the other one. Here a worker's code runs on the test's thread, its `Parker` is
@@ -30,7 +30,7 @@ from fairpool._core.report import LOGGER
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import yield_cpu
 from fairpool._scheduler.scheduler import Scheduler, _before_collection
-from fairpool._scheduler.worker import Worker, _SeatWaiter
+from fairpool._scheduler.worker import Worker, _SlotWaiter
 
 # --- the parts --------------------------------------------------------------------------------
 
@@ -83,17 +83,17 @@ def test_takers_take_each_task_once() -> None:
     assert sorted(itertools.chain(*taken)) == list(range(3000))
 
 
-# --- the books of seats and debts -------------------------------------------------------------
+# --- the books of slots and overcommits -----------------------------------------------------------
 
 
 class FakeWorker:
     def __init__(self) -> None:
         self.parker = Parker()
-        self.needs_seat = False  # set by `unpark_all`: as `Worker` has it
+        self.needs_slot = False  # set by `unpark_all`: as `Worker` has it
 
 
-class Seats(RuleBasedStateMachine):
-    """Any sequence of what workers and callers do keeps `runnable = max - free seats + debts`."""
+class Slots(RuleBasedStateMachine):
+    """Workers and callers always keep `runnable = max - free slots + overcommits`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,8 +102,8 @@ class Seats(RuleBasedStateMachine):
         self.waiting: list[FakeWorker] = []
         self.parked: list[FakeWorker] = []
 
-    def start(self, seat: list[None]) -> None:
-        seat.clear()
+    def start(self, slot: list[None]) -> None:
+        slot.clear()
         worker = FakeWorker()
         self.parking.searching.add(worker)
         self.runnable.append(worker)
@@ -111,23 +111,23 @@ class Seats(RuleBasedStateMachine):
     def woken(self) -> None:
         for worker in self.parked.copy():
             if worker.parker.park(0):
-                if worker.needs_seat:
-                    worker.needs_seat = False
-                    self.parking.return_to_seat()
+                if worker.needs_slot:
+                    worker.needs_slot = False
+                    self.parking.reclaim_slot()
                 self.parked.remove(worker)
                 self.runnable.append(worker)
 
     @precondition(lambda self: self.parking is None)
-    @rule(seats=st.integers(1, 3))
-    def open(self, seats: int) -> None:
-        self.max = seats
-        self.parking = Parking(seats, self.start, bool)
+    @rule(slots=st.integers(1, 3))
+    def open(self, slots: int) -> None:
+        self.max = slots
+        self.parking = Parking(slots, self.start, bool)
 
     @precondition(lambda self: self.parking is not None)
     @rule()
     def notify(self) -> None:
         before = len(self.runnable)
-        idle_and_free = not self.parking.searching and len(self.parking.seats) > 0
+        idle_and_free = not self.parking.searching and len(self.parking.free_slots) > 0
         self.parking.notify()
         self.woken()
         assert len(self.runnable) - before == idle_and_free  # one, where one was due
@@ -145,7 +145,7 @@ class Seats(RuleBasedStateMachine):
         self.runnable.remove(worker)
         self.parked.append(worker)
         self.parking.parked.append(worker)
-        self.parking.give_up_seat()
+        self.parking.release_slot()
 
     @precondition(lambda self: self.runnable)
     @rule(data=st.data())
@@ -154,7 +154,7 @@ class Seats(RuleBasedStateMachine):
         self.parking.searching.discard(worker)
         self.runnable.remove(worker)
         self.waiting.append(worker)
-        self.parking.give_up_seat()
+        self.parking.release_slot()
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -162,14 +162,14 @@ class Seats(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(worker)
         self.runnable.append(worker)
-        self.parking.return_to_seat()
+        self.parking.reclaim_slot()
 
     @precondition(lambda self: self.runnable)
     @rule(data=st.data())
     def end_step(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.runnable))
         too_many = len(self.runnable) > self.max
-        pays = self.parking.pay_debt()
+        pays = self.parking.repay_overcommit()
         assert pays == too_many
         if pays:
             self.parking.searching.discard(worker)
@@ -187,14 +187,14 @@ class Seats(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         if self.parking is not None:
-            seats, debts = len(self.parking.seats), len(self.parking.debts)
-            assert len(self.runnable) == self.max - seats + debts
-            assert not (seats and debts)
+            slots, overcommits = len(self.parking.free_slots), len(self.parking.overcommits)
+            assert len(self.runnable) == self.max - slots + overcommits
+            assert not (slots and overcommits)
             assert self.parking.parked == self.parked
 
 
-TestSeats = Seats.TestCase
-TestSeats.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSlots = Slots.TestCase
+TestSlots.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 # --- a worker's code on this thread -------------------------------------------------------------
@@ -240,11 +240,11 @@ class Bench:
         self.seen: list[Any] = []
         self.scheduler.parking._start = self._start
         self.worker = self.add_worker(times_out)
-        self.scheduler.parking.seats.pop()
+        self.scheduler.parking.free_slots.pop()
         self.scheduler.parking.searching.add(self.worker)
 
-    def _start(self, seat: list[None]) -> None:
-        seat.clear()
+    def _start(self, slot: list[None]) -> None:
+        slot.clear()
         self.started += 1
 
     def add_worker(self, times_out: bool = False) -> Worker:
@@ -282,9 +282,9 @@ class Bench:
         parking = self.scheduler.parking
         runnable = self.started + (self.worker in self.scheduler.workers)
         runnable -= self.worker in parking.parked
-        assert runnable == self.scheduler.max_workers - len(parking.seats) + len(parking.debts), (
-            what
-        )
+        assert runnable == self.scheduler.max_workers - len(parking.free_slots) + len(
+            parking.overcommits
+        ), what
 
 
 class FakeTask:
@@ -326,7 +326,7 @@ def test_submit_between_the_last_look_and_parking() -> None:
     arrivals = iter([task])
 
     def arrive() -> None:
-        # 3. A task is queued. Its `put` sees the seat that the worker gave up in step 2, takes it,
+        # 3. A task is queued. Its `put` sees the slot that the worker gave up in step 2, takes it,
         #    takes the worker out of the list and unparks it: before the worker parks.
         for arrival in arrivals:
             bench.put(arrival)
@@ -334,7 +334,7 @@ def test_submit_between_the_last_look_and_parking() -> None:
             assert bench.worker in bench.scheduler.parking.searching
 
     # 1. The worker finds nothing anywhere.
-    # 2. It leaves `searching`, is listed as parked, gives up its seat and looks once more.
+    # 2. It leaves `searching`, is listed as parked, gives up its slot and looks once more.
     bench.worker.parker.before_parking = arrive  # type: ignore[attr-defined]
     # 4. It parks, with the token there: awake at once, it searches and finds the task.
     assert bench.search() is task
@@ -403,7 +403,7 @@ def test_a_searcher_that_pays_a_debt_is_not_counted_on() -> None:
     # Unparked to search, it finds itself one too many, and parks. It must not be seen as searching:
     # then nobody would ever be notified again.
     bench = Bench()
-    bench.scheduler.parking.debts.append(None)
+    bench.scheduler.parking.overcommits.append(None)
     bench.worker.parker.before_parking = lambda: seen.extend(  # type: ignore[attr-defined]
         bench.scheduler.parking.searching
     )
@@ -411,7 +411,7 @@ def test_a_searcher_that_pays_a_debt_is_not_counted_on() -> None:
     assert bench.search() == "asleep"
     assert seen == []
     bench.put(FakeTask())
-    assert not bench.scheduler.parking.debts
+    assert not bench.scheduler.parking.overcommits
 
 
 def test_a_worker_looks_everywhere() -> None:
@@ -440,21 +440,21 @@ class Foreign:
         parking = self.bench.scheduler.parking
         worker = self.bench.worker
         counted_on = worker in parking.searching or worker in parking.parked
-        self.bench.seen.append((counted_on, len(parking.debts)))
+        self.bench.seen.append((counted_on, len(parking.overcommits)))
 
 
-@pytest.mark.parametrize("debts", [0, 1])
+@pytest.mark.parametrize("overcommits", [0, 1])
 @pytest.mark.parametrize("attribute", ["item", "fn", "_on_spree"])
 def test_what_was_run_last_goes_before_others_count_on_the_worker(
-    attribute: str, debts: int
+    attribute: str, overcommits: int
 ) -> None:
     bench = Bench()
     parking = bench.scheduler.parking
     parking.searching.discard(bench.worker)
-    parking.debts.extend([None] * debts)
+    parking.overcommits.extend([None] * overcommits)
     setattr(bench.worker, attribute, Foreign(bench))
     assert bench.search() == "asleep"
-    assert bench.seen == [(False, debts)]  # nor has it paid what it owes
+    assert bench.seen == [(False, overcommits)]  # nor has it paid what it owes
 
 
 def test_an_error_of_the_package_is_gone_before_the_worker_searches(
@@ -565,7 +565,7 @@ def test_foreign_code_on_a_thread_that_wakes_its_own_worker_waits_for_nobody() -
         with bench.on_worker(), moment.do(_before_collection):
             parking.unpark_all()
         assert bench.worker.woken, moment
-        assert bench.worker.needs_seat, moment
+        assert bench.worker.needs_slot, moment
         assert bench.worker.parker.park(0), moment
         assert here.notifying is None, moment
 
@@ -589,12 +589,12 @@ def test_whoever_waits_gets_past_a_searcher_that_is_held_up(
 
     def submit_and_wait() -> object:
         held_up = FakeWorker()
-        assert parking.take_seat(held_up)
+        assert parking.take_slot(held_up)
         try:
             return ways[wait](pool.submit(int))
         finally:
             parking.searching.discard(held_up)
-            parking.give_up_seat()
+            parking.release_slot()
 
     assert (pool.submit(submit_and_wait).result(TIMEOUT) if inside else submit_and_wait()) == 0
 
@@ -631,7 +631,7 @@ def test_a_wait_in_a_wait_is_not_counted_as_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A `__del__` interrupts a worker that waits for a future, and waits as well. What completes the
-    # first future returns the worker's seat, before or meanwhile; but the worker does not run.
+    # first future returns the worker's slot, before or meanwhile; but the worker does not run.
     def submit(fn: Callable[[], object]) -> Future[Any]:
         if is_final:
             outer.set_result(None)
@@ -644,8 +644,8 @@ def test_a_wait_in_a_wait_is_not_counted_as_running(
         return real(waiter, *args)  # type: ignore[no-any-return]
 
     interrupts = [foreign]
-    real = _SeatWaiter.park
-    monkeypatch.setattr(_SeatWaiter, "park", park)
+    real = _SlotWaiter.park
+    monkeypatch.setattr(_SlotWaiter, "park", park)
     pool = make_pool(1)
     outer: Future[None] = Future()
     pool.submit(outer.result).result(2 * TIMEOUT)
@@ -664,20 +664,20 @@ def test_the_seats_are_whole_at_the_end(make_pool: Callable[..., FairPool]) -> N
     assert [future.result(TIMEOUT) for future in futures] == [21] * 10
     pool.shutdown()
     parking = pool._scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == 2
+    assert len(parking.free_slots) - len(parking.overcommits) == 2
     assert not parking.searching
     assert not parking.parked
     assert not pool._scheduler.workers
-    assert not pool._scheduler.roster
+    assert not pool._scheduler.threads
 
 
 def test_a_worker_with_a_debt_and_tasks_of_its_own_loses_none(
     make_pool: Callable[..., FairPool], gate: threading.Event
 ) -> None:
-    # 1. `first` gives up the seat of a pool that has one, so that `second` runs on a second worker.
-    # 2. `second` submits, into its own run queue, and lets `first` come back: there is a debt.
+    # 1. `first` gives up the slot of a pool that has one, so that `second` runs on a second worker.
+    # 2. `second` submits, into its own run queue, and lets `first` come back: one is too many.
     # 3. The second worker pays it at the end of its step, and parks; its time-out is over at once,
-    #    and `first` keeps the only seat.
+    #    and `first` keeps the only slot.
     # 4. What `second` submitted is still run.
     pool = make_pool(1, idle_timeout=0)
     unblock, is_back = threading.Event(), threading.Event()
@@ -705,7 +705,7 @@ def test_a_worker_with_a_debt_and_tasks_of_its_own_loses_none(
 
 
 def test_a_worker_that_is_starting_is_waited_for(make_pool: Callable[..., FairPool]) -> None:
-    # Who starts a worker strikes those from the roster that have ended. A thread that is just
+    # Starting a worker takes those that have ended off the list of threads. One that is just
     # starting, in another thread's `submit`, has an ident, and is not "alive" yet.
     pool = make_pool(2)
     scheduler = pool._scheduler
@@ -718,7 +718,7 @@ def test_a_worker_that_is_starting_is_waited_for(make_pool: Callable[..., FairPo
 
     worker = Worker(scheduler, "starting")
     worker.thread = Starting()
-    scheduler.roster.append(worker)
+    scheduler.threads.append(worker)
     assert pool.submit(int).result(TIMEOUT) == 0  # starts one
-    assert worker in scheduler.roster
-    scheduler.roster.remove(worker)
+    assert worker in scheduler.threads
+    scheduler.threads.remove(worker)

@@ -402,7 +402,7 @@ def test_at_most_max_workers_initialize(
     other = make_pool(4)
 
     def look() -> None:
-        seen.append(len(pools[0]._scheduler.roster))
+        seen.append(len(pools[0]._scheduler.threads))
 
     pools.append(make_pool(workers, initializer=lambda: initialize(pools[0], other, look)))
     for future in [pools[0].submit(int) for _ in range(20)]:
@@ -701,8 +701,8 @@ def test_submit_against_shutdown() -> None:
             # A worker that is about to be started is waited for, and only `submit` can go on to
             # start it.
             scheduler = pool._scheduler
-            waits = all(worker.thread.ident for worker in scheduler.roster)
-            waits = waits and bool(scheduler.roster or scheduler.seats)
+            waits = all(worker.thread.ident for worker in scheduler.threads)
+            waits = waits and bool(scheduler.threads or scheduler.free_slots)
             in_time(lambda: pool.shutdown(waits))
             return queued
 

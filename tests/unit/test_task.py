@@ -1,6 +1,6 @@
 """Tasks: one resumer, no lost wake-up, no lost cancellation, in whatever order the parties come.
 
-The steps are made by hand here: a pool without seats starts no worker, so what is runnable stays in
+The steps are made by hand here: a pool without slots starts no worker, so what is runnable stays in
 its queues until the test takes it out. First all orders of whole steps; then all places between two
 instructions of a step, or of a cancellation, at which another party may come.
 """
@@ -45,7 +45,7 @@ class Desk:
     def __init__(self) -> None:
         self.pool = FairPool(1)
         self.scheduler = self.pool._scheduler
-        self.scheduler.parking.seats.clear()  # so nobody is ever notified
+        self.scheduler.parking.free_slots.clear()  # so nobody is ever notified
         self.workers = [self._worker(i) for i in range(3)]
         self.depth = 0
 

@@ -632,13 +632,13 @@ def test_a_task_that_is_accepted_in_the_midst_of_the_shutdown_can_sleep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # 1. `submit` queues the task. 2. `shutdown`, in a signal handler on the same thread, finds no
-    # worker, no seat for one, and returns. 3. `submit` starts the worker for which it has the seat.
+    # worker, no slot for one, and returns. 3. `submit` starts the worker for which it has the slot.
     start_worker = Scheduler._start_worker
 
-    def start_late(scheduler: Scheduler, seat: list[None]) -> None:
+    def start_late(scheduler: Scheduler, slot: list[None]) -> None:
         monkeypatch.undo()
         pool.shutdown()
-        start_worker(scheduler, seat)
+        start_worker(scheduler, slot)
 
     monkeypatch.setattr(Scheduler, "_start_worker", start_late)
     pool = FairPool(1)

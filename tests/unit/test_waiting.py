@@ -268,7 +268,7 @@ def test_room_in_the_backlog_is_not_made_by_running_strangers(make_pool: MakePoo
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_never_more_tasks_at_once_than_workers(make_pool: MakePool, workers: int) -> None:
-    # A worker that returns from a wait has its seat back before it goes on; the one that completed
+    # A worker that returns from a wait has its slot back before it goes on; the one that completed
     # what it waited for ends its step and parks.
     pool = make_pool(workers)
     inside = Counter()
@@ -307,7 +307,7 @@ def test_as_many_as_ever_while_others_wait(make_pool: MakePool, gate: threading.
 
 
 def test_max_workers_holds_after_shutdown(make_pool: MakePool) -> None:
-    # A debt is paid, too, while the pool is ending.
+    # An overcommit is repaid, too, while the pool is ending.
     pool = make_pool(1)
     unblock, is_back = threading.Event(), threading.Event()
     inside = Counter()
@@ -363,7 +363,7 @@ def test_blocking_may_be_nested_and_waited_in(make_pool: MakePool) -> None:
     assert pool.submit(blocks).result(TIMEOUT) == 9
     pool.shutdown()
     parking = pool._scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == 1
+    assert len(parking.free_slots) - len(parking.overcommits) == 1
 
 
 def test_blocking_ends_with_an_exception(make_pool: MakePool) -> None:
@@ -544,7 +544,7 @@ def test_recursion_error_anywhere_in_a_wait_leaves_the_worker_whole(make_pool: M
     assert raised
     pool.shutdown()
     parking = pool._scheduler.parking
-    assert len(parking.seats) - len(parking.debts) == 1
+    assert len(parking.free_slots) - len(parking.overcommits) == 1
     assert not parking.searching
 
 
@@ -554,9 +554,9 @@ def test_a_worker_is_seated_after_every_kind_of_wait(make_pool: MakePool) -> Non
     pool = make_pool(1)
     never: Future[int] = Future()
 
-    def seated() -> bool:
+    def has_slot() -> bool:
         worker: Worker = here.worker  # type: ignore[assignment]
-        return worker.seated and worker.blocked_in is None
+        return worker.has_slot and worker.blocked_in is None
 
     def check() -> bool:
         pool.submit(int).result()
@@ -567,7 +567,7 @@ def test_a_worker_is_seated_after_every_kind_of_wait(make_pool: MakePool) -> Non
             pass
         with pytest.raises(DeadlockError):
             itself[0].result()
-        return seated()
+        return has_slot()
 
     itself: list[Future[bool]] = []
     begin = threading.Event()
