@@ -1,11 +1,18 @@
-"""docs/house.svg shows the rooms and the imports that the sources have."""
+"""docs/house.svg shows the rooms and the imports that the sources have.
+
+And docs/architecture.md names functions and files that the sources have.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import pathlib
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
+
+import pytest
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
@@ -46,3 +53,45 @@ def test_imports_point_down() -> None:
     assert order[-1] == "_core"
     for rank, room in enumerate(rooms):
         assert room.imports <= set(order[rank + 1 :]), room.name
+
+
+PACKAGE = DOCS.parent / "fairpool"
+WALKS = (DOCS / "architecture.md").read_text("utf-8")
+
+# "`Task.run` (`_tasks/task.py`)": where the walks say that something is defined.
+PLACES = re.findall(r"`([\w.]+)`\s+\(`(_\w+/\w+\.py)`\)", WALKS)
+
+
+def defined_in(path: pathlib.Path) -> set[str]:
+    """Return the names of a module's functions and classes, methods as ``Class.method``."""
+    names = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+            names |= {
+                f"{node.name}.{each.name}" for each in node.body if isinstance(each, functions)
+            }
+    return names
+
+
+def test_the_walks_name_places() -> None:
+    assert len(PLACES) > 15
+
+
+@pytest.mark.parametrize(("name", "path"), sorted(set(PLACES)))
+def test_the_architecture_names_what_is_there(name: str, path: str) -> None:
+    assert name in defined_in(PACKAGE / path)
+
+
+def test_the_methods_that_it_names_are_there() -> None:
+    there = {name for path in PACKAGE.rglob("*.py") for name in defined_in(path)}
+    named = set(re.findall(r"`([A-Z]\w+\.\w+)`", WALKS))
+    assert len(named) > 15
+    assert sorted(named - there) == []
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(_\w+/\w+\.py)`", WALKS))))
+def test_the_architecture_names_files_that_are_there(path: str) -> None:
+    assert (PACKAGE / path).exists()
