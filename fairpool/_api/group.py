@@ -40,7 +40,7 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.token import Token
-from fairpool._tasks.future import FAILED, Future, claim, finish
+from fairpool._tasks.future import FAILED, FINISHED, Future, claim, settle
 from fairpool._tasks.task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
 
 __all__ = ["TaskGroup", "Timeout", "timeout", "timeout_at"]
@@ -241,7 +241,7 @@ class TaskGroup:
             need_stack(12)
             completion = self._completions.take()  # E2
             if completion is not None and claim(completion) is not None:
-                finish(completion, None)
+                settle(completion, FINISHED, None)
 
     def _shut_down(self) -> bool:
         """Cancel all children, and take no more; True to the first that does."""
@@ -439,7 +439,7 @@ class Timeout:
             log(CRITICAL, "%r could not cancel what its task waits for", self, exc_info=True)
         finally:
             if claim(self._landed) is not None:
-                finish(self._landed, None)
+                settle(self._landed, FINISHED, None)
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         task, deadline = self._task, self._deadline

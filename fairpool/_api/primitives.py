@@ -35,7 +35,7 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
-from fairpool._tasks.future import CANCELLED, Future, claim, finish, is_claimed
+from fairpool._tasks.future import CANCELLED, FINISHED, Future, claim, is_claimed, settle
 
 __all__ = [
     "BoundedSemaphore",
@@ -61,7 +61,7 @@ def _finish_if_waiting(waiter: Future[Any], value: object) -> bool:
     """Wake whoever waits with `waiter`; False if it was cancelled, or woken before."""
     if claim(waiter) is None:
         return False
-    finish(waiter, value)
+    settle(waiter, FINISHED, value)
     return True
 
 

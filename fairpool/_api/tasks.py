@@ -17,7 +17,7 @@ from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic
 from fairpool._core.timer import TARGET, Timer
-from fairpool._tasks.future import Derived, Future, claim, conclude, finish, outcome_of
+from fairpool._tasks.future import FINISHED, Derived, Future, claim, outcome_of, settle
 from fairpool._tasks.gather import Gather
 from fairpool._tasks.task import (
     HELD_BY_ARGUMENT,
@@ -210,7 +210,7 @@ def gather(
     future = Gather(len(awaitables), return_exceptions)
     if not awaitables:
         claim(future)
-        finish(future, [])
+        settle(future, FINISHED, [])
     elif (are_new := _are_new(awaitables)) or (
         are_new is not None and len({*map(id, awaitables)}) == len(awaitables)
     ):
@@ -278,7 +278,7 @@ class _Shield(Derived[T]):
         self._inner = None
         if claim(self) is None:
             return
-        conclude(self, *outcome_of(inner, "shield()"))
+        settle(self, *outcome_of(inner, "shield()"))
 
 
 def shield(awaitable: Any) -> Future[Any]:

@@ -24,7 +24,16 @@ from typing import Any
 from fairpool._core.accounts import CURRENT
 from fairpool._core.here import here
 from fairpool._core.threads import Lock, monotonic_ns
-from fairpool._tasks.future import CANCELLED, Future, call_all, claim, finish, is_claimed, is_final
+from fairpool._tasks.future import (
+    CANCELLED,
+    FINISHED,
+    Future,
+    call_all,
+    claim,
+    is_claimed,
+    is_final,
+    settle,
+)
 from fairpool._tasks.request import LockRequest, Waiter
 from fairpool._tasks.task import LINK, Link, Task
 
@@ -147,7 +156,7 @@ class ExternalWaiter(Waiter, Future[None]):
             lock.owner = None
             return False
         end_item(lock)
-        finish(self, None)
+        settle(self, FINISHED, None)
         return True
 
     def give_up(self) -> bool:

@@ -39,12 +39,13 @@ from fairpool._core.threads import (
 from fairpool._core.token import Token
 from fairpool._core.waitgraph import enter_wait, leave_wait, waiting_tasks, write_wait
 from fairpool._tasks.future import (
+    FINISHED,
     Future,
     Waiter,
     claim,
     fail,
-    finish,
     is_final,
+    settle,
     spin_wait,
     wait,
     wait_watchfully,
@@ -149,7 +150,7 @@ class _AdoptedEvent:
         self.event.set()
         for future in self._announced.copy():  # see `announce`
             if claim(future) is not None:
-                finish(future, None)
+                settle(future, FINISHED, None)
 
     def announce(self) -> Future[None]:
         """A future that is final when the event is set, or was set before."""
@@ -157,7 +158,7 @@ class _AdoptedEvent:
         self._announced.append(future)
         # Both this and `set` have called a method of the list in between: one sees the other (A2).
         if self.event.is_set() and claim(future) is not None:
-            finish(future, None)
+            settle(future, FINISHED, None)
         return future
 
     def wait_watchfully(self, timeout: float | None) -> bool:

@@ -33,12 +33,11 @@ from fairpool._tasks.future import (
     Failure,
     Future,
     claim,
-    finish,
     is_final,
     outcome_of,
     settle,
 )
-from fairpool._tasks.task import Joint, Task, fail_step, hand_over, suspend_first
+from fairpool._tasks.task import Joint, Task, fail_step, settle_and_take_next, suspend_first
 
 __all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 
@@ -320,7 +319,7 @@ class Gather(Joint):
         self.child_ended(child, None)
 
     def child_ended(self, child: Any, pool: Any) -> Any:
-        """A child that is a future is final. Returns as `hand_over`, if `pool` is given."""
+        """A child that is a future is final. Returns as `take_next`, if `pool` is given."""
         if self._all or child._cell is FINISHED:
             return self._finish(pool) if self._have_ended(1) else None
         if claim(self) is None:
@@ -363,21 +362,16 @@ class Gather(Joint):
                 if is_a(child, Task) and not is_final(child):
                     # It had returned already when somebody asked for the task of this worker: a
                     # `__del__`, or a signal handler. Nobody else would end it.
-                    finish(child, results[index])
+                    settle(child, FINISHED, results[index])
                 else:
                     results[index] = _outcome(child)
         return self._conclude(FINISHED, results, pool)
 
     def _conclude(self, state: Any, value: Any, pool: Any) -> Any:
-        """As `conclude`; returns as `child_ended`."""
-        cell: Any = self._cell
-        self._value = value
-        self._cell = state
-        cell.reverse()
-        if cell:
-            if pool is not None:
-                return hand_over(self, cell, pool)
-            settle(self, cell)
+        """As `settle`; returns as `child_ended`."""
+        if pool is not None:
+            return settle_and_take_next(self, state, value, pool)
+        settle(self, state, value)
         return None
 
     def cancel(self) -> bool:

@@ -58,10 +58,11 @@ from fairpool._tasks.future import (
     Failure,
     Future,
     call,
+    call_registrants,
     claim,
-    conclude,
     fail,
     is_final,
+    outcome_of,
     put_back,
     settle,
 )
@@ -84,9 +85,10 @@ __all__ = [
     "claim_all",
     "claim_coroutine",
     "fail_step",
-    "hand_over",
     "is_coroutine",
+    "settle_and_take_next",
     "suspend_first",
+    "take_next",
 ]
 
 T = TypeVar("T")
@@ -207,8 +209,8 @@ class Task(Future[T]):
     def run(self, worker: Any) -> Any:
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
 
-        Returns what the worker is to run next, if this has made one thing runnable, else None. What
-        follows is `claim` and `finish` of `_future`, written out: this is the path of every task.
+        Returns what the worker is to run next, if this has made one thing runnable, else None.
+        `claim` and `publish_final` are written out: this is the path of every task.
         """
         cell: Any = self._cell
         try:
@@ -260,21 +262,19 @@ class Task(Future[T]):
             following = suspend_first(self, context, result, request, worker)
             del self, work, args, kwargs, result  # it may have ended with an error: as above
             return following
-        self._value = result
-        self._cell = FINISHED
-        cell.reverse()
-        return hand_over(self, cell, self._pool) if cell else None
+        # `settle_and_take_next`, written out.
+        self._value = result  # publish_value
+        self._cell = FINISHED  # publish_state
+        cell.reverse()  # publish_fence
+        return take_next(self, cell, self._pool) if cell else None
 
     def end_first_step(self, result: Any) -> Any:
         """The coroutine has returned in its first step. Returns as `run`."""
         cell: Any = self._cell
         if cell and _may_hold_request(cell) and self._has_news():
-            conclude(self, CANCELLED, None)  # asked for in its only step
+            settle(self, CANCELLED, None)  # asked for in its only step
             return None
-        self._value = result
-        self._cell = FINISHED
-        cell.reverse()
-        return hand_over(self, cell, self._pool) if cell else None
+        return settle_and_take_next(self, FINISHED, result, self._pool)
 
     @property
     def task(self) -> Task[T]:
@@ -315,7 +315,7 @@ class Task(Future[T]):
         if work is None:
             return False
         _drop(work)
-        conclude(self, CANCELLED, None)
+        settle(self, CANCELLED, None)
         return True
 
     def abandon(self, error: BaseException) -> None:
@@ -325,7 +325,7 @@ class Task(Future[T]):
             _drop(work)
             failure = Failure(error, work[1])
             failure.retrieved = True
-            conclude(self, FAILED, failure)
+            settle(self, FAILED, failure)
 
     def interrupt(self, msg: str | None = None) -> CancelRequest | None:
         """Ask a task that has been started to end; the request, or None if the task has ended."""
@@ -464,8 +464,7 @@ class Link(Task[T]):
                 worker.fn = call[0]
                 result = context.run(*call)
             else:
-                cell.reverse()
-                return hand_over(self, cell, self._pool) if cell else None
+                return settle_and_take_next(self, *self.inherited(source), self._pool)
         except BaseException as error:
             fail_step(self, error, worker.fn)
             call = None
@@ -488,10 +487,11 @@ class Link(Task[T]):
             except BaseException as error:
                 _end_suspended(self, result, None, error)
                 return None
-        self._value = result
-        self._cell = FINISHED
-        cell.reverse()
-        return hand_over(self, cell, self._pool) if cell else None
+        # `settle_and_take_next`, written out.
+        self._value = result  # publish_value
+        self._cell = FINISHED  # publish_state
+        cell.reverse()  # publish_fence
+        return take_next(self, cell, self._pool) if cell else None
 
     def sources(self) -> tuple[Any, ...]:
         cell = self._cell
@@ -541,21 +541,23 @@ class Link(Task[T]):
     ) -> tuple[Any, ...] | None:
         """What to call, and with what, for an outcome of `source` that `on_result` is not for.
 
-        None if that is this link's own outcome now.
+        None if that is this link's own outcome, too: see `inherited`.
         """
-        value = source._value
         if in_any_case is not None:
             return _run_in_any_case, source, in_any_case
         if source._cell is FAILED:
-            failure: Failure = value
+            failure: Failure = source._value
             failure.retrieved = True
             if on_error is not None and on_error.handles(failure.exception):
                 return on_error.handler, failure.exception
-            # Nothing is raised on the way, so the traceback does not grow from link to link.
-            value = Failure.handed_on(source, failure.source)
-        self._value = value
-        self._cell = source._cell
         return None
+
+    def inherited(self, source: Future[Any]) -> tuple[Any, Any]:
+        """The final state and the value of `source`, for this link.
+
+        Nothing is raised on the way, so the traceback does not grow from link to link.
+        """
+        return outcome_of(source, source._value.source if source._cell is FAILED else None)
 
 
 class Closing(Link[None]):
@@ -610,18 +612,28 @@ class Joint(Derived[Any]):
     __slots__ = ()
 
     def child_ended(self, child: Any, pool: Any) -> Any:
-        """A task of `pool` is final. Returns as `hand_over`."""
+        """A task of `pool` is final. Returns as `take_next`."""
         raise NotImplementedError
 
 
-def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
-    """Settle a future at the end of a step; return the one thing to run next, if there is just one.
+def settle_and_take_next(future: Future[Any], state: Any, value: Any, pool: Any) -> Any:
+    """As `settle`, at the end of a step on a worker of `pool`. Returns as `take_next`."""
+    # `publish_final`, written out.
+    cell: Any = future._cell
+    future._value = value  # publish_value
+    future._cell = state  # publish_state
+    cell.reverse()  # publish_fence
+    return take_next(future, cell, pool) if cell else None
+
+
+def take_next(future: Future[Any], cell: list[Any], pool: Any) -> Any:
+    """Call what waits for a final future; or return it, if it is one thing that can run next.
 
     It stays with this worker of `pool`, whose caches hold what it is about, and no other one is
     woken for it. Nothing of a user's runs between here and its step, so it is not kept waiting.
     """
     if len(cell) > 1:
-        settle(future, cell)
+        call_registrants(future, cell)
         return None
     try:
         registrant = cell.pop()
@@ -629,7 +641,7 @@ def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
         return None
     if cell:  # one more has come: `registrant` may be that
         cell.append(registrant)
-        settle(future, cell)
+        call_registrants(future, cell)
         return None
     kind = type(registrant)
     if kind is Link:
@@ -642,7 +654,7 @@ def hand_over(future: Future[Any], cell: list[Any], pool: Any) -> Any:
         return registrant.child_ended(future, pool)
     elif future.holds_lock:
         cell.append(registrant)
-        settle(future, cell)
+        call_registrants(future, cell)
         return None
     call(future, registrant)
     return None
@@ -702,7 +714,7 @@ def fail_step(task: Task[Any], error: BaseException, source: Any) -> None:
     if issubclass(type(error), CancelledError) and (
         is_coroutine(source) or source is _run_in_any_case
     ):
-        conclude(task, CANCELLED, None)
+        settle(task, CANCELLED, None)
         return
     # The frame of `run` is of no use to whoever reads the traceback, and holds what it worked with.
     trace = traceback_of(error)  # `without_frame`, written out: it needs no frame
@@ -955,12 +967,9 @@ class Continuation:
         pool.suspended.discard(self)
         following = None
         if returned and cell and _may_hold_request(cell) and task._has_news():
-            conclude(task, CANCELLED, None)  # asked for in its last step
+            settle(task, CANCELLED, None)  # asked for in its last step
         elif returned:
-            task._value = raised.value  # type: ignore[attr-defined]
-            task._cell = FINISHED
-            cell.reverse()
-            following = hand_over(task, cell, pool) if cell else None
+            following = settle_and_take_next(task, FINISHED, raised.value, pool)  # type: ignore[attr-defined]
         else:
             fail_step(task, raised, coroutine)
         if pool.ending:

@@ -28,7 +28,7 @@ from fairpool._tasks.future import (
     Failure,
     Future,
     claim,
-    conclude,
+    settle,
 )
 
 __all__ = ["RUN_IT_THERE", "is_future", "wrap_future"]
@@ -93,7 +93,7 @@ class _Wrapper(Derived[T]):
         state, value = _outcome_of(source)
         if claim(self) is not None:
             self._source = None
-            conclude(self, state, value)
+            settle(self, state, value)
         elif state is FAILED:
             value.retrieved = True  # the wrapper was cancelled: nobody wants to know
 

@@ -177,22 +177,22 @@ BUGS = [
     Bug(
         "the final state is written before the result",
         "_tasks.future",
-        "finish",
-        "    future._value = result\n    future._cell = FINISHED  # C1\n",
-        "    future._cell = FINISHED  # C1\n    future._value = result\n",
+        "publish_final",
+        "    future._value = value  # publish_value\n    future._cell = state  # publish_state\n",
+        "    future._cell = state\n    future._value = value\n",
         s.complete_meets_registration,
         500,
     ),
     Bug(
-        "the registrants are looked at before the future is final (C1 after C3)",
+        "the registrants are looked at before the future is final (`publish_state`)",
         "_tasks.future",
-        "finish",
-        """    future._cell = FINISHED  # C1
+        "publish_final",
+        """    future._cell = state  # publish_state
 """,
         """    if not cell:
-        future._cell = FINISHED
-        return
-    future._cell = FINISHED
+        future._cell = state
+        return []
+    future._cell = state
 """,
         s.complete_meets_registration,
         50,
@@ -314,7 +314,7 @@ BUGS = [
     Bug(
         "the worker that ends a step forgets the second registrant",
         "_tasks.task",
-        "hand_over",
+        "take_next",
         "    if cell:  # one more has come: `registrant` may be that\n",
         "    if False:\n",
         s.end_of_a_step_meets_registration,

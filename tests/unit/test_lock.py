@@ -45,7 +45,7 @@ from fairpool._locks import threads as threads_module
 from fairpool._locks.owners import ThreadOwner, current_owner
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.worker import SPREE_MAX, Worker
-from fairpool._tasks.future import CANCELLED, claim, conclude
+from fairpool._tasks.future import CANCELLED, claim, settle
 from fairpool._tasks.request import Request
 
 MakePool = Callable[..., FairPool]
@@ -1292,7 +1292,7 @@ def test_a_section_that_was_cancelled_as_its_turn_came_is_not_counted(desk: Desk
     assert claim(sections[1]) is not None  # by somebody who cancels it
     assert lock.run(desk.workers[0]) is None
     assert lock.statistics().sections == 2
-    conclude(sections[1], CANCELLED, None)
+    settle(sections[1], CANCELLED, None)
     check_free(lock)
 
 
