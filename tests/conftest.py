@@ -89,6 +89,13 @@ def pytest_configure() -> None:
             )
 
 
+def pytest_collection_finish() -> None:
+    # Nothing of what is there before the first test will go. Hundreds of tests call the collector,
+    # and each time it would look at all of that: 70 to 160 ms.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure() -> None:
     # The watchdog is a thread that the interpreter stops; this one is C, and lasts to the end.
     if _watchdog is not None:

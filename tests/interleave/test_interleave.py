@@ -13,7 +13,7 @@ from interleave.bugs import BUGS
 from interleave.harness import Bug, explorer, search
 from interleave.jobs import SCENARIOS, strategies_of
 
-SCHEDULES = 20
+SCHEDULES = 10
 
 # The dearer ones are for `tox -e interleave`.
 QUICK = [bug for bug in BUGS if bug.schedules <= 100]

@@ -13,12 +13,16 @@ may, on the same thread. `moments` goes through them all, one by one:
 So a race is not waited for; each of its orders happens once. What happens in between runs to its
 end at once, which is one switch to another thread and back. `interleavings` goes further: the
 second party, on a thread of its own, stops at each place in its turn until the first one is done.
+
+Where each moment takes a pool with its threads, `Places` has a place visited once, however often it
+is executed. In the long form (`FAIRPOOL_STRESS_SECONDS`, `tox -e stress`) every moment counts.
 """
 
 from __future__ import annotations
 
 import dis
 import functools
+import os
 import pathlib
 import sys
 import threading
@@ -37,20 +41,73 @@ PACKAGE = str(pathlib.Path(fairpool.__file__).parent)
 LOOKS_FOR_SIGNALS = ("CALL", "JUMP_BACKWARD")
 
 # What threads can see of each other's doing is read and written by these.
-SHARES = ("CALL", "LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "TO_BOOL", "POP_JUMP", "BINARY_SUBSCR")
+SHARES: tuple[str, ...] = (
+    "CALL",
+    "LOAD_ATTR",
+    "LOAD_METHOD",
+    "STORE_ATTR",
+    "DELETE_ATTR",
+    "BINARY_SUBSCR",
+    "STORE_SUBSCR",
+    "DELETE_SUBSCR",
+    "CONTAINS_OP",
+    "LIST_EXTEND",
+    "FOR_ITER",
+    "SEND",
+    "TO_BOOL",
+)
+if sys.version_info < (3, 13):  # a jump asks for the truth by itself
+    SHARES = (*SHARES, "POP_JUMP")
+if sys.version_info >= (3, 14):  # `x[y]` is one of these
+    SHARES = (*SHARES, "BINARY_OP")
+
+
+LONG_FORM = "FAIRPOOL_STRESS_SECONDS" in os.environ
+
+
+class Places:
+    """The places at which something has happened: an instruction, as called from another one.
+
+    Tests that share one of these, such as all that call the same function with different
+    arguments, share their moments: what they have in common is visited by the first of them.
+    """
+
+    def __init__(self) -> None:
+        self._visited: set[tuple[CodeType, int, CodeType | None, int]] = set()
+
+    def is_new(self, frame: FrameType, offset: int) -> bool:
+        """Whether this place is visited for the first time; it has been, from now on."""
+        caller = frame.f_back
+        place = (
+            frame.f_code,
+            offset,
+            caller.f_code if caller is not None else None,
+            caller.f_lasti if caller is not None else 0,
+        )
+        if place in self._visited:
+            return LONG_FORM
+        self._visited.add(place)
+        return True
 
 
 class Moment:
     """One place among the instructions that a call executes inside the package."""
 
-    def __init__(self, number: int, interrupts: bool = False, shares: bool = False) -> None:
+    def __init__(
+        self,
+        number: int,
+        interrupts: bool = False,
+        shares: bool = False,
+        places: Places | None = None,
+    ) -> None:
         self.number = number
         self.reached = False
         self.where = "never reached"
         self.result: Any = None  # of the action
         self._interrupts = interrupts
         self._shares = shares
-        self._left = number
+        self._left = number if places is None or LONG_FORM else 0
+        self._places = places
         self._action: Callable[[], object] = int
         self._last: tuple[FrameType | None, str] = (None, "")
 
@@ -81,6 +138,8 @@ class Moment:
         )
         if (self._interrupts and not looks) or (self._shares and not name.startswith(SHARES)):
             return
+        if self._places is not None and not self._places.is_new(frame, offset):
+            return
         self._left -= 1
         if self._left < 0:
             self.reached = True
@@ -108,37 +167,38 @@ def _start(code: CodeType) -> int:
     )
 
 
-def moments(*, interrupts: bool = False, shares: bool = False) -> Iterator[Moment]:
+def moments(
+    *, interrupts: bool = False, shares: bool = False, places: Places | None = None
+) -> Iterator[Moment]:
     """All moments of what each one's `do` encloses; at the last one, nothing happens.
 
     `shares`: only those before something that threads can see of each other's doing.
+    `places`: in the short form, only those at places that are not among them yet.
     """
     with _instructions_reported():
-        number = 0
-        while True:
-            moment = Moment(number, interrupts, shares)
+        for number in count():
+            moment = Moment(number, interrupts, shares, places)
             yield moment
             if not moment.reached:
                 break
-            number += 1
-        assert number > 0, "none of the package's instructions were executed"
+        assert number > 0 or places is not None, "none of the package's instructions were executed"
 
 
 class Turns:
     """Two parties, of which each stops at one place while the other one goes on."""
 
-    def __init__(self, number: int, other_number: int) -> None:
+    def __init__(self, number: int, other_number: int, thread: SecondThread) -> None:
         self.moment = Moment(number, shares=True)
         self.other_moment = Moment(other_number, shares=True)
-        self._thread: threading.Thread | None = None
-        self._arrived, self._go_on = threading.Event(), threading.Event()
+        self._thread = thread
+        self._started = False
 
     def run(self, first: Callable[[], object], second: Callable[[], object]) -> None:
         """First to its place, second to its place, the rest of first, the rest of second."""
         with self.moment.do(lambda: self.start(second)):
             first()
         self.finish()
-        if self._thread is None:
+        if not self._started:
             second()
 
     def run_around(self, first: Callable[[], object]) -> None:
@@ -151,41 +211,91 @@ class Turns:
         """Run the second party, on another thread, to its place."""
 
         def run_second() -> None:
-            try:
-                with self.other_moment.do(stop):
-                    second()
-            finally:
-                self._arrived.set()
+            with self.other_moment.do(self._thread.stop):
+                second()
 
-        def stop() -> None:
-            self._arrived.set()
-            assert self._go_on.wait(30)
-
-        self._thread = threading.Thread(target=run_second)
-        self._thread.start()
-        assert self._arrived.wait(30)
+        self._started = True
+        self._thread.start(run_second)
 
     def finish(self) -> None:
         """Run the rest of the second party."""
-        self._go_on.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._started:
+            self._thread.finish()
 
     def __repr__(self) -> str:
         return f"<first {self.moment}, second {self.other_moment}>"
 
 
+class SecondThread:
+    """The thread of all second parties: a thread made for each of them takes more than the rest.
+
+    It and the first thread hand the turn to each other, so only one of them runs at a time.
+    """
+
+    def __init__(self) -> None:
+        self._mine, self._others = threading.Lock(), threading.Lock()
+        self._mine.acquire()
+        self._others.acquire()
+        self._body: Callable[[], object] | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def start(self, body: Callable[[], object]) -> None:
+        """Run it up to the first `stop`, or to its end."""
+        self._body = body
+        self._hand_over()
+
+    def finish(self) -> None:
+        """Run the rest of it, if something is left."""
+        if self._body is not None:
+            self._hand_over()
+        assert self._body is None, "it has stopped twice"
+
+    def end(self) -> None:
+        self._mine.release()
+        self._thread.join(30)
+
+    def _hand_over(self) -> None:
+        self._mine.release()
+        assert self._others.acquire(timeout=30), "the second party hangs"
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Called by the body: let the first party go on, until `finish`."""
+        self._others.release()
+        self._mine.acquire()
+
+    def _run(self) -> None:
+        while True:
+            self._mine.acquire()
+            if self._body is None:
+                break
+            try:
+                self._body()
+            except BaseException as error:
+                self._error = error
+            self._body = None
+            self._others.release()
+
+
 def interleavings() -> Iterator[Turns]:
     """All pairs of places, for parties that do not wait for each other in between."""
-    with _instructions_reported():
-        for number in count():
-            for other_number in count():
-                turns = Turns(number, other_number)
-                yield turns
-                if not turns.other_moment.reached:
-                    break
-            if not turns.moment.reached:
-                return
+    second_thread = SecondThread()
+    try:
+        with _instructions_reported():
+            for number in count():
+                for other_number in count():
+                    turns = Turns(number, other_number, second_thread)
+                    yield turns
+                    if not turns.other_moment.reached:
+                        break
+                if not turns.moment.reached:
+                    return
+    finally:
+        second_thread.end()
 
 
 if sys.version_info < (3, 12):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from unit.conftest import PATIENCE, TIMEOUT
-from unit.instructions import Moment, moments
+from unit.instructions import Moment, Places, moments
 
 import fairpool
 from fairpool import DeadlockError, FairPool, Future
@@ -235,7 +235,7 @@ def test_at_whatever_moment_of_a_pass_a_finalizer_waits(
     make_pool: MakePool,
 ) -> None:
     pool = make_pool(3)
-    for moment in moments(interrupts=True):
+    for moment in moments(interrupts=True, places=Places()):
         lock: Any = pool.lock(order=order)
         lock.inside, lock.overlaps = [], []
         failed: list[BaseException] = []

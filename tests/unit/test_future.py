@@ -207,7 +207,7 @@ def test_every_order_of_steps_counts_each_event_once(shelf: FairPool, length: in
 def test_a_party_comes_in_the_middle_of_another(
     shelf: FairPool, first: str, second: str, watched: bool
 ) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         events = Events(shelf)
         events.add_callback()
         if watched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -338,9 +339,15 @@ def cost(there: Waiting, count: int, order: str) -> float:
 @pytest.mark.parametrize("kind", PLACES)
 def test_giving_up_costs_the_same_however_many_wait(kind: type[Waiting], order: str) -> None:
     # Processor time, and a factor far from both: 16 times as many were 6 to 20 times as dear each.
+    # What else the machine does only adds to it, so the least that was measured counts; more is
+    # measured as long as that does not show it.
+    few = many = math.inf
     with place(kind, by_hand=True) as there:
-        few = min(cost(there, 1000, order) for _ in range(3))
-        many = min(cost(there, 16_000, order) for _ in range(4))
+        for _ in range(6):
+            few = min(few, *(cost(there, 1000, order) for _ in range(3)))
+            many = min(many, cost(there, 16_000, order))
+            if many < few * 3:
+                break
     assert many < few * 3
 
 
@@ -404,8 +411,12 @@ class Swept(Section):
         self.waits = crowd(self, 10 * SHORT)
         self.kept = [number for number in range(10 * SHORT) if number == 0 or number % 3 == 2]
         queue.script = script
-        for number in {*range(10 * SHORT)}.difference(self.kept):
-            self.waits[number].cancel()
+        for number in sorted({*range(10 * SHORT)}.difference(self.kept)):
+            # Where the script has let in those that wait, it may have been served meanwhile.
+            if not self.waits[number].cancel():
+                self.kept.append(number)
+        assert queue.script is None, "there was no sweep"
+        self.kept.sort()
 
     def all_served(self) -> list[int]:
         self.lock.submit(int).result(TIMEOUT)

@@ -291,7 +291,7 @@ DOORS: dict[str, Callable[[FairPool, Any], object]] = {
         pool.share("a").submit(inside, pool.lock(order="usage"), error, 1).result(TIMEOUT)
     ),
     "map": lambda pool, error: list(pool.map(fail, [error], timeout=TIMEOUT)),
-    "map in chunks": lambda pool, error: list(pool.map(fail, [error] * 3, chunksize=2)),
+    "map in chunks": lambda pool, error: list(pool.map(fail, [error] * 2, chunksize=2)),
     "share": lambda pool, error: pool.share("a").submit(fail_later, error).result(TIMEOUT),
     "run": lambda pool, error: pool.run(fail_later, error),
     "fairpool.run": lambda pool, error: fairpool.run(fail_later(error)),

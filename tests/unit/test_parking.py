@@ -306,7 +306,7 @@ def test_submit_against_parking(times_out: bool) -> None:
     # A task comes from outside at any moment of a worker's way from its last look into sleep, or,
     # by its time-out, out of the pool: it takes the task, or has been woken, or another one is
     # started.
-    for moment in moments():
+    for moment in moments(shares=True):
         bench = Bench(times_out=times_out)
         task = FakeTask()
         with moment.do(lambda bench=bench, task=task: bench.put(task)):
@@ -359,7 +359,7 @@ def test_a_del_submits_while_its_worker_parks(times_out: bool) -> None:
 
 @pytest.mark.parametrize("times_out", [False, True])
 def test_closing_against_parking(times_out: bool) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         bench = Bench(times_out=times_out)
         with moment.do(lambda bench=bench: bench.scheduler.close(RuntimeError("closed"))):
             found = bench.search()
@@ -372,7 +372,7 @@ def test_closing_against_parking(times_out: bool) -> None:
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_unpark_all_against_parking(closed: bool) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         bench = Bench()
         if closed:
             bench.scheduler.close(RuntimeError("closed"))
@@ -385,7 +385,7 @@ def test_unpark_all_against_parking(closed: bool) -> None:
 def test_a_searcher_leaves_while_something_is_queued() -> None:
     # Whoever queues a task notifies nobody while somebody searches. So the searcher, when it leaves
     # with a task of its own, has to look for whoever counted on it.
-    for moment in moments():
+    for moment in moments(shares=True):
         bench = Bench(max_workers=2)
         first, second = FakeTask(), FakeTask()
         bench.scheduler.injector.append(first)

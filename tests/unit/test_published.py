@@ -47,6 +47,7 @@ class Interrupted:
     def __init__(self, pool: FairPool) -> None:
         self.pool = pool
         self.looks = 0
+        self.places: set[Any] = set()
         self.errors: list[BaseException] = []
 
     def _look(self) -> None:
@@ -58,7 +59,9 @@ class Interrupted:
     def trace(self, frame: Any, event: str, argument: Any) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        if event == "line":
+        place = (frame.f_code, frame.f_lineno, frame.f_back.f_code, frame.f_back.f_lineno)
+        if event == "line" and place not in self.places:
+            self.places.add(place)  # once is enough, but each time it is called from elsewhere
             sys.settrace(None)
             thread = threading.Thread(target=self._look)
             thread.start()

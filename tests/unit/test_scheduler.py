@@ -30,7 +30,7 @@ from unit.conftest import (
     occupy,
     threads_of,
 )
-from unit.instructions import moments
+from unit.instructions import Places, moments
 
 import fairpool._scheduler.worker
 from fairpool import BrokenFairPool, FairPool, Future, blocking
@@ -691,7 +691,7 @@ def test_several_threads_shut_down(make_pool: MakePool, gate: threading.Event) -
 def test_submit_against_shutdown() -> None:
     # At any moment of `submit` another thread shuts the pool down. Until the task is queued, it is
     # refused; from then on it is refused or run.
-    for moment in moments():
+    for moment in moments(shares=True, places=Places()):
         pool = FairPool(1, idle_timeout=LONG)
         calls: list[int] = []
         accepted = True
@@ -936,7 +936,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.mark.parametrize("max_pending", [None, 100])
 def test_submit_in_the_middle_of_submit(quiet: None, max_pending: int | None) -> None:
     # As from a signal handler or a `__del__`, at every place where one could run.
-    for moment in moments(interrupts=True):
+    for moment in moments(interrupts=True, places=Places()):
         pool = FairPool(1, max_pending=max_pending, idle_timeout=LONG)
         calls: list[str] = []
         with moment.do(lambda pool=pool, calls=calls: pool.submit(calls.append, "inner")):
@@ -950,7 +950,7 @@ def test_submit_in_the_middle_of_submit(quiet: None, max_pending: int | None) ->
 
 @pytest.mark.parametrize("what", ["result", "cancel", "callback", "shutdown", "dump", "wait"])
 def test_anything_in_the_middle_of_submit(quiet: None, what: str) -> None:
-    for moment in moments(interrupts=True):
+    for moment in moments(interrupts=True, places=Places()):
         pool = FairPool(1, idle_timeout=LONG)
         begin = threading.Event()
         first = pool.submit(begin.wait, TIMEOUT)
@@ -994,7 +994,7 @@ def test_anything_in_the_middle_of_submit(quiet: None, what: str) -> None:
 
 
 def test_submit_in_the_middle_of_result(quiet: None) -> None:
-    for moment in moments(interrupts=True):
+    for moment in moments(interrupts=True, places=Places()):
         pool = FairPool(1, idle_timeout=LONG)
         future = pool.submit(int)
         with moment.do(lambda pool=pool: pool.submit(int, "2").result(TIMEOUT)):
@@ -1029,7 +1029,7 @@ def test_an_interrupt_anywhere_in_submit_harms_no_other_task(
 ) -> None:
     # Ctrl-C comes wherever the interpreter looks for signals. The task of this very call may be run
     # or not; the pool goes on, and ends.
-    for moment in moments(interrupts=True):
+    for moment in moments(interrupts=True, places=Places()):
         pool = FairPool(1, max_pending=max_pending, idle_timeout=LONG)
         if parked:
             park_its_worker(pool)
@@ -1050,7 +1050,7 @@ def test_an_interrupt_anywhere_in_submit_harms_no_other_task(
 @pytest.mark.thread_unsafe(reason="watches all instructions")
 @pytest.mark.parametrize("parked", [False, True])
 def test_an_interrupt_anywhere_in_shutdown_can_be_made_good(parked: bool) -> None:
-    for moment in moments(interrupts=True):
+    for moment in moments(interrupts=True, places=Places()):
         pool = FairPool(1, idle_timeout=LONG)
         future = pool.submit(int)
         if parked:

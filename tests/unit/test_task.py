@@ -235,7 +235,7 @@ MEANWHILE = {
 def test_whatever_comes_in_the_midst_of_a_step(
     before: str, meanwhile: str, desk: Desk, moments: Callable[..., Iterator[Any]]
 ) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         subject = Subject(desk)
         if before != "pending":
             desk.step()
@@ -263,7 +263,7 @@ def test_whatever_comes_in_the_midst_of_a_step(
 def test_whatever_comes_in_the_midst_of_a_cancellation_or_a_wake_up(
     what: str, before: str, meanwhile: str, desk: Desk, moments: Callable[..., Iterator[Any]]
 ) -> None:
-    for moment in moments():
+    for moment in moments(shares=True):
         subject = Subject(desk)
         if before != "pending":
             desk.step()
@@ -288,7 +288,7 @@ def test_a_request_is_not_lost_while_somebody_tries_to_claim_the_task(
     desk: Desk, moments: Callable[..., Iterator[Any]]
 ) -> None:
     # Who would run the task inline, or cancel it, looks for its work, and finds it started.
-    for moment in moments():
+    for moment in moments(shares=True):
         subject = Subject(desk)
         desk.step()
 

@@ -754,7 +754,8 @@ def test_a_link_is_cancelled_before_it_is_queued(strict: bool) -> None:
     """It belongs to no share yet, and has no place in the line of any."""
     with FairPool(1) as pool:
         lock = pool.lock(order="usage", strict=strict)
-        source = pool.submit((gate := threading.Event()).wait)
+        # It has begun: else to cancel its only link would cancel it, too.
+        [source] = occupy(pool, gate := threading.Event())
         link = source.then(lambda _: None, lock=lock)
         assert link.cancel()
         gate.set()
