@@ -128,13 +128,15 @@ class Parking:
             elif slot:
                 self._start(slot)
         finally:
-            for worker in woken:
-                worker.woken = True
-                worker.parker.unpark()
-            if slot and not woken:
-                self.free_slots.append(slot.pop())
-                in_vain = True
-            here.notifying = outer
+            try:
+                for worker in woken:
+                    worker.woken = True
+                    worker.parker.unpark()
+                if slot and not woken:
+                    self.free_slots.append(slot.pop())
+                    in_vain = True
+            finally:  # also where an interrupt comes here
+                here.notifying = outer
         return in_vain
 
     def is_empty(self, but: int = 0) -> bool:

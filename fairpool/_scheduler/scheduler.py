@@ -531,6 +531,8 @@ class Scheduler:
         except BaseException as error:
             # A KeyboardInterrupt may come when the thread has started: then it has the slot.
             if worker.claim_start():
+                if not slot:  # the interrupt came after `clear`
+                    slot.append(None)
                 worker.ended.set()
                 self.forget_thread(worker)
                 try:

@@ -34,6 +34,7 @@ from unit.instructions import Places, moments
 
 import fairpool._scheduler.worker
 from fairpool import BrokenFairPool, FairPool, Future, blocking
+from fairpool._core.here import here
 from fairpool._core.report import wait_for_log
 from fairpool._core.threads import yield_cpu
 
@@ -1035,6 +1036,7 @@ def test_an_interrupt_anywhere_in_submit_harms_no_other_task(
             park_its_worker(pool)
         with contextlib.suppress(KeyboardInterrupt), moment.do(interrupt):
             pool.submit(int)
+        assert here.notifying is None, moment
 
         def go_on(pool: FairPool = pool) -> list[int]:
             return [pool.submit(int).result() for _ in range(4)]

@@ -15,7 +15,13 @@ from unit.conftest import TIMEOUT, in_time, occupy
 import fairpool
 from fairpool import FairPool, Lock
 from fairpool._core import accounts as _share
-from fairpool._core.accounts import VIRTUAL_NANOSECOND, WEIGHT_MIN, Principal, jain_index
+from fairpool._core.accounts import (
+    VIRTUAL_NANOSECOND,
+    WEIGHT_MIN,
+    Ledger,
+    Principal,
+    jain_index,
+)
 from fairpool._core.threads import yield_cpu
 from fairpool._locks import combiner as _combiner
 from fairpool._locks import exit as _exit
@@ -431,13 +437,22 @@ KINDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_all_ways_in_are_charged_and_exclude_one_another(
-    make_pool: Callable[..., FairPool], kind: dict[str, Any]
+    make_pool: Callable[..., FairPool], kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(2)
     shares = [pool.share(name) for name in "abcd"]
     state = pool.guarded(lambda: [0], **kind)
     lock = state.lock
     inside = []
+    charged: list[object] = []
+    ledger: Any = lock.queue.ledger
+
+    def charge(self: Any, account: Any, *args: Any, charge: Any = Ledger.charge) -> None:
+        if self is ledger:
+            charged.append(account)
+        charge(self, account, *args)
+
+    monkeypatch.setattr(Ledger, "charge", charge)
 
     def section(*args: object) -> None:
         inside.append(None)
@@ -490,7 +505,12 @@ def test_all_ways_in_are_charged_and_exclude_one_another(
     statistics = lock.statistics()
     assert set(statistics.usage) == {*"abcd", None}
     assert 0.2 <= statistics.jain <= 1
-    assert sum(statistics.usage.values()) == pytest.approx(statistics.busy, rel=0.5)
+    # Each section is charged once: five in each turn of a task, and one in each of a stack.
+    for share in shares:
+        assert charged.count(ledger.find(share._principal)) == 6 * 20
+    assert charged.count(ledger.find(None)) >= 2 * 20
+    # What lies between two sections of a pass is the lock's time, and no share's.
+    assert 0 < sum(statistics.usage.values()) <= statistics.busy
     assert pool.statistics().locks == (lock.statistics(),)
 
 
