@@ -91,7 +91,7 @@ class Worker(Protocol):
     # blocked_time: how long (ns) it was blocked in the midst of tasks
 
     extra_steps: int
-    away: int
+    blocked_time: int
 
 
 class Host(Protocol):
