@@ -17,7 +17,7 @@ class _Here(local):
     # notifying:    the lists into which this thread is just taking parked workers, as (list, outer
     #               one). A signal handler or a `__del__` may interrupt a `notify`, and nest another
     # thread_owner: the owner that stands for this thread at locks, once it has entered one
-    # spin_limit:     limit of the spin wait before this thread parks on a future
+    # spin_limit:   limit of the spin wait before this thread parks on a future
 
     worker: Any = None
     caller: Any = None

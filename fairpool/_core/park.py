@@ -1,21 +1,21 @@
-"""`Parking`: who is searching, who is parked, how many may run, and whom to unpark.
+"""`Parking`: the slots of a pool, and its workers that search or park. `Parker`: where one parks.
 
-The protocol and the proof that no wake-up is lost: `docs/protocols/parking.md`.
+A *slot* is the right to run; a pool has `max_workers`. A worker that runs a task or searches for
+one holds a slot. A worker that parks, or blocks in a wait, releases it, and the thread that unparks
+or starts a worker takes a free slot for that worker first. A worker that returns from a wait takes
+a free slot. If there is none, it goes on at once and leaves an *overcommit*: the next worker that
+ends a step repays it by parking without releasing its slot. At any moment
 
-A *slot* is the right to be runnable; a pool has `max_workers` of them. A worker that runs a task or
-searches for one holds a slot; one that parks, or blocks in a wait, gives it up, and whoever unparks
-or starts a worker takes a free slot for it first. A worker that returns from a wait takes a slot if
-one is free, else it goes on at once and leaves an *overcommit*: the next worker that ends a step
-repays it by parking without freeing its slot. At any moment
-
-    runnable workers = max_workers - free slots + overcommits.
+    running workers = max_workers - free slots + overcommits.
 
 Guarantees:
 
-- A worker that gives up its slot does so before its last look at the queues, and whoever queues a
-  task does so before its look at the slots: one of the two sees the other.
-- At most one worker at a time is woken for searching (the throttle); it wakes the next one when it
+- No wake-up is lost. A worker releases its slot before its last look at the queues, and a thread
+  queues a task before its look at the slots: one of the two sees the other.
+- At most one worker at a time is woken for searching (the throttle). It wakes the next one when it
   finds work. A wake-up costs as much as fifty tasks.
+
+Proof: `docs/protocols/parking.md`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from fairpool._core.here import here
 from fairpool._core.signals import acquire
@@ -35,7 +35,7 @@ __all__ = ["Parker", "Parking", "is_taken_here"]
 class Parker:
     """Where one worker parks. One token: `unpark` before `park` makes that `park` return at once.
 
-    `unpark` is to be called once per parked worker, by whoever took it out of `Parking.parked`.
+    The thread that takes a worker out of `Parking.parked` calls its `unpark`, once.
     """
 
     __slots__ = ("_lock", "unpark")
@@ -59,15 +59,39 @@ _NEVER = object()
 
 
 def _take(container: Any, into: list[Any]) -> None:
-    """Move the last item of a deque or a list to the end of another list, if there is one."""
+    """Move the last item of a deque or a list to the end of another list, if there is one.
+
+    In one C call: an interrupt (Ctrl-C) finds the item in one of the two.
+    """
     try:
         into.extend(islice(iter(container.pop, _NEVER), 1))
     except IndexError:
         pass
 
 
+def _pop(container: deque[None]) -> bool:
+    """Take one item out; whether there was one."""
+    try:
+        container.pop()
+    except IndexError:
+        return False
+    return True
+
+
+class Parked(Protocol):
+    """A worker that parks."""
+
+    # woken:      it was taken out of `parked`. Written when it is in `searching`, or `needs_slot`
+    #             is set
+    # needs_slot: it was unparked without a slot, and takes one itself
+
+    parker: Parker
+    woken: bool
+    needs_slot: bool
+
+
 class Parking:
-    """The slots of one pool, and its workers that are not running a task."""
+    """The slots of one pool, and its workers that run no task."""
 
     __slots__ = (
         "_overlooks",
@@ -82,46 +106,45 @@ class Parking:
     def __init__(
         self, slots: int, start: Callable[[list[None]], None], overlooks: Callable[[], bool]
     ) -> None:
-        # `start(slot)` starts the thread of one more worker, which is among `searching` before it
-        # runs, and empties the list `slot` when the worker has taken the slot over. `overlooks()`:
-        # whether it would do so now, after a call that has not.
+        # `start(slot)` starts the thread of one more worker, which is in `searching` before it
+        # runs, and empties the list `slot` once the worker has taken the slot over. `overlooks()`:
+        # whether `start` would succeed now, after a call that has not.
         self._start = start
         self._overlooks = overlooks
         self._total = slots
         self.free_slots: deque[None] = deque([None]) * slots
         self.overcommits: deque[None] = deque()
-        self.parked: list[Any] = []
+        self.parked: list[Parked] = []
         self.searching: set[Any] = set()
 
     def notify(self) -> None:
-        """Get one more worker to look for work, unless one is looking, or no slot is free.
+        """Get one more worker to search, unless one searches or no slot is free.
 
-        To be called after a task was queued, by any thread. Raises only if no worker could be
-        started where one was needed.
+        Called after a task was queued, by any thread. Raises only if no worker could be started
+        where one was needed.
         """
-        # A slot that was taken in vain was missed meanwhile by those that parked, and relied on by
-        # those that queued something: whoever has parked since then is woken after all. `copy`
-        # takes the list's mutex, so that who parks after it sees the slot (A2).
+        # While a slot was taken in vain, parking workers missed it, and other threads that queued
+        # something relied on it. So a worker that has parked since then is woken after all. `copy`
+        # takes the list's mutex: a worker that parks after it sees the slot (mutex order).
         while self._notify_one() and (self.parked.copy() or self._overlooks()):
             pass
 
     def _notify_one(self) -> bool:
         """As `notify`; True if a slot was taken, and given back for want of a worker."""
-        # Both plain reads are ordered by the queue's mutex, which the caller held in `append` and
-        # each worker takes in `holds_work` after it left `searching` or freed a slot.
+        # Plain reads, ordered by the queue's mutex: the caller's `append` took it, and a worker's
+        # `holds_work` takes it after that worker left `searching` or released its slot.
         if self.searching or not self.free_slots:
             return False
-        # What is taken goes into a list in the same C call: an interrupt (Ctrl-C) may come between
-        # any two calls, and `finally` gives back what the lists hold.
+        # An interrupt (Ctrl-C) may come between any two calls: `finally` gives back their items.
         slot: list[None] = []
-        woken: list[Any] = []
+        woken: list[Parked] = []
         in_vain = False
         outer = here.notifying
         try:
             here.notifying = woken, outer
             _take(self.free_slots, slot)
             if slot:
-                _take(self.parked, woken)  # the one that parked last: its cache is warm
+                _take(self.parked, woken)  # the last one that parked: its cache is warm
             if woken:
                 self.searching.add(woken[0])
                 slot.clear()
@@ -140,46 +163,36 @@ class Parking:
         return in_vain
 
     def is_empty(self, but: int = 0) -> bool:
-        """Whether nobody is runnable, `but` so many whose slots the caller has in hand."""
+        """Whether no worker runs, but for `but` ones whose slots the caller has in hand."""
         return len(self.free_slots) + but == self._total and not self.overcommits
 
     def take_slot(self, searcher: Any) -> bool:
-        """Take a free slot for one that is about to search; whether there was one."""
-        try:
-            self.free_slots.pop()
-        except IndexError:
+        """Take a free slot for a worker that is about to search; whether there was one."""
+        if not _pop(self.free_slots):
             return False
         self.searching.add(searcher)
         return True
 
     def release_slot(self) -> None:
-        """The calling worker is about to stop being runnable."""
-        try:
-            self.overcommits.pop()
-        except IndexError:
+        """The calling worker is about to stop running."""
+        if not _pop(self.overcommits):
             self.free_slots.append(None)
 
     def reclaim_slot(self) -> None:
-        """A worker that gave up its slot in a wait is runnable again. From any thread."""
-        try:
-            self.free_slots.pop()
-        except IndexError:
+        """A worker that released its slot in a wait runs again. From any thread."""
+        if not _pop(self.free_slots):
             self.overcommits.append(None)
 
     def repay_overcommit(self) -> bool:
-        """Whether the calling worker, which has just ended a step, is one too many, and parks."""
-        try:
-            self.overcommits.pop()
-        except IndexError:
-            return False
-        return True
+        """True if the calling worker, which has just ended a step, must park to repay one."""
+        return _pop(self.overcommits)
 
     def unpark_all(self) -> None:
-        """Unpark every parked worker, to let it find out that the pool was closed."""
+        """Unpark every parked worker, so that it finds out that the pool was closed."""
         outer = here.notifying
         try:
             while self.parked:
-                woken: list[Any] = []
+                woken: list[Parked] = []
                 here.notifying = woken, outer
                 try:
                     _take(self.parked, woken)
@@ -193,7 +206,7 @@ class Parking:
 
 
 def is_taken_here(worker: Any) -> bool:
-    """Whether the calling thread is just taking this worker out of `parked`, further out."""
+    """Whether the calling thread, further out, is just taking this worker out of `parked`."""
     taking = here.notifying
     while taking is not None:
         taken, taking = taking
