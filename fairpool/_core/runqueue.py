@@ -131,7 +131,7 @@ class WaitQueue(RunQueue):
     def is_half_empty(self) -> bool:
         """Whether more than half of the queue may have given up."""
         given_up = self.given_up
-        return bool(given_up) and len(given_up) * 2 > len(self)
+        return bool(given_up) and len(given_up) * 2 > deque.__len__(self)
 
     def how_many(self, has_given_up: Callable[[Any], bool]) -> int:
         """How many wait."""
@@ -150,14 +150,14 @@ class WaitQueue(RunQueue):
         self.given_up.clear()
         try:
             self.extendleft(heads)  # combining: stand_first
-            for item in self.items():
+            for item in RunQueue.items(self):
                 if item is not heads[0]:
                     taken.append(item)  # combining: note
-                    if not self.discard(item):  # combining: lift_out
+                    if not self._drop(item):  # combining: lift_out
                         taken.pop()  # another thread has taken it out
         finally:
             if taken:
-                self.discard(taken[-1])  # an interrupt may have come between `note` and `lift_out`
+                self._drop(taken[-1])  # an interrupt may have come between `note` and `lift_out`
             # combining: put_back. Newcomers are behind them.
             try:
                 kept = [item for item in reversed(taken) if not has_given_up(item)]
@@ -170,6 +170,14 @@ class WaitQueue(RunQueue):
         """Take this item out; False if it is not in the queue."""
         try:
             self.remove(item)
+        except ValueError:
+            return False
+        return True
+
+    def _drop(self, item: Any) -> bool:
+        """As `discard`, in the deque itself: a subclass may keep requests elsewhere as well."""
+        try:
+            RunQueue.remove(self, item)
         except ValueError:
             return False
         return True

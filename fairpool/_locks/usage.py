@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 from logging import WARNING
@@ -26,10 +27,12 @@ from fairpool._core.errors import DeadlockError
 from fairpool._core.here import here
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM
-from fairpool._core.runqueue import RunQueue, WaitQueue
+from fairpool._core.runqueue import SHORT, RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns, start_new_thread
+from fairpool._core.token import Token
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.owners import KeyLoan
+from fairpool._locks.waiters import Sweep
 from fairpool._tasks.request import Once, Request, Waiter
 
 __all__ = ["Charging", "ChargingQueue", "UsageQueue"]
@@ -127,27 +130,29 @@ class _StrictLedger(Ledger):
 class UsageQueue(ChargingQueue):
     """Requests, those of the share first that has used the lock least.
 
-    The deque itself is empty: calls on it order those on what holds the requests.
+    The deque itself holds the *arrivals*: requests that the key holder has not seen yet. So a
+    request arrives by one call on a deque, as in ticket order: two threads that meet at a container
+    lose 20 µs. The key holder moves the arrivals into *lines*, one for each share.
     """
 
     __slots__ = (
         "_armed",
-        "_arrived",
         "_chosen",
         "_heap",
         "_held",
+        "_lined",
         "_lock",
+        "_moves",
         "_numbers",
         "_recent",
         "_served",
         "_strict",
         "_turns",
-        "_waiting",
         "chooses",
     )
 
-    # _waiting: all requests that are neither served nor given up
-    # _arrived: those that have come since the last look, oldest first, and have not given up
+    # _lined:   the requests in lines that are neither served nor given up
+    # _moves:   (key) 1 while a request is on its way from the arrivals into its line, else 0
     # _heap:    (key) the shares that wait: (weighted usage, ticket, number, account). The usage
     #           only grows: an entry that is behind is put right when it has come to the top
     # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
@@ -165,8 +170,8 @@ class UsageQueue(ChargingQueue):
         if strict:
             self.ledger = ledger = _StrictLedger()
             self._recent = ledger.recent
-        self._waiting: set[Any] = set()
-        self._arrived: dict[Any, bool] = {}
+        self._lined: set[Any] = set()
+        self._moves = 0
         self._heap: list[tuple[int, int, int, Account]] = []
         self._numbers = count()
         self._turns: dict[Account, int] = {}
@@ -177,35 +182,39 @@ class UsageQueue(ChargingQueue):
         self.chooses = False
 
     def __len__(self) -> int:
-        return len(self._waiting)
-
-    def append(self, item: Any) -> None:
-        """Queue a request. From any thread."""
-        self._waiting.add(item)
-        self._arrived[item] = True
-        self.rotate(0)  # combining: enqueue
-
-    def appendleft(self, item: Any) -> None:
-        """Put back what could not be served, for want of memory."""
-        self.append(item)
+        # In the order in which a request moves, so that it is counted at least once.
+        return deque.__len__(self) + self._moves + len(self._lined)
 
     def remove(self, item: Any) -> None:
-        """A request is served (key). ValueError if it was given up."""
-        try:
-            self._waiting.remove(item)  # A1: the arbiter
-        except KeyError:
-            raise ValueError("it does not wait") from None
-        self.ledger.find(item.share).queue.discard(item)  # it is the first there
+        """Take a request out, to serve it (key). ValueError if it was given up."""
+        if item in self._lined:
+            try:
+                self._lined.remove(item)  # atomic: the arbiter
+            except KeyError:
+                raise ValueError("it does not wait") from None
+            self.ledger.find(item.share).queue.discard(item)  # it is the first there
+        else:
+            RunQueue.remove(self, item)
 
     def give_up(self, item: Any) -> bool:
-        """A request is given up. From any thread. Nothing is to be swept for that."""
-        self._waiting.discard(item)
-        if not self._arrived.pop(item, False):
-            # On its way into the line it is in neither: it is found when its turn comes.
-            account = self.ledger.accounts.get(item.share)
-            if account is not None:
-                account.queue.give_up(item)
-        return False
+        """A request is given up; whether the arrivals are to be swept now. From any thread."""
+        if deque.__len__(self) <= SHORT:
+            try:
+                RunQueue.remove(self, item)
+            except ValueError:
+                pass
+            else:
+                return False
+        else:
+            self.rotate(0)  # a fence
+        if item in self._lined:
+            self._lined.discard(item)
+            self.ledger.find(item.share).queue.give_up(item)
+            return False
+        # Among the arrivals, or on its way from there: `_join_line` looks whether it was given up
+        # after it has added it to `_lined`, and this thread looked there after it gave up (a fence each).
+        self.given_up.append(None)
+        return self.is_half_empty()
 
     def holds_work(self) -> bool:
         """Whether anything can be served, ordered as that of `RunQueue`.
@@ -213,7 +222,7 @@ class UsageQueue(ChargingQueue):
         A caller that has left something held back, and finds no timer armed, must look again.
         """
         self.rotate(0)
-        return bool(self._arrived) or (self._held and not self._armed.copy())
+        return deque.__len__(self) > 0 or (self._held and not self._armed.copy())
 
     def begin(self, principal: Principal | None, now: int) -> bool:
         """A section begins at once, because nobody waits (key), unless it is to be held back."""
@@ -252,7 +261,8 @@ class UsageQueue(ChargingQueue):
                     self.remove(item)
                 except ValueError:  # given up just now
                     continue
-                self.let_in(item)
+                if type(item) is not Sweep:
+                    self.let_in(item)
                 return item
         finally:
             self.chooses = False
@@ -260,14 +270,18 @@ class UsageQueue(ChargingQueue):
 
     def first(self) -> Any:
         """The next one, or None if none waits, or all are held back (key). It stays so."""
-        if self._chosen is None or self._chosen not in self._waiting:
-            self._chosen = self._choose(monotonic_ns())
-        return self._chosen
+        chosen = self._chosen
+        if chosen is None or chosen not in self._lined:
+            chosen = self._choose(monotonic_ns())
+            self._chosen = None if type(chosen) is Sweep else chosen
+        return chosen
 
     def take(self) -> Any:
-        """Any request, or None, to empty the queue (key)."""
-        self._line_up(monotonic_ns())
+        """Any request, or None: to empty the queue (key)."""
         self._chosen = None
+        if (sweep := self._line_up(monotonic_ns())) is not None:
+            self.discard(sweep)
+            return sweep
         for account in self.ledger.accounts.copy().values():
             item = self._first_of(account)
             if item is not None:
@@ -277,12 +291,20 @@ class UsageQueue(ChargingQueue):
 
     def items(self) -> list[Any]:
         """All that wait, at one moment, oldest first. From any thread."""
-        return sorted(self._waiting.copy(), key=_ticket_of)
+        found = {*RunQueue.items(self), *self._lined.copy()}
+        return sorted(found, key=_ticket_of)
+
+    def how_many(self, has_given_up: Callable[[Any], bool]) -> int:
+        """How many wait."""
+        return sum(not has_given_up(item) for item in self.items())
 
     def clear(self) -> None:
         """Forget all that wait: for the child of a fork."""
-        self._waiting.clear()
-        self._arrived.clear()
+        RunQueue.clear(self)
+        self.given_up.clear()
+        self.idle = Token()
+        self._lined.clear()
+        self._moves = 0
         for account in self.ledger.accounts.values():
             account.queue.clear()
 
@@ -295,17 +317,36 @@ class UsageQueue(ChargingQueue):
 
     # --- for the key holder ----------------------------------------------------------------------
 
-    def _line_up(self, now: int) -> None:
-        """Let those that have come since the last look stand in line with their shares."""
-        while self._arrived:
-            for item in self._arrived.copy():
-                self._join_line(item, now)
+    def _line_up(self, now: int) -> Sweep | None:
+        """Move the arrivals into the lines of their shares.
+
+        Stops at a thread that sweeps the arrivals, and returns that: it is to be served next.
+        """
+        item = None
+        while deque.__len__(self):
+            self._moves = 1
+            try:
+                item = deque.popleft(self)
+                if type(item) is Sweep and not item.given_up:
+                    deque.appendleft(self, item)
+                    return item
+                if not item.given_up:
+                    self._join_line(item, now)
+            except IndexError:
+                return None
+            except SHORT_OF_ROOM:
+                if item is not None and item not in self._lined:
+                    deque.appendleft(self, item)
+                raise
+            finally:
+                self._moves = 0
+        return None
 
     def _join_line(self, item: Any, now: int) -> None:
         account = self.ledger.find(item.share)
         line = account.queue
         if line.is_half_empty():
-            waiting = [each for each in line.items() if each in self._waiting]
+            waiting = [each for each in line.items() if each in self._lined]
             line.given_up.clear()
             RunQueue.clear(line)
             line.extend(waiting)
@@ -318,13 +359,15 @@ class UsageQueue(ChargingQueue):
                 heappush(self._heap, entry)
                 account.listed = True
         line.append(item)
-        # Last: whoever is short of room above leaves it where it was.
-        if not self._arrived.pop(item, False):
-            line.given_up.append(None)  # it was given up meanwhile, and counted by nobody
+        self._lined.add(item)
+        if item.given_up and item in self._lined:  # see `give_up`
+            self._lined.discard(item)
+            line.give_up(item)
 
     def _choose(self, now: int) -> Any:
         self._held = False
-        self._line_up(now)
+        if (sweep := self._line_up(now)) is not None:
+            return sweep
         while True:
             account = self._unserved_longest()
             if account is None:
@@ -384,7 +427,7 @@ class UsageQueue(ChargingQueue):
             except IndexError:  # it was given up
                 break
             line.appendleft(item)
-            if item in self._waiting:
+            if item in self._lined:
                 return item
             line.discard(item)  # given up, perhaps while it was not in the line
         return None

@@ -927,15 +927,14 @@ BUGS = [
     ),
     # --- locks: usage order -------------------------------------------------------------------
     Bug(
-        "a request is in the queue before it counts as one that waits",
+        "a request that was given up on its way into the line stays in it",
         "_locks.usage",
-        "UsageQueue.append",
-        """        self._waiting.add(item)
-        self._arrived[item] = True
+        "UsageQueue._join_line",
+        """        if item.given_up and item in self._lined:  # see `give_up`
+            self._lined.discard(item)
+            line.give_up(item)
 """,
-        """        self._arrived[item] = True
-        self._waiting.add(item)
-""",
+        "",
         k.usage_order_drops_sections,
         2000,
     ),
@@ -943,8 +942,8 @@ BUGS = [
         "the chosen request is chosen although it was given up",
         "_locks.usage",
         "UsageQueue.first",
-        "        if self._chosen is None or self._chosen not in self._waiting:\n",
-        "        if self._chosen is None:\n",
+        "        if chosen is None or chosen not in self._lined:\n",
+        "        if chosen is None:\n",
         k.usage_order_drops_sections,
         500,
     ),

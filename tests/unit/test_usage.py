@@ -279,6 +279,7 @@ def test_a_request_that_is_given_up_on_its_way_into_the_line(desk: Desk) -> None
 
     class Slow(type(line)):  # type: ignore[misc]
         def append(self, item: Any) -> None:
+            item.given_up = True
             desk.queue.give_up(item)
             super().append(item)
 
