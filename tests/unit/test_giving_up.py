@@ -19,6 +19,7 @@ import fairpool
 from fairpool import Event, FairPool, Future, Queue, Semaphore
 from fairpool._core.runqueue import SHORT, WaitQueue
 from fairpool._core.threads import yield_cpu
+from fairpool._locks.usage import UsageQueue
 from fairpool._tasks.future import Waiter
 from fairpool._tasks.task import CancelRequest
 
@@ -387,17 +388,25 @@ def test_those_that_stay_are_served_in_their_order(kind: type[Section], share: f
 # --- a sweep meets others -------------------------------------------------------------------------
 
 
-class Scripted(WaitQueue):
-    """Runs its script once, in the midst of a sweep."""
+class Scripted:
+    """A queue that runs its script once, in the midst of a sweep."""
 
     script: Callable[[], object] | None = None
 
-    def discard(self, item: Any) -> bool:
-        answer = super().discard(item)
+    def _drop(self, item: Any) -> bool:
+        answer: bool = super()._drop(item)  # type: ignore[misc]
         script, self.script = self.script, None
         if script is not None:
             script()
         return answer
+
+
+class ScriptedInTicketOrder(Scripted, WaitQueue):
+    pass
+
+
+class ScriptedInUsageOrder(Scripted, UsageQueue):
+    pass
 
 
 class Swept(Section):
@@ -405,8 +414,11 @@ class Swept(Section):
 
     waits: list[Any]
 
+    def queue(self) -> Any:
+        return ScriptedInTicketOrder()
+
     def sweep(self, script: Callable[[], object]) -> None:
-        queue = Scripted()
+        queue = self.queue()
         self.lock.keep_requests_in(queue)
         self.waits = crowd(self, 10 * SHORT)
         self.kept = [number for number in range(10 * SHORT) if number == 0 or number % 3 == 2]
@@ -424,9 +436,20 @@ class Swept(Section):
         return self.served
 
 
-def test_a_lock_that_is_left_during_a_sweep_serves_after_it() -> None:
+class SweptInUsageOrder(Swept):
+    kinds: ClassVar[dict[str, str]] = {"order": "usage"}
+
+    def queue(self) -> Any:
+        return ScriptedInUsageOrder(self.lock, strict=False)
+
+
+in_each_order = pytest.mark.parametrize("kind", [Swept, SweptInUsageOrder])
+
+
+@in_each_order
+def test_a_lock_that_is_left_during_a_sweep_serves_after_it(kind: type[Swept]) -> None:
     with FairPool(1) as pool:
-        there = Swept(pool)
+        there = kind(pool)
 
         def leave() -> None:
             assert there.lock.queue
@@ -442,9 +465,10 @@ def test_a_lock_that_is_left_during_a_sweep_serves_after_it() -> None:
         assert {*served} >= {*there.kept}
 
 
-def test_one_that_comes_during_a_sweep_is_behind_the_others() -> None:
+@in_each_order
+def test_one_that_comes_during_a_sweep_is_behind_the_others(kind: type[Swept]) -> None:
     with FairPool(1) as pool:
-        there = Swept(pool)
+        there = kind(pool)
 
         def come() -> None:
             assert not there.lock.acquire(blocking=False)
@@ -455,35 +479,39 @@ def test_one_that_comes_during_a_sweep_is_behind_the_others() -> None:
         assert there.all_served() == [*there.kept, 10 * SHORT]
 
 
-def test_sections_in_a_sweepers_hands_are_cancelled_with_the_others() -> None:
+@in_each_order
+def test_sections_in_a_sweepers_hands_are_cancelled_with_the_others(kind: type[Swept]) -> None:
     with FairPool(1) as pool:
-        there = Swept(pool)
+        there = kind(pool)
         there.sweep(lambda: there.lock.cancel_sections(submitted_only=True))
         there.open()
         assert all(each.cancelled() for each in there.waits)
         assert there.all_served() == []
 
 
-def test_one_that_gives_up_in_a_sweepers_hands_is_gone() -> None:
+@in_each_order
+def test_one_that_gives_up_in_a_sweepers_hands_is_gone(kind: type[Swept]) -> None:
     with FairPool(1) as pool:
-        there = Swept(pool)
+        there = kind(pool)
         there.sweep(lambda: there.waits[0].cancel())
         there.open()
         assert there.all_served() == there.kept[1:]
 
 
-def test_all_give_up_during_a_sweep() -> None:
+@in_each_order
+def test_all_give_up_during_a_sweep(kind: type[Swept]) -> None:
     with FairPool(1) as pool:
-        there = Swept(pool)
+        there = kind(pool)
         there.sweep(lambda: [each.cancel() for each in there.waits])
         assert len(there.lock.queue) == 0
         there.open()
         assert there.all_served() == []
 
 
-def test_an_interrupt_in_the_midst_of_a_sweep_loses_nobody() -> None:
+@in_each_order
+def test_an_interrupt_in_the_midst_of_a_sweep_loses_nobody(kind: type[Swept]) -> None:
     with FairPool(1) as pool:
-        there = Swept(pool)
+        there = kind(pool)
 
         def interrupt() -> None:
             raise KeyboardInterrupt
@@ -496,13 +524,14 @@ def test_an_interrupt_in_the_midst_of_a_sweep_loses_nobody() -> None:
         assert {*there.kept} <= {*served}
 
 
-def test_stress_sections_come_and_go_while_others_are_served() -> None:
+@pytest.mark.parametrize("order", ["ticket", "usage"])
+def test_stress_sections_come_and_go_while_others_are_served(order: str) -> None:
     """Each that is not cancelled is run once, those of one thread in their order."""
     ran: list[tuple[int, int]] = []
     kept: list[tuple[int, int]] = []
 
     with FairPool(2) as pool:
-        lock = pool.lock()
+        lock = pool.lock(order=order)
 
         def come_and_go(name: int) -> None:
             rng = random.Random(name)
