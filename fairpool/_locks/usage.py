@@ -211,8 +211,9 @@ class UsageQueue(ChargingQueue):
             self._lined.discard(item)
             self.ledger.find(item.share).queue.give_up(item)
             return False
-        # Among the arrivals, or on its way from there: `_join_line` looks whether it was given up
-        # after it has added it to `_lined`, and this thread looked there after it gave up (a fence each).
+        # Among the arrivals, or on its way from there: `_join_line` reads `given_up` after it has
+        # added it to `_lined`, and this thread looked there after it wrote that. Both make an
+        # atomic call in between (a fence).
         self.given_up.append(None)
         return self.is_half_empty()
 
