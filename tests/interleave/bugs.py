@@ -21,6 +21,8 @@ BUGS = [
         "",
         s.submit_meets_park,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "a worker gives up its slot after its last look (P3 after P4)",
@@ -36,6 +38,8 @@ BUGS = [
 """,
         s.submit_meets_park,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "a worker leaves `searching` after its last look (P1 after P4)",
@@ -59,6 +63,8 @@ BUGS = [
 """,
         s.submit_meets_park,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "a worker that has found a task does not look again for others (F2)",
@@ -68,6 +74,8 @@ BUGS = [
         "",
         s.both_workers_come,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "a worker that blocks leaves its queue to nobody (B2)",
@@ -77,6 +85,8 @@ BUGS = [
         "",
         s.blocked_pool_starts_another,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "the slot is given twice: to the woken worker, and back",
@@ -102,6 +112,8 @@ BUGS = [
 """,
         s.submit_meets_park,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "the slot is lost when somebody else took the parked worker",
@@ -111,6 +123,8 @@ BUGS = [
         "                self._start(slot) if not self.parked else slot.clear()\n",
         s.two_submit,
         8000,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "two threads return the slot of one wait",
@@ -120,6 +134,8 @@ BUGS = [
         "        if not self._owed:",
         s.wait_for_a_running_one,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "a worker that repays an overcommit frees its slot as well",
@@ -129,6 +145,8 @@ BUGS = [
         "self._park(has_slot=True)",
         s.wait_for_a_running_one,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     Bug(
         "a worker that returns from a wait leaves no overcommit",
@@ -138,6 +156,8 @@ BUGS = [
         "pass",
         s.wait_for_a_running_one,
         50,
+        guarantee=3,
+        proof="parking",
     ),
     # --- the end of a worker ------------------------------------------------------------------
     Bug(
@@ -152,6 +172,8 @@ BUGS = [
             self.parker.park()""",
         s.worker_ends_as_work_comes,
         500,
+        guarantee=3,
+        proof="parking",
     ),
     # --- futures ------------------------------------------------------------------------------
     Bug(
@@ -164,6 +186,8 @@ BUGS = [
         "",
         s.complete_meets_registration,
         100,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "a late registrant is called by two",
@@ -173,6 +197,8 @@ BUGS = [
         "        pass\n",
         s.complete_meets_registration,
         500,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "the final state is written before the result",
@@ -182,6 +208,8 @@ BUGS = [
         "    future._cell = state\n    future._value = value\n",
         s.complete_meets_registration,
         500,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "the registrants are looked at before the future is final (`publish_state`)",
@@ -196,6 +224,8 @@ BUGS = [
 """,
         s.complete_meets_registration,
         50,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "a claim that comes too late forgets the registrant that it took",
@@ -205,6 +235,8 @@ BUGS = [
         "    return\n",
         s.one_claim,
         100,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "a registrant that was put back gets no second look (K3)",
@@ -214,6 +246,8 @@ BUGS = [
         "    if False:\n",
         s.one_claim,
         1000,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "a waiter of concurrent.futures sees the end before it is told",
@@ -223,6 +257,8 @@ BUGS = [
         "        if False:\n",
         s.complete_meets_as_completed,
         50,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "a source ends its wrapper without having claimed it",
@@ -232,6 +268,8 @@ BUGS = [
         "        if claim(self) is not None or True:\n",
         s.wrapper_is_cancelled_as_its_source_ends,
         500,
+        guarantee=7,
+        proof="future",
     ),
     # --- tasks --------------------------------------------------------------------------------
     Bug(
@@ -248,6 +286,8 @@ BUGS = [
 """,
         s.cancel_meets_later_step,
         50,
+        guarantee=1,
+        proof="tasks",
     ),
     Bug(
         "a continuation is armed after it has registered",
@@ -259,6 +299,8 @@ BUGS = [
         "        return True\n",
         s.wake_meets_suspend,
         100,
+        guarantee=1,
+        proof="tasks",
     ),
     Bug(
         "two wake-ups resume one continuation",
@@ -274,6 +316,8 @@ BUGS = [
 """,
         s.cancel_meets_wake,
         100,
+        guarantee=1,
+        proof="tasks",
     ),
     Bug(
         "a cancellation during the first step is not looked for (D2)",
@@ -283,6 +327,8 @@ BUGS = [
         "        if False:\n",
         s.cancel_is_not_lost,
         100,
+        guarantee=8,
+        proof="tasks",
     ),
     Bug(
         "a cancellation just before the suspension is not looked for (A2)",
@@ -292,6 +338,8 @@ BUGS = [
         "        while False:\n",
         s.cancel_is_not_lost,
         50,
+        guarantee=8,
+        proof="tasks",
     ),
     Bug(
         "the canceller signals before its request is there (X2 before X1)",
@@ -301,6 +349,8 @@ BUGS = [
         "        self._signal()\n        cell.append(request)\n",
         s.cancel_meets_first_step,
         1500,
+        guarantee=8,
+        proof="tasks",
     ),
     Bug(
         "what is waited for ends while its waiter is being cancelled",
@@ -310,6 +360,8 @@ BUGS = [
         "        if False:\n",
         s.cancel_meets_wake,
         100,
+        guarantee=8,
+        proof="tasks",
     ),
     Bug(
         "the worker that ends a step forgets the second registrant",
@@ -319,6 +371,8 @@ BUGS = [
         "    if False:\n",
         s.end_of_a_step_meets_registration,
         30000,
+        guarantee=7,
+        proof="future",
     ),
     Bug(
         "a link is registered before it is whole",
@@ -333,6 +387,8 @@ BUGS = [
 """,
         s.chain_meets_completion,
         200,
+        guarantee=7,
+        proof="tasks",
     ),
     Bug(
         "a gather takes a child that has failed for one that has not",
@@ -342,6 +398,8 @@ BUGS = [
         "        if True:\n",
         s.gather_meets_failure,
         50,
+        guarantee=7,
+        proof="tasks",
     ),
     Bug(
         "a group's parent does not look again for children (V2)",
@@ -351,6 +409,8 @@ BUGS = [
         "                if True:\n",
         s.group_meets_its_last_child,
         3000,
+        guarantee=3,
+        proof="fairpool/_api/group.py",
     ),
     Bug(
         "a child leaves its group before it has asked the parent to end",
@@ -360,6 +420,8 @@ BUGS = [
         "        self._take_out(task)\n        if task._cell is FAILED and not self._given_up:\n",
         s.group_meets_failure,
         200,
+        guarantee=8,
+        proof="fairpool/_api/group.py",
     ),
     # --- callers ------------------------------------------------------------------------------
     Bug(
@@ -370,6 +432,8 @@ BUGS = [
         "                pass",
         s.wait_further_out_is_over,
         200,
+        guarantee=5,
+        proof="joining",
     ),
     # --- timers -------------------------------------------------------------------------------
     Bug(
@@ -398,6 +462,8 @@ BUGS = [
 """,
         s.sleepers,
         100,
+        guarantee=3,
+        proof="fairpool/_core/timer.py",
     ),
     Bug(
         "a timer counts on a thread that another is about to start, and cannot",
@@ -426,6 +492,8 @@ BUGS = [
 """,
         s.timer_thread_cannot_be_started,
         1000,
+        guarantee=3,
+        proof="fairpool/_core/timer.py",
     ),
     Bug(
         "the timer thread parks without its last_look",
@@ -437,6 +505,8 @@ BUGS = [
         "",
         s.sleepers,
         2000,
+        guarantee=3,
+        proof="fairpool/_core/timer.py",
     ),
     Bug(
         "the timer thread ends without its final_look",
@@ -446,6 +516,8 @@ BUGS = [
         "            if True:\n",
         s.nap_after_the_timers_end,
         3000,
+        guarantee=3,
+        proof="fairpool/_core/timer.py",
     ),
     # --- primitives ---------------------------------------------------------------------------
     Bug(
@@ -456,6 +528,8 @@ BUGS = [
         "",
         s.permits_are_kept,
         500,
+        guarantee=3,
+        proof="fairpool/_api/primitives.py",
     ),
     Bug(
         "a permit given to a cancelled task is lost",
@@ -465,6 +539,8 @@ BUGS = [
         "                pass\n",
         s.permits_are_kept,
         2500,
+        guarantee=8,
+        proof="fairpool/_api/primitives.py",
     ),
     Bug(
         "a permit for one that was cancelled meanwhile is lost",
@@ -475,6 +551,8 @@ BUGS = [
         "",
         s.permits_are_kept,
         1000,
+        guarantee=8,
+        proof="fairpool/_api/primitives.py",
     ),
     Bug(
         "an event is cleared twice, and whoever waits at the second gate is left there",
@@ -484,6 +562,8 @@ BUGS = [
         "            gate.successor[None] = _Gate()\n",
         s.event_is_cleared_by_two,
         60000,
+        guarantee=3,
+        proof="fairpool/_api/primitives.py",
     ),
     # --- locks: in and out --------------------------------------------------------------------
     Bug(
@@ -498,6 +578,8 @@ BUGS = [
 """,
         k.OUT_OF_USE["stack"],
         15000,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a lock's new key can be taken before it is the one that is released (`replace_key`)",
@@ -514,6 +596,8 @@ BUGS = [
 """,
         k.OUT_OF_USE["task"],
         3000,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a lock that goes out of use does not look at its queue again (`recheck_new_key`)",
@@ -527,6 +611,8 @@ BUGS = [
 """,
         k.OUT_OF_USE["section"],
         3000,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a task that gives the key back does not look at the queue again (`recheck`)",
@@ -538,6 +624,8 @@ BUGS = [
         "        if False:\n",
         k.MEETS["task", "section"],
         2000,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a pass that gives the key back does not look at the queue again (`recheck`)",
@@ -547,6 +635,8 @@ BUGS = [
         "if True:\n",
         k.MEETS["section", "section"],
         500,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a stack that gives the key back does not look at the queue again (`recheck`)",
@@ -556,6 +646,8 @@ BUGS = [
         "",
         k.MEETS["thread", "thread"],
         500,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "who queues a section does not try the key (`try_key`)",
@@ -565,6 +657,8 @@ BUGS = [
         "        if False:\n",
         k.MEETS["thread", "thread"],
         200,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a task that queues its request does not try the key (`try_key`)",
@@ -574,6 +668,8 @@ BUGS = [
         "        if False:\n",
         k.MEETS["task", "task"],
         500,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a task that finds the key enters before those in the queue (`enter_at_once`)",
@@ -583,6 +679,8 @@ BUGS = [
         "            (home is worker or home is None)\n",
         k.no_task_overtakes,
         20000,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a thread that finds the key enters before those in the queue (`enter_at_once`)",
@@ -595,6 +693,8 @@ BUGS = [
         "        if self.key.acquire(False):\n",
         k.nobody_overtakes,
         10000,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a task gives the key back before it has written that nobody is inside",
@@ -614,6 +714,8 @@ BUGS = [
 """,
         k.MEETS["task", "thread"],
         4000,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a pass gives the key back before it has written that nobody is inside",
@@ -628,6 +730,8 @@ BUGS = [
 """,
         k.home_worker_ends,
         2000,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a continuation is published before it is written that nobody is inside",
@@ -642,6 +746,8 @@ BUGS = [
 """,
         k.enter_again_at_once,
         8000,
+        guarantee=2,
+        proof="tickets",
     ),
     Bug(
         "a task that leaves is published before it is written that nobody is inside",
@@ -658,6 +764,8 @@ BUGS = [
 """,
         k.enter_again_and_again,
         10000,
+        guarantee=2,
+        proof="tickets",
     ),
     Bug(
         "a section that is suspended is taken for one that has ended",
@@ -667,6 +775,8 @@ BUGS = [
         "                if False:\n",
         k.MEETS["task", "long_section"],
         50,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a guest that is just being let in seems to wait for itself",
@@ -676,6 +786,8 @@ BUGS = [
         "owner is None or is_final(self)",
         k.MEETS["section", "guest"],
         4000,
+        guarantee=6,
+        proof="waiting",
     ),
     # --- locks: a pass ------------------------------------------------------------------------
     Bug(
@@ -686,6 +798,8 @@ BUGS = [
         "            if worker.leaving:\n",
         k.pass_ends_beside_other_work,
         50,
+        guarantee=4,
+        proof="combining",
     ),
     Bug(
         "a pass that has ended is not asked for again",
@@ -695,6 +809,8 @@ BUGS = [
         "        self.key.release()\n",
         k.pass_ends_by_count,
         50,
+        guarantee=4,
+        proof="combining",
     ),
     Bug(
         "a lock is served without a look at the ticket of its oldest request",
@@ -704,6 +820,8 @@ BUGS = [
         "            if True:\n",
         k.continuation_goes_before_the_lock,
         50,
+        guarantee=4,
+        proof="tickets",
     ),
     # --- locks: home --------------------------------------------------------------------------
     Bug(
@@ -714,6 +832,8 @@ BUGS = [
         "(lock := home_queue.first())",
         k.home_worker_takes_over,
         50,
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a worker that takes a lock puts it back with one that has ended meanwhile",
@@ -725,6 +845,8 @@ BUGS = [
         "",
         k.pass_ends_by_time,
         10000,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a lock is given to a home worker that has ended",
@@ -734,6 +856,8 @@ BUGS = [
         "",
         k.home_worker_ends,
         2000,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a worker that ends keeps the locks that it was to serve",
@@ -745,6 +869,8 @@ BUGS = [
         "",
         k.home_worker_ends,
         50,
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "who asks for a pass wakes nobody (S3)",
@@ -754,6 +880,8 @@ BUGS = [
         "            pass\n",
         k.MEETS["section", "thread"],
         50,
+        guarantee=3,
+        proof="combining",
     ),
     # --- locks: giving up ---------------------------------------------------------------------
     Bug(
@@ -764,6 +892,8 @@ BUGS = [
         "                    continuation = item[-1]\n",
         k.task_is_cancelled,
         500,
+        guarantee=8,
+        proof="combining",
     ),
     Bug(
         "a request is given up although it was granted",
@@ -773,6 +903,8 @@ BUGS = [
         "        LockRequest.give_up(self)\n",
         k.task_is_cancelled,
         500,
+        guarantee=8,
+        proof="combining",
     ),
     Bug(
         "a request that was given up is used again",
@@ -783,6 +915,8 @@ BUGS = [
         k.request_is_not_used_again,
         5000,
         "systematic",
+        guarantee=1,
+        proof="combining",
     ),
     Bug(
         "a cancellation just before the request is queued is not looked for (Q3)",
@@ -792,6 +926,8 @@ BUGS = [
         "        if False:\n",
         k.cancellation_reaches_the_queue,
         200,
+        guarantee=8,
+        proof="combining",
     ),
     Bug(
         "the key is lost with a guest that is cancelled when it was let in",
@@ -801,6 +937,8 @@ BUGS = [
         "                pass\n",
         k.guest_is_cancelled,
         50,
+        guarantee=8,
+        proof="combining",
     ),
     Bug(
         "a thread whose time is up as it is let in does not wait until it is the owner",
@@ -810,6 +948,8 @@ BUGS = [
         "            return False\n",
         k.time_is_up_as_the_turn_comes,
         2000,
+        guarantee=2,
+        proof="combining",
     ),
     # --- locks: several of them ---------------------------------------------------------------
     Bug(
@@ -820,6 +960,8 @@ BUGS = [
         "list(locks)",
         k.all_of_in_opposite_order,
         50,
+        guarantee=5,
+        proof="waiting",
     ),
     Bug(
         "all_of keeps the first lock if it is cancelled at the second one",
@@ -829,6 +971,8 @@ BUGS = [
         "",
         k.all_of_is_cancelled,
         5000,
+        guarantee=8,
+        proof="waiting",
     ),
     Bug(
         "a task that queues its request does not look for a cycle",
@@ -838,6 +982,8 @@ BUGS = [
         "",
         k.cycle_is_found,
         200,
+        guarantee=6,
+        proof="waiting",
     ),
     Bug(
         "a thread looks for a cycle before it has said that it waits",
@@ -859,6 +1005,8 @@ BUGS = [
 """,
         k.cycle_with_threads_is_found,
         500,
+        guarantee=6,
+        proof="waiting",
     ),
     # --- locks: linearizability ---------------------------------------------------------------
     Bug(
@@ -873,6 +1021,8 @@ BUGS = [
         a.ALL[0],
         10,
         "systematic",
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a thread that leaves has a worker give the key back, and is gone before that",
@@ -884,6 +1034,8 @@ BUGS = [
         a.ALL[2],
         50,
         "systematic",
+        guarantee=2,
+        proof="combining",
     ),
     Bug(
         "a thread that was let in as its time was up takes it that it was not",
@@ -894,6 +1046,8 @@ BUGS = [
         a.ALL[15],
         500,
         "systematic",
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a thread that has left does not look at the queue again, and one waits for ever",
@@ -904,6 +1058,8 @@ BUGS = [
         a.ALL[5],
         2000,
         "systematic",
+        guarantee=3,
+        proof="combining",
     ),
     Bug(
         "a task that is cancelled in the queue is let in nevertheless",
@@ -914,6 +1070,8 @@ BUGS = [
         a.ALL[32],
         2000,
         "systematic",
+        guarantee=8,
+        proof="combining",
     ),
     Bug(
         "a cancellation takes back what was granted just before",
@@ -924,6 +1082,8 @@ BUGS = [
         a.ALL[32],
         2000,
         "systematic",
+        guarantee=8,
+        proof="combining",
     ),
     # --- locks: usage order -------------------------------------------------------------------
     Bug(
@@ -937,6 +1097,8 @@ BUGS = [
         "",
         k.usage_order_drops_sections,
         2000,
+        guarantee=10,
+        proof="usage",
     ),
     Bug(
         "the chosen request is chosen although it was given up",
@@ -946,6 +1108,8 @@ BUGS = [
         "        if chosen is None:\n",
         k.usage_order_drops_sections,
         500,
+        guarantee=10,
+        proof="usage",
     ),
     # --- locks: the end -----------------------------------------------------------------------
     Bug(
@@ -956,6 +1120,8 @@ BUGS = [
         "False",
         k.shutdown_meets_sections,
         600,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "lock.submit has its section served before it looks whether the pool was closed",
@@ -965,6 +1131,8 @@ BUGS = [
         "        self.enqueue(section)\n",
         k.shutdown_meets_sections,
         1000,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "the workers of a closed pool are not told that nobody waits for a lock any more",
@@ -974,6 +1142,8 @@ BUGS = [
         "            pass\n",
         k.shutdown_meets_a_waiting_thread,
         500,
+        guarantee=10,
+        proof="shutdown",
     ),
     # --- shutdown -----------------------------------------------------------------------------
     Bug(
@@ -985,6 +1155,8 @@ BUGS = [
         "",
         s.shutdown_meets_submit,
         1000,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "a worker parks without a look whether the pool was closed",
@@ -995,6 +1167,8 @@ BUGS = [
         "",
         s.shutdown_meets_park,
         50,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "close unparks nobody (H2)",
@@ -1004,6 +1178,8 @@ BUGS = [
         "",
         s.shutdown_meets_park,
         10000,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "a dropped pool is one that refuses",
@@ -1014,6 +1190,8 @@ BUGS = [
         "        self.close_reason = self.close_reason or Latch([RuntimeError('dropped')])\n",
         s.drop_meets_section,
         50,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "the workers of a dropped pool wait as those of an open one",
@@ -1023,6 +1201,8 @@ BUGS = [
         "        return self.close_reason.is_set()\n",
         s.drop_meets_section,
         50,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "shutdown looks at the list of threads before the queues",
@@ -1032,6 +1212,8 @@ BUGS = [
         "                if not self.is_over() and not here.notifying:\n",
         s.shutdown_meets_submit,
         40000,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "shutdown takes an empty threads for the end",
@@ -1041,6 +1223,8 @@ BUGS = [
         "                if False:\n",
         s.shutdown_meets_submit,
         50,
+        guarantee=10,
+        proof="shutdown",
     ),
     Bug(
         "a cancelled task does not give its permit back",
@@ -1050,6 +1234,8 @@ BUGS = [
         "        pass\n",
         s.cancelled_ones_make_room,
         50,
+        guarantee=8,
+        proof="shutdown",
     ),
     Bug(
         "a closed backlog lets one in, and forgets the others",
@@ -1059,6 +1245,8 @@ BUGS = [
         "",
         s.backlog_is_closed,
         200,
+        guarantee=10,
+        proof="shutdown",
     ),
     # --- joined callers -----------------------------------------------------------------------
     Bug(
@@ -1069,6 +1257,8 @@ BUGS = [
         "        while self._notify_one() and self._overlooks():\n",
         s.section_is_left_to_the_next_caller,
         1000,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a caller takes its queues with it (E2)",
@@ -1078,6 +1268,8 @@ BUGS = [
         "",
         s.caller_leaves_while_combining,
         100,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a caller leaves without a last look (E4)",
@@ -1087,6 +1279,8 @@ BUGS = [
         "",
         s.callers_come_and_go,
         100,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a caller that comes late is not refused (S2)",
@@ -1096,6 +1290,8 @@ BUGS = [
         "            if False:\n",
         s.caller_meets_shutdown,
         100,
+        guarantee=10,
+        proof="joining",
     ),
     Bug(
         "a caller that leaves keeps its slot (E3)",
@@ -1105,6 +1301,8 @@ BUGS = [
         "",
         s.callers_come_and_go,
         10,
+        guarantee=3,
+        proof="joining",
     ),
     # --- threads that wait are lent -----------------------------------------------------------
     Bug(
@@ -1115,6 +1313,8 @@ BUGS = [
         "",
         s.nobody_is_lent_inside_a_section,
         50,
+        guarantee=5,
+        proof="joining",
     ),
     Bug(
         "who lends a thread does not claim its stay (`claim_helper`)",
@@ -1124,6 +1324,8 @@ BUGS = [
         "                parker = waiter[-1]\n",
         s.lender_is_busy_when_its_turn_comes,
         50,
+        guarantee=2,
+        proof="joining",
     ),
     Bug(
         "a helper does not look whether its turn has come (`look_passed_over`)",
@@ -1133,6 +1335,8 @@ BUGS = [
         "        if False:\n",
         s.lender_is_busy_when_its_turn_comes,
         50,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a helper does `look_passed_over` before `claimable_again`",
@@ -1147,6 +1351,8 @@ BUGS = [
 """,
         s.waiting_threads_are_lent,
         5000,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a helper that was passed over does not try the key (`try_key`)",
@@ -1156,6 +1362,8 @@ BUGS = [
         "            if False:\n",
         s.lender_is_busy_when_its_turn_comes,
         500,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "who has lost the claim of a busy stay lets its thread in",
@@ -1169,6 +1377,8 @@ BUGS = [
         "                return False\n",
         s.lender_runs_what_needs_the_lock,
         50,
+        guarantee=2,
+        proof="joining",
     ),
     Bug(
         "a helper keeps its slot (E3)",
@@ -1178,6 +1388,8 @@ BUGS = [
         "",
         s.waiting_threads_are_lent,
         50,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "an interrupt of a helper is forgotten",
@@ -1187,6 +1399,8 @@ BUGS = [
         "",
         s.lender_is_interrupted,
         50,
+        guarantee=11,
+        proof="joining",
     ),
     Bug(
         "who gives up takes a stay that is being lent for one that was let in",
@@ -1196,6 +1410,8 @@ BUGS = [
         "            return False\n",
         s.lender_is_interrupted,
         2000,
+        guarantee=2,
+        proof="joining",
     ),
     Bug(
         "a thread that comes does not look for locks that nobody serves",
@@ -1205,6 +1421,8 @@ BUGS = [
         "            if False:\n",
         s.two_wait_where_nobody_else_is,
         200,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a slot that was taken in vain is given back without a look at who waits for a lock (U2)",
@@ -1214,6 +1432,8 @@ BUGS = [
         "        while self._notify_one() and self.parked.copy():\n",
         s.two_wait_where_nobody_else_is,
         200,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a lock is written down as pending_locks after it was put into a queue (S0 after S1)",
@@ -1228,6 +1448,8 @@ BUGS = [
 """,
         s.two_wait_where_nobody_else_is,
         500,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "nobody serves where only those are who wait for the lock",
@@ -1237,6 +1459,8 @@ BUGS = [
         "                    if True:\n",
         s.thread_serves_where_nobody_else_is,
         200,
+        guarantee=3,
+        proof="joining",
     ),
     Bug(
         "a stack is to serve its lock with the tasks of others, inside another section",
@@ -1247,6 +1471,8 @@ BUGS = [
         "        if False:\n",
         s.nobody_serves_inside_a_section,
         200,
+        guarantee=5,
+        proof="joining",
     ),
     Bug(
         "who gives way is published although somebody else resumes it",
@@ -1256,6 +1482,8 @@ BUGS = [
         "        if True:\n",
         k.who_gives_way_is_cancelled,
         2000,
+        guarantee=1,
+        proof="tickets",
     ),
     Bug(
         "who gives way is published and stays armed",
@@ -1265,5 +1493,7 @@ BUGS = [
         "        if continuation.armed:\n",
         k.who_gives_way_is_cancelled,
         2000,
+        guarantee=1,
+        proof="tickets",
     ),
 ]

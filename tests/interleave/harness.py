@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FrameType, FunctionType, ModuleType
 
 import fairpool
@@ -78,6 +78,10 @@ class Bug:
     scenario: Callable[[], object]
     schedules: int  # it is to be found in so many, with seed 0
     strategy: str = "mixed"
+    # Which one it breaks, by its number in `guarantees.GUARANTEES`.
+    guarantee: int = field(kw_only=True)
+    # Where what it takes away is needed: a protocol, or the path of a module.
+    proof: str = field(kw_only=True)
 
     def __str__(self) -> str:
         return self.name
