@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kit import TIMEOUT
 
 from fairpool import FairPool, Lock
-
-TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 
 
 class LockOfItsOwn(Lock):

@@ -10,7 +10,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
-from contract.conftest import TIMEOUT, occupied
+from contract.conftest import occupied
+from kit import TIMEOUT
 
 T = TypeVar("T")
 

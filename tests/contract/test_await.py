@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from kit import TIMEOUT, Mishap
 
 import fairpool
 from fairpool import (
@@ -34,12 +35,6 @@ from fairpool import (
     sleep,
     yield_now,
 )
-
-TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
-
-
-class Mishap(Exception):
-    pass
 
 
 @pytest.fixture(params=[1, 2, 8])

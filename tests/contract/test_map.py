@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 
 import pytest
-from contract.conftest import TIMEOUT, occupied
+from contract.conftest import occupied
+from kit import TIMEOUT
 
 from fairpool import FairPool, Lock
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
 
 import pytest
-from contract.conftest import TIMEOUT, occupied
+from contract.conftest import occupied
+from kit import TIMEOUT
 
 from fairpool import Share
 

@@ -9,11 +9,8 @@ import traceback
 from concurrent.futures import CancelledError, Executor, Future
 
 import pytest
-from contract.conftest import TIMEOUT, occupied
-
-
-class Mishap(Exception):
-    pass
+from contract.conftest import occupied
+from kit import TIMEOUT, Mishap
 
 
 def fail(error: BaseException) -> None:

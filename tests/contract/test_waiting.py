@@ -15,7 +15,8 @@ from concurrent.futures import (
 )
 
 import pytest
-from contract.conftest import TIMEOUT, occupied
+from contract.conftest import occupied
+from kit import TIMEOUT
 
 
 def test_wait_for_all(executor: Executor) -> None:

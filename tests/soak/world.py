@@ -20,10 +20,6 @@ TIMEOUT = 90  # seconds, for what takes milliseconds
 SLOW_SECTION = 0.002  # seconds
 
 
-class Mishap(Exception):
-    """What raises on purpose."""
-
-
 class Account:
     """What one lock guards: counted without any atomic operation."""
 

@@ -8,13 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-
-from fairpool import FairPool, Lock
-from fairpool._core.threads import cpu_count
+from kit import TIMEOUT
 
 # All of them together; see tox.ini for the long form.
 SECONDS = float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or 20)
-TIMEOUT = 60  # seconds for what takes milliseconds
 
 
 @pytest.fixture
@@ -52,21 +49,3 @@ def run_all(*bodies: Callable[[], object]) -> None:
         assert not thread.is_alive(), "hangs"
     if errors:
         raise errors[0]
-
-
-def check_whole(pool: FairPool) -> None:
-    pool.shutdown()
-    parking = pool._scheduler.parking
-    workers = pool._scheduler.max_workers or cpu_count()
-    assert len(parking.free_slots) - len(parking.overcommits) == workers
-    assert not parking.searching
-    assert not pool._scheduler.workers
-    assert not [
-        t for t in threading.enumerate() if t.name.startswith(pool._scheduler._prefix + "_")
-    ]
-
-
-def check_free(lock: Lock) -> None:
-    assert lock.acquire(timeout=TIMEOUT), f"{lock!r} is not free"
-    lock.release()
-    assert not lock.queue.items()

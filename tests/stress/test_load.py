@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kit import TIMEOUT, check_whole
 from memory import MEBIBYTE, of_the_package, resident
-from stress.conftest import TIMEOUT, check_whole
 
 from fairpool import FairPool, all_of, blocking, gather, sleep, yield_now
 
@@ -105,7 +105,7 @@ def test_each_queued_task_is_run_once(submitter: str, gate: threading.Event) -> 
         ran.sort()
         assert ran == [*range(count)]
     assert all(future.done() and future.result(0) is None for future in done)
-    check_whole(pool)
+    check_whole(pool, TIMEOUT)
 
 
 def test_each_suspended_coroutine_goes_on_once(gate: threading.Event) -> None:
@@ -161,7 +161,7 @@ def test_many_workers() -> None:
         for future in adding:
             future.result(TIMEOUT)
         assert total == [2 * WORKERS]
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
 
 
 # --- pools ----------------------------------------------------------------------------------------

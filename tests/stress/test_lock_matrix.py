@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from stress.conftest import TIMEOUT, check_free, check_whole, run_all
+from kit import TIMEOUT, check_free, check_whole
+from stress.conftest import run_all
 
 from fairpool import CancelledError, FairPool, Lock, timeout, yield_now
 
@@ -41,7 +42,7 @@ class Parcel:
         self.gone.append(None)
 
 
-class Mishap(Exception):
+class ParcelMishap(Exception):
     def __init__(self, parcel: Parcel) -> None:
         super().__init__(parcel)
         self.parcel = parcel
@@ -87,7 +88,7 @@ async def section_that_pauses(account: Account, parcel: Parcel) -> Parcel:
 
 def outcome(parcel: Parcel) -> Parcel:
     if parcel.number % 3 == 0:
-        raise Mishap(parcel)
+        raise ParcelMishap(parcel)
     return parcel
 
 
@@ -208,7 +209,7 @@ class Client:
             raised = False
             try:
                 came_back = way(pool, locks[place], accounts[place], parcel)
-            except Mishap as mishap:
+            except ParcelMishap as mishap:
                 came_back = mishap.parcel
                 raised = True
             except (TimeoutError, CancelledError, concurrent.futures.CancelledError):
@@ -243,7 +244,7 @@ def test_matrix(ways: str, clients: int, rounds: Iterator[int]) -> None:
             assert numbers == [*range(1, account.total + 1)]
             if ways != "mixed":
                 assert account.total == clients
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
     # Not after each round: on a free-threaded build, objects wait for the thread that made them.
     gc.collect()
     assert len(gone) == len(made)

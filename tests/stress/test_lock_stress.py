@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from stress.conftest import SECONDS, TIMEOUT, check_free
+from kit import TIMEOUT, Mishap, check_free
+from stress.conftest import SECONDS
 
 from fairpool import CancelledError, FairPool, Lock, all_of, timeout, yield_now
 
@@ -26,10 +27,6 @@ pytestmark = pytest.mark.stress
 
 LOCKS = 4
 WAYS = ("task", "stack", "thread", "submit", "coroutine submit", "link", "guest")
-
-
-class Mishap(Exception):
-    pass
 
 
 class Section(NamedTuple):

@@ -26,7 +26,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from stress.conftest import SECONDS, TIMEOUT, check_free
+from kit import TIMEOUT, Mishap, check_free
+from stress.conftest import SECONDS
 
 from fairpool import CancelledError, FairPool, TaskGroup, gather, sleep, timeout, yield_now
 
@@ -41,10 +42,6 @@ REFUSED = "refused"  # what it would have started came after the shutdown
 
 numbers = st.integers(0, 99)
 locks = st.integers(0, LOCKS - 1)
-
-
-class Mishap(Exception):
-    pass
 
 
 class Entry:

@@ -17,15 +17,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from stress.conftest import SECONDS, TIMEOUT
+from kit import TIMEOUT, Mishap
+from stress.conftest import SECONDS
 
 from fairpool import FairPool, blocking
 
 pytestmark = pytest.mark.stress
-
-
-class Mishap(Exception):
-    """What a task raises that is to fail."""
 
 
 @dataclass(frozen=True)

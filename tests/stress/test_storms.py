@@ -10,7 +10,8 @@ from concurrent.futures import CancelledError, wait
 from typing import Any
 
 import pytest
-from stress.conftest import TIMEOUT, check_whole, run_all
+from kit import TIMEOUT, check_whole
+from stress.conftest import run_all
 
 from fairpool import FairPool, Future, blocking
 
@@ -30,7 +31,7 @@ def test_stampede(rounds: Iterator[int]) -> None:
 
         run_all(*(lambda mine=mine: submit_all(mine) for mine in calls))
         assert all(sorted(mine) == list(range(200)) for mine in calls)
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
 
 
 def test_ping_pong(rounds: Iterator[int]) -> None:
@@ -40,7 +41,7 @@ def test_ping_pong(rounds: Iterator[int]) -> None:
         for i in range(300):
             assert pool.submit(int, i).result(TIMEOUT) == i
         run_all(*(lambda: [pool.submit(int).result(TIMEOUT) for _ in range(100)] for _ in range(2)))
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
 
 
 def test_shrink_against_submit(rounds: Iterator[int]) -> None:
@@ -48,7 +49,7 @@ def test_shrink_against_submit(rounds: Iterator[int]) -> None:
     for number in rounds:
         pool = FairPool(1 + number % 2, idle_timeout=(0, 0.00005)[number % 2])
         run_all(*(lambda: [pool.submit(int).result(TIMEOUT) for _ in range(100)] for _ in range(3)))
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
 
 
 def test_nested_waits(rounds: Iterator[int]) -> None:
@@ -67,7 +68,7 @@ def test_nested_waits(rounds: Iterator[int]) -> None:
         run_all(
             *(lambda: [pool.submit(tree, 5).result(TIMEOUT) for _ in range(5)] for _ in range(3))
         )
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
 
 
 def test_seats_come_and_go(rounds: Iterator[int]) -> None:
@@ -92,7 +93,7 @@ def test_seats_come_and_go(rounds: Iterator[int]) -> None:
         ]
         run_all(*openers)
         assert [future.result(TIMEOUT) for future in futures] == [1] * 60
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
 
 
 def test_cancel_against_run(rounds: Iterator[int]) -> None:
@@ -121,7 +122,7 @@ def test_cancel_against_run(rounds: Iterator[int]) -> None:
 
         ran: list[int] = []
         run_all(submit_all, cancel_some, cancel_some)
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
         calls.update(ran)
         assert set(calls.values()) <= {1}
         for i, future in enumerate(futures):
@@ -169,7 +170,7 @@ def test_shutdown_against_submit(rounds: Iterator[int]) -> None:
             close,
             close,
         )
-        check_whole(pool)
+        check_whole(pool, TIMEOUT)
         counts = Counter(ran)
         assert set(counts.values()) <= {1}
         assert not set(refused) & set(counts)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kit import TIMEOUT, Mishap
 
 import fairpool
 from fairpool import CancelledError, FairPool, Future, create_task, gather, shield, sleep, yield_now
@@ -30,7 +31,6 @@ from fairpool._core import waitgraph as waits_module
 pytestmark = pytest.mark.stress
 
 SECONDS = float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "0")
-TIMEOUT = 30  # seconds; no program comes near it, unless it hangs
 
 EXAMPLES = 60  # of each round
 NODES_MAX = 14
@@ -44,10 +44,6 @@ def rounds() -> Iterator[int]:
     while not number or time.monotonic() < end:
         yield number
         number += 1
-
-
-class Mishap(Exception):
-    pass
 
 
 class Node(NamedTuple):

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit import TIMEOUT
 
 import fairpool
 from fairpool import FairPool
-
-PATIENCE = 60.0
 
 waits = st.tuples(st.just("wait"), st.sampled_from(["acquire", "get", "put", "join"]))
 calls = st.sampled_from(["put_nowait", "get_nowait", "task_done", "release", "set", "clear"])
@@ -109,7 +108,7 @@ def test_the_same_as_asyncio(kind: str, size: int) -> None:
         @given(steps)
         def compare(script: list[Any]) -> None:
             there = asyncio.run(program(ASYNCIO, kind, size, script))
-            here = pool.submit(program, FAIRPOOL, kind, size, script).result(PATIENCE)
+            here = pool.submit(program, FAIRPOOL, kind, size, script).result(TIMEOUT)
             assert here == there
 
         compare()

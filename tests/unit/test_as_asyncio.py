@@ -6,14 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from unit.conftest import in_time
+from kit import Mishap, in_time
 
 import fairpool
 from fairpool import CancelledError
-
-
-class Mishap(Exception):
-    pass
 
 
 async def raises(rt: Any) -> None:

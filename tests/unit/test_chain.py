@@ -13,17 +13,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from kit import TIMEOUT, Mishap
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, current_task
 from fairpool._core.report import wait_for_log
 
-TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 LENGTH = 100_000
-
-
-class Mishap(Exception):
-    pass
 
 
 class OtherMishap(Exception):

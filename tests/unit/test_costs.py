@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kit import TIMEOUT
 
 import fairpool
 import fairpool._core.accounts
@@ -28,7 +29,6 @@ from fairpool._core.threads import monotonic_ns
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.request import Request
 
-TIMEOUT = 60
 MANY = 1_000
 
 

@@ -16,17 +16,13 @@ from concurrent.futures import Future as StdFuture
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT
+from kit import TIMEOUT, Mishap
 
 import fairpool
 from fairpool import FairPool, Future, TaskGroup, Timeout, gather, shield, timeout, yield_now
 from fairpool._core.report import LOGGER, wait_for_log
 from fairpool._tasks.future import Failure
 from fairpool._tasks.task import Continuation
-
-
-class Mishap(Exception):
-    pass
 
 
 class Base(BaseException):

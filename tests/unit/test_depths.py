@@ -15,7 +15,7 @@ from concurrent.futures import wait
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, TIMEOUT
+from kit import LONG, TIMEOUT
 
 import fairpool
 from fairpool import FairPool

@@ -13,7 +13,7 @@ from concurrent import futures
 from typing import Any
 
 import pytest
-from unit.conftest import PATIENCE, TIMEOUT
+from kit import PATIENCE, TIMEOUT
 from unit.instructions import Moment, Places, moments
 
 import fairpool

@@ -21,16 +21,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, occupy
+from kit import TIMEOUT, Mishap, occupy
 from unit.instructions import interleavings, moments
 
 from fairpool import FairPool, Future
 from fairpool._core.report import wait_for_log
 from fairpool._scheduler.scheduler import Backlog
-
-
-class Mishap(Exception):
-    pass
 
 
 def fail(kind: type[BaseException] = Mishap, *args: object) -> None:

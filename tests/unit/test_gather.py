@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from unit.conftest import PATIENCE, in_time, occupy, until
+from kit import PATIENCE, in_time, occupy, until
 
 import fairpool
 from fairpool import DeadlockError, FairPool, Future, current_task

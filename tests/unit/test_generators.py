@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
-from unit.conftest import PATIENCE, in_time
+from kit import PATIENCE, in_time
 
 import fairpool
 from fairpool import FairPool, Future

@@ -13,12 +13,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import pytest
-from unit.conftest import TIMEOUT
+from kit import TIMEOUT, until
 
 import fairpool
 from fairpool import Event, FairPool, Future, Queue, Semaphore
 from fairpool._core.runqueue import SHORT, WaitQueue
-from fairpool._core.threads import yield_cpu
 from fairpool._locks.usage import UsageQueue
 from fairpool._tasks.future import Waiter
 from fairpool._tasks.task import CancelRequest
@@ -26,19 +25,11 @@ from fairpool._tasks.task import CancelRequest
 Place = Callable[[FairPool], Any]
 
 MANY = 4000
-PATIENCE = 120.0  # far more than anything here takes
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        yield_cpu()
 
 
 def all_end(waits: list[Any]) -> None:
     tasks = [each for each in waits if isinstance(each, Future) and not each.done()]
-    assert not wait(tasks, PATIENCE).not_done
+    assert not wait(tasks, TIMEOUT).not_done
 
 
 class ByHand:

@@ -14,6 +14,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
+from kit import TIMEOUT
 
 import fairpool
 from fairpool import (
@@ -34,7 +35,6 @@ from fairpool._core.threads import monotonic
 
 WORKERS = 4
 SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)
-PATIENCE = 60.0  # far more than anything here takes; what hangs fails after it
 LONG = 3600.0  # a sleep that is always cut off
 
 Main = Callable[[], Coroutine[Any, Any, Any]]
@@ -42,7 +42,7 @@ Main = Callable[[], Coroutine[Any, Any, Any]]
 
 def run_on(workers: int, main: Main) -> Any:
     with FairPool(workers) as pool:
-        return pool.submit(main).result(PATIENCE)
+        return pool.submit(main).result(TIMEOUT)
 
 
 @pytest.fixture(params=[1, WORKERS])
@@ -459,7 +459,7 @@ def test_group_and_timeout_outside_of_tasks() -> None:
             asyncio.run(enter(what))
         # An asyncio loop in a worker is not a task of the pool.
         with FairPool(1) as pool, pytest.raises(RuntimeError, match="tasks of a FairPool"):
-            pool.submit(asyncio.run, enter(what)).result(PATIENCE)
+            pool.submit(asyncio.run, enter(what)).result(TIMEOUT)
 
 
 def test_group_child_that_waits_for_the_parent_is_a_deadlock(workers: int) -> None:
@@ -748,7 +748,7 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
 
     def late(task: Any, request: Any) -> None:
         decided.set()  # 1. the timer thread has popped `_undecided`
-        assert left.wait(PATIENCE)  # 3. the block is being left, and waits
+        assert left.wait(TIMEOUT)  # 3. the block is being left, and waits
         real(task, request)
 
     monkeypatch.setattr(fairpool._api.group, "_interrupt", late)
@@ -757,18 +757,18 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
     async def main() -> str:
         async with timeout(0.01) as limit:
             limits.append(limit)
-            assert decided.wait(PATIENCE)  # 2. a step that is running at the deadline
+            assert decided.wait(TIMEOUT)  # 2. a step that is running at the deadline
         assert limit.expired()
         await nothing_comes_later()
         return "unharmed"
 
     with FairPool(2) as pool:
         task = pool.submit(main)
-        assert decided.wait(PATIENCE)
+        assert decided.wait(TIMEOUT)
         while type(limits[0]._landed._cell) is list and len(limits[0]._landed._cell) < 2:
             time.sleep(0)
         left.set()
-        assert task.result(PATIENCE) == "unharmed"
+        assert task.result(TIMEOUT) == "unharmed"
 
 
 # --- several threads ------------------------------------------------------------------------------
@@ -805,7 +805,7 @@ def test_stress_timeout_leaves_no_request_behind() -> None:
     with FairPool(WORKERS) as pool:
         for seed in seeds():
             for task in [pool.submit(client, seed * 8 + number) for number in range(8)]:
-                task.result(PATIENCE)
+                task.result(TIMEOUT)
     assert all(outcomes.values()), outcomes  # the race was met
 
 
@@ -839,7 +839,7 @@ def test_stress_timeout_against_cancellation() -> None:
 
     with FairPool(WORKERS) as pool:
         for seed in seeds():
-            pool.submit(main, seed).result(PATIENCE)
+            pool.submit(main, seed).result(TIMEOUT)
 
 
 @pytest.mark.stress
@@ -907,7 +907,7 @@ def test_stress_group_ends_whatever_happens() -> None:
 
     with FairPool(WORKERS) as pool:
         for seed in seeds():
-            pool.submit(main, seed).result(PATIENCE)
+            pool.submit(main, seed).result(TIMEOUT)
 
 
 @pytest.mark.stress
@@ -932,7 +932,7 @@ def test_stress_group_takes_tasks_from_other_threads_or_refuses() -> None:
             ended: list[int] = []
             started = threading.Event()
             task = pool.submit(parent, started)
-            assert started.wait(PATIENCE)
+            assert started.wait(TIMEOUT)
             taken = 0
             while True:
                 try:
@@ -942,5 +942,5 @@ def test_stress_group_takes_tasks_from_other_threads_or_refuses() -> None:
                         raise
                     break
                 taken += 1
-            task.result(PATIENCE)
+            task.result(TIMEOUT)
             assert ended[0] == len(ran) == taken

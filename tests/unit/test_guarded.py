@@ -10,23 +10,11 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time
+from kit import TIMEOUT, Mishap, check_free, in_time
 
-from fairpool import FairPool, Guarded, Lock, all_of, yield_now
+from fairpool import FairPool, Lock, all_of, yield_now
 
 MakePool = Callable[..., FairPool]
-
-
-class Mishap(Exception):
-    pass
-
-
-def check_free(*guards: Lock | Guarded[Any]) -> None:
-    for guard in guards:
-        lock = guard.lock if isinstance(guard, Guarded) else guard
-        assert lock.acquire(timeout=TIMEOUT)
-        lock.release()
-        assert not lock.locked()
 
 
 def test_all_ways_reach_the_same_state(make_pool: MakePool) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
-from unit.conftest import PATIENCE, in_time
+from kit import PATIENCE, in_time
 
 import fairpool
 from fairpool import FairPool, Future

@@ -16,7 +16,7 @@ from concurrent.futures import Future as StdFuture
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time
+from kit import TIMEOUT, in_time
 
 import fairpool
 from fairpool import FairPool, Future, TaskGroup, gather, shield, timeout, yield_now

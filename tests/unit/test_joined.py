@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, TIMEOUT, check_whole, in_time, occupy, until
+from kit import LONG, TIMEOUT, check_whole, in_time, occupy, until
 from unit.instructions import PACKAGE, Places, moments
 
 import fairpool

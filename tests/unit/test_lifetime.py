@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, threads_of
+from kit import TIMEOUT, threads_of
 
 import fairpool
 from fairpool import FairPool

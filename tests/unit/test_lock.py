@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from unit.conftest import LONG, TIMEOUT, in_time, occupy
+from kit import LONG, TIMEOUT, Mishap, check_free, in_time, occupy
 from unit.instructions import moments
 
 import fairpool
@@ -49,10 +49,6 @@ from fairpool._tasks.future import CANCELLED, claim, settle
 from fairpool._tasks.request import Request
 
 MakePool = Callable[..., FairPool]
-
-
-class Mishap(Exception):
-    pass
 
 
 class Desk:
@@ -154,16 +150,6 @@ class Inside:
     def leave(self, who: str) -> None:
         assert self.who == who
         self.who = None
-
-
-def check_free(lock: Lock) -> None:
-    """Nobody is inside, nobody waits, and everybody can enter."""
-    if lock.locked():  # a section's future is final a moment before it is left
-        in_time(lambda: _until(lambda: not lock.locked()))
-    assert not lock.queue.items()
-    assert lock.owner is None
-    assert lock.acquire(blocking=False)
-    lock.release()
 
 
 # --- all orders -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from unit.conftest import LONG, TIMEOUT, check_whole
+from kit import LONG, TIMEOUT, check_whole
 from unit.instructions import moments
 
 from fairpool import FairPool, Future, blocking

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from kit import TIMEOUT
 
 from fairpool import CancelledError, FairPool, Future, create_task, gather, sleep, yield_now
 from fairpool._api.primitives import (
@@ -32,14 +33,13 @@ from fairpool._core.runqueue import RunQueue
 
 WORKERS = 4
 SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)
-PATIENCE = 60.0  # far more than anything here takes; what hangs fails after it
 
 Main = Callable[[], Coroutine[Any, Any, Any]]
 
 
 def run_on(workers: int, main: Main) -> Any:
     with FairPool(workers) as pool:
-        return pool.submit(main).result(PATIENCE)
+        return pool.submit(main).result(TIMEOUT)
 
 
 @pytest.fixture(params=[1, WORKERS])
@@ -436,7 +436,7 @@ def test_queue_join_is_not_woken_by_a_moment_before_it_came() -> None:
         assert [each.done() for each in queue._joiners] == [True, False]
         queue.get_nowait()
         queue.task_done()
-        joining[0].result(PATIENCE)
+        joining[0].result(TIMEOUT)
 
 
 def test_queue_join_that_meets_the_last_task_done_returns() -> None:
@@ -446,7 +446,7 @@ def test_queue_join_that_meets_the_last_task_done_returns() -> None:
     queue._unfinished = scripted = ScriptedRunQueue(queue._unfinished)
     scripted.script = [queue.task_done]  # after the first look of `join`, before it is in the line
     with FairPool(1) as pool:
-        pool.submit(queue.join).result(PATIENCE)
+        pool.submit(queue.join).result(TIMEOUT)
 
 
 def test_queue_shutdown_lets_the_items_out_first(workers: int) -> None:
@@ -585,7 +585,7 @@ def test_stress_semaphore_loses_no_permit(permits: int) -> None:
 
     with FairPool(WORKERS) as pool:
         for seed in seeds():
-            pool.submit(main, seed).result(PATIENCE)
+            pool.submit(main, seed).result(TIMEOUT)
 
 
 @pytest.mark.stress
@@ -617,7 +617,7 @@ def test_stress_event_wakes_everybody() -> None:
 
     with FairPool(WORKERS) as pool:
         for seed in seeds():
-            pool.submit(main, seed).result(PATIENCE)
+            pool.submit(main, seed).result(TIMEOUT)
 
 
 @pytest.mark.stress
@@ -681,7 +681,7 @@ def test_stress_queue_delivers_each_item_once(maxsize: int, immediate: bool) -> 
 
     with FairPool(WORKERS) as pool:
         for seed in seeds():
-            pool.submit(main, seed).result(PATIENCE)
+            pool.submit(main, seed).result(TIMEOUT)
 
 
 @pytest.mark.stress
@@ -701,7 +701,7 @@ def test_stress_queue_one_consumer_sees_each_producers_order() -> None:
 
     with FairPool(WORKERS) as pool:
         for _ in seeds():
-            pool.submit(main).result(PATIENCE)
+            pool.submit(main).result(TIMEOUT)
 
 
 @pytest.mark.stress
@@ -726,7 +726,7 @@ def test_stress_primitives_are_fed_from_outside() -> None:
                 semaphore.release()
                 if number == 5:
                     event.set()
-            assert sorted(task.result(PATIENCE) for task in tasks) == list(range(20))
+            assert sorted(task.result(TIMEOUT) for task in tasks) == list(range(20))
 
 
 def test_sleeping_tasks_do_not_keep_a_permit() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time
+from kit import TIMEOUT, Mishap, in_time
 
 import fairpool
 from fairpool import FairPool, Future
@@ -21,10 +21,6 @@ from fairpool._core.report import LOGGER, wait_for_log
 
 LOST = "exception of %s was never retrieved"
 COUNT = 300
-
-
-class Mishap(Exception):
-    pass
 
 
 def fail(number: int) -> None:

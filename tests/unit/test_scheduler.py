@@ -20,16 +20,7 @@ from concurrent.futures import CancelledError, as_completed, wait
 from typing import Any
 
 import pytest
-from unit.conftest import (
-    LONG,
-    PATIENCE,
-    TIMEOUT,
-    check_whole,
-    in_time,
-    made_by,
-    occupy,
-    threads_of,
-)
+from kit import LONG, PATIENCE, TIMEOUT, check_whole, in_time, made_by, occupy, threads_of
 from unit.instructions import Places, moments
 
 import fairpool._scheduler.worker

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from unit.conftest import PATIENCE
+from kit import PATIENCE
 
 from fairpool._core.signals import acquire, handle_ctrl_c
 from fairpool._core.threads import Lock

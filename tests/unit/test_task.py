@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
+from kit import TIMEOUT, Mishap
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, Task, current_task
@@ -31,12 +32,6 @@ from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.task import Continuation
-
-TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
-
-
-class Mishap(Exception):
-    pass
 
 
 class Desk:

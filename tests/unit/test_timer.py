@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from unit.conftest import made_by
+from kit import TIMEOUT, made_by
 
 import fairpool
 from fairpool import CancelledError, FairPool
 from fairpool._core.timer import CANCELLED_MIN, Timers
 from fairpool._scheduler.scheduler import Scheduler
 
-TIMEOUT = 30  # seconds; no test comes near it, unless what it waits for will never happen
 LATER = 1000.0  # a deadline that does not come
 
 

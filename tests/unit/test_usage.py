@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time, occupy
+from kit import TIMEOUT, in_time, occupy
 
 import fairpool
 from fairpool import FairPool, Lock

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, occupy
+from kit import TIMEOUT, occupy
 
 from fairpool import DeadlockError, FairPool, Future, blocking
 from fairpool._core.waitgraph import waits

@@ -20,17 +20,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-from unit.conftest import TIMEOUT, in_time
+from kit import TIMEOUT, Mishap, in_time
 
 import fairpool
 from fairpool import FairPool, Future, gather, shield, wrap_future
 from fairpool._core.report import LOGGER, wait_for_log
 
 Foreign = concurrent.futures.Future
-
-
-class Mishap(Exception):
-    pass
 
 
 @pytest.fixture
