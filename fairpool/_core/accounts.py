@@ -268,9 +268,9 @@ class Principal:
         return f"<share {self.name}, weight {self.weight:g}>"
 
     def append(self, item: Item) -> None:
-        """Queue a runnable item. The caller notifies (S3)."""
-        self.queue.append(item)  # S1
-        if not self.is_active:  # S1: where `choose` looks for it
+        """Queue a runnable item. The caller notifies."""
+        self.queue.append(item)  # parking: enqueue
+        if not self.is_active:  # usage: enlist, where `choose` looks for it
             self.activate()
 
     def activate(self) -> None:
@@ -281,7 +281,7 @@ class Principal:
     def put(self, item: Item) -> None:
         """Queue a runnable item at the end of a step."""
         self.append(item)
-        self.scheduler.notify_if_free()  # S3
+        self.scheduler.notify_if_free()  # parking: notify
 
     def run(self, worker: Worker) -> Any:
         """Serve it for a quantum: run the oldest task, and more if they are short.
@@ -396,10 +396,10 @@ class Shares(list[Principal]):
 
     def _deactivate(self, principal: Principal) -> None:
         """Take it out of `active`: it has nothing queued, it seems."""
-        principal.is_active = False  # R0
-        self.active.pop(principal, None)  # R1
-        # R2: a call on the queue, as S1 is. What was queued before it is seen here. A thread that
-        # queues something after it makes the principal active after R1.
+        principal.is_active = False  # usage: unmark
+        self.active.pop(principal, None)  # usage: unlist
+        # usage: recheck, a call on the queue, as `enqueue` is. An item that was queued before it is
+        # seen here. A thread that queues one after it makes the principal active after `unlist`.
         if principal.queue.holds_work() or principal.charges:
             principal.activate()
-            principal.scheduler.notify_if_free()  # S3: it was in no list for a moment
+            principal.scheduler.notify_if_free()  # parking: notify; it was in no list for a moment
