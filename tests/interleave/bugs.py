@@ -96,19 +96,21 @@ BUGS = [
             elif slot:
                 self._start(slot)
         finally:
-            for worker in woken:
-                worker.woken = True
-                worker.parker.unpark()
-            if slot and not woken:
+            try:
+                for worker in woken:
+                    worker.woken = True
+                    worker.parker.unpark()
+                if slot and not woken:
 """,
         """                pass
             elif slot:
                 self._start(slot)
         finally:
-            for worker in woken:
-                worker.woken = True
-                worker.parker.unpark()
-            if slot:
+            try:
+                for worker in woken:
+                    worker.woken = True
+                    worker.parker.unpark()
+                if slot:
 """,
         s.submit_meets_park,
         50,
