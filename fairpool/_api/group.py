@@ -10,7 +10,7 @@ of theirs comes later, in code that it is not meant for. So:
   has asked the task to end (`_landed`).
 - Each then takes back its own request and no other.
 
-This code assumes A1 and A2 of `_sync`.
+Assumes: atomic call, mutex order (`_core.atomicity`).
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ Guarantees:
   by `shutdown(immediate=True)`. Items leave in the order in which they came.
 - No step needs a lock.
 
-This code assumes A1 to A4 of `_sync`. A waiter is a bare future, on which one task waits: whoever
-claims it first decides what becomes of it, the one that brings the permit, or the one that cancels
-the task. Where two threads could miss each other, both do first their write and then their look,
-each by a call on the container that the other's write was a call on (A2): one of the two sees the
-other.
+Assumes: atomic call, mutex order, plain read, unique count (`_core.atomicity`). A waiter is a bare
+future, on which one task waits: whoever claims it first decides what becomes of it, the one that
+brings the permit, or the one that cancels the task. Where two threads could miss each other, both
+do first their write and then their look, each by a call on the container that the other's write was
+a call on (mutex order): one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Event:
         while gate.successor:
             try:
                 gate = gate.successor[None]
-            except KeyError:  # a dict may count its first key before it finds it (A3)
+            except KeyError:  # a dict may count its first key before it finds it (plain read)
                 break
         if gate is not first:
             self._gate = gate
@@ -143,7 +143,7 @@ class Event:
         """Take the flag back: who comes to `wait` from here on waits for the next `set`."""
         gate = self._last_gate()
         if gate.is_open():
-            gate.successor.setdefault(None, _Gate())  # A1: one for all
+            gate.successor.setdefault(None, _Gate())  # atomic: one for all
             self._last_gate()
 
     async def wait(self) -> bool:
@@ -203,7 +203,7 @@ class _Permits:
         except IndexError:
             if self._dry:
                 return False
-            number = next(self._fresh)  # A4
+            number = next(self._fresh)  # unique count
             if number + 1 >= self._limit:
                 self._dry = True
             return number < self._limit
@@ -355,7 +355,7 @@ class BoundedSemaphore(Semaphore):
     def release(self) -> None:
         """As `Semaphore.release`. Raises ValueError if no permit is out."""
         try:
-            self._held.pop()  # A1: of two that release the last one, one gets the error
+            self._held.pop()  # atomic: of two that release the last one, one gets the error
         except IndexError:
             raise ValueError(f"{self!r} was released more often than acquired") from None
         self._permits.give()

@@ -7,8 +7,8 @@ one ends and the next one begins, so the pass is the same for all locks.
 first which has used the lock least, for its weight. Protocol, proof of the bounds, and what the
 strict kind costs: `docs/protocols/usage.md`.
 
-This code assumes A1, A2 and A5 of `_sync`. What is marked *key* is written by who holds the key of
-the lock (see `_combiner`).
+Assumes: atomic call, mutex order, try-lock (`_core.atomicity`). What is marked *key* is written by
+who holds the key of the lock (see `_combiner`).
 """
 
 from __future__ import annotations

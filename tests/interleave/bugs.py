@@ -560,7 +560,7 @@ BUGS = [
         "an event is cleared twice, and whoever waits at the second gate is left there",
         "_api.primitives",
         "Event.clear",
-        "            gate.successor.setdefault(None, _Gate())  # A1: one for all\n",
+        "            gate.successor.setdefault(None, _Gate())  # atomic: one for all\n",
         "            gate.successor[None] = _Gate()\n",
         s.event_is_cleared_by_two,
         60000,

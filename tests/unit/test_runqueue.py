@@ -80,5 +80,5 @@ def compared_by_identity() -> list[type]:
 @pytest.mark.parametrize("kind", compared_by_identity())
 def test_what_is_compared_by_identity_is_so_in_c(kind: type) -> None:
     # Else a comparison looks up a method, which may wait for a mutex of the interpreter: the call
-    # on a container that compares would be cut in two (A1).
+    # on a container that compares would be cut in two (atomic call).
     assert all(getattr(kind, name) is getattr(object, name) for name in COMPARISONS)
