@@ -27,25 +27,25 @@ __all__ = ["EVENTS", "Observer", "Point", "attach", "attached", "detach", "point
 
 
 class Observer:
-    """Told of what happens. Each method does nothing: a subclass has those that it wants."""
+    """Told of events. Each method does nothing; a subclass overrides those that it wants."""
 
     def submitted(self, scheduler: Any, task: Any) -> None:
         """A task was made and is about to be queued."""
 
     def settled(self, future: Any) -> None:
-        """A future has become final, and its callbacks are about to run."""
+        """A future has become final. Its callbacks run before or after this."""
 
     def work_taken(self, worker: Any, item: Any) -> None:
-        """A worker has taken an item out of a queue, and is about to run it."""
+        """A worker has taken an item, and is about to run it: a task, a continuation, a lock."""
 
     def step_began(self, worker: Any, item: Any) -> None:
-        """A worker begins a step of a task."""
+        """A worker begins a step of a task or a continuation."""
 
     def step_ended(self, worker: Any, item: Any) -> None:
         """The step has ended, or the task was suspended."""
 
-    def section_began(self, lock: Any, ticket: int | None, waited: int) -> None:
-        """A critical section begins. `ticket`: None where it entered at once. `waited`: ns."""
+    def section_began(self, lock: Any, ticket: int, waited: int) -> None:
+        """A critical section begins. `ticket`: when it asked (ns). `waited`: for how long (ns)."""
 
     def section_ended(self, lock: Any) -> None:
         """A critical section has ended."""
@@ -57,7 +57,7 @@ class Observer:
         """The pass has ended."""
 
     def handed_off(self, lock: Any, target: Any) -> None:
-        """The key of a lock was given to another worker or waiter."""
+        """The key of a lock was given to a waiter; None: to a worker, which will run a pass."""
 
     def stolen(self, thief: Any, item: Any) -> None:
         """A worker has taken an item from another worker's queue."""
@@ -112,17 +112,19 @@ Wrap = Callable[[Any, Observer], Any]
 
 _points: list[Point] = []
 _observers: list[Observer] = []
-_replaced: list[tuple[Any, str, Any]] = []  # what was put where: the owner, the name, the original
+_replaced: list[tuple[Any, str, Any]] = []  # the place, the name, the original or `_INHERITED`
+_INHERITED: Any = object()
 _changing = Lock()
 
 
 def point(owner: type | ModuleType, name: str, *events: str) -> Callable[[Wrap], Wrap]:
     """Decorate `wrap(original, observer)`, which makes the function that also reports `events`.
 
-    A function of a module is replaced in every module of the package that has imported it. Raises
-    AttributeError if `owner` has no such function itself: a renamed one must not go unseen.
+    A function of a module is replaced in every module of the package that has imported it. A class
+    may have inherited the function. Raises AttributeError if `owner` has none of this name: a
+    renamed one must not go unseen.
     """
-    if name not in vars(owner):
+    if not hasattr(owner, name):
         raise AttributeError(f"{owner.__name__} has no function {name} to observe")
     unknown = set(events).difference(EVENTS)
     if unknown or not events:
@@ -136,7 +138,12 @@ def point(owner: type | ModuleType, name: str, *events: str) -> Callable[[Wrap],
 
 
 def attach(observer: Observer) -> None:
-    """Tell `observer` of the events from now on. Attached twice, it is told twice."""
+    """Tell `observer` of the events from now on. Attached twice, it is told twice.
+
+    Raises RuntimeError where no points are known: import it from `fairpool._inspect.points`.
+    """
+    if not _points:
+        raise RuntimeError("no events to observe: import attach() from fairpool._inspect.points")
     with _changing:
         _put_back()
         _observers.append(observer)
@@ -171,10 +178,10 @@ def _replace() -> None:
     for owner, name, events, wrap in _points:
         if looked_at.isdisjoint(events):
             continue
-        original = vars(owner)[name]
+        original = getattr(owner, name)
         observed = wrap(original, observer)
         for place, as_name in list(_places(owner, name, original)):
-            _replaced.append((place, as_name, original))
+            _replaced.append((place, as_name, vars(place).get(as_name, _INHERITED)))
             setattr(place, as_name, observed)
 
 
@@ -193,4 +200,7 @@ def _places(owner: Any, name: str, original: Any) -> Iterator[tuple[Any, str]]:
 def _put_back() -> None:
     while _replaced:
         owner, name, original = _replaced.pop()
-        setattr(owner, name, original)
+        if original is _INHERITED:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)

@@ -105,6 +105,32 @@ def test_a_point_that_is_not_there_is_refused() -> None:
         point(Thief, "steal")
 
 
+def test_without_points_nothing_can_be_observed() -> None:
+    seam._points.clear()
+    with pytest.raises(RuntimeError, match=r"fairpool\._inspect\.points"):
+        attach(Told())
+
+
+def test_a_function_that_a_class_inherits_is_left_inherited() -> None:
+    class Heir(Thief):
+        pass
+
+    @point(Heir, "steal", "stolen")
+    def report(steal: Any, observer: Observer) -> Any:
+        def observed(self: Thief) -> str:
+            observer.stolen(self, "nothing")
+            return "nothing"
+
+        return observed
+
+    told = Told()
+    with attached(told):
+        assert Heir().steal() == "nothing"
+        assert Thief().steal() == "loot"
+    assert "steal" not in vars(Heir)
+    assert told.told == [("stolen", "nothing"), ("stolen", "loot")]
+
+
 def test_an_observer_does_nothing_by_itself() -> None:
     observer = Observer()
     for event in EVENTS:
