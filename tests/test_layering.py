@@ -137,6 +137,52 @@ def test_each_room_says_its_rank_and_what_lives_there() -> None:
         assert docstring.startswith(f"Rank {rank}, "), room
 
 
+# --- what is compiled makes no coroutines ---------------------------------------------------------
+
+# Rooms whose modules can be compiled: a compiled coroutine function makes no `types.CoroutineType`.
+COMPILED = ROOMS[: ROOMS.index("_inspect") + 1]
+
+# Coroutine functions that are still to move up.
+STILL_THERE = {"_scheduler.scheduler._close_generators"}
+
+
+def coroutine_functions_in(module: str, source: str) -> set[str]:
+    """Return the names of all that makes coroutines: `async def`, or `types.coroutine`."""
+    found = set()
+    for node in ast.walk(ast.parse(source, filename=f"{module}.py")):
+        if isinstance(node, ast.AsyncFunctionDef):
+            found.add(f"{module}.{node.name}")
+        elif isinstance(node, ast.ImportFrom) and node.module == "types":
+            found |= {f"{module}.coroutine" for alias in node.names if alias.name == "coroutine"}
+        elif isinstance(node, ast.Attribute) and node.attr == "coroutine":
+            if isinstance(node.value, ast.Name) and node.value.id == "types":
+                found.add(f"{module}.coroutine")
+    return found
+
+
+def test_no_coroutine_function_is_defined_below_the_api() -> None:
+    found = set()
+    for module, source in package_sources().items():
+        if room_of(module) in COMPILED:
+            found |= coroutine_functions_in(module, source)
+    assert found == STILL_THERE
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("async def f(): pass", {"_core.a.f"}),
+        ("class C:\n  async def f(self): pass", {"_core.a.f"}),
+        ("def f():\n  async def g(): pass", {"_core.a.g"}),
+        ("from types import coroutine\n@coroutine\ndef f(): yield", {"_core.a.coroutine"}),
+        ("import types\n@types.coroutine\ndef f(): yield", {"_core.a.coroutine"}),
+        ("from types import CoroutineType\ndef f(): yield self.coroutine", set()),
+    ],
+)
+def test_a_coroutine_function_is_told(source: str, found: set[str]) -> None:
+    assert coroutine_functions_in("_core.a", source) == found
+
+
 # --- the checker itself can say no ----------------------------------------------------------------
 
 MODULES = {

@@ -40,8 +40,12 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.token import Token
-from fairpool._tasks.future import FAILED, FINISHED, Future, claim, settle
-from fairpool._tasks.task import HELD_BY_ARGUMENT, CancelRequest, Task, claim_coroutine
+from fairpool._tasks.cancel import CancelRequest
+from fairpool._tasks.coroutines import HELD_BY_ARGUMENT, claim_coroutine
+from fairpool._tasks.future import Future
+from fairpool._tasks.settling import claim, settle
+from fairpool._tasks.state import FAILED, FINISHED
+from fairpool._tasks.task import Task
 
 __all__ = ["TaskGroup", "Timeout", "timeout", "timeout_at"]
 
@@ -57,7 +61,7 @@ def _task_that_enters(what: str) -> Task[Any]:
 
 def _interrupt(task: Task[Any], request: CancelRequest) -> None:
     """`Task.interrupt`, with a request that can be taken back whatever this raises."""
-    cell = task._cell
+    cell = task._status
     if type(cell) is list:
         cell.append(request)  # X1 of docs/protocols/tasks.md
         task._signal()
@@ -190,8 +194,8 @@ class TaskGroup:
         task: Task[T] = Task()
         task._pool = pool = parent._pool
         context = copy_context() if context is None else context
-        task._cell = [(context, coro, None, None, None), self._registrant or self._child_ended]
-        task._machine = coro
+        task._status = [(context, coro, None, None, None), self._registrant or self._child_ended]
+        task._coroutine_state = coro
         if name is not None:
             task.set_name(name)
         self._children.add(task)  # C1
@@ -212,7 +216,7 @@ class TaskGroup:
 
     def _child_ended(self, task: Task[Any]) -> None:
         """A registrant of the group's tasks: one of them has ended."""
-        if task._cell is FAILED and not self._given_up:
+        if task._status is FAILED and not self._given_up:
             need_stack(14)  # so that what follows in here does not fail half-way
             error = task.exception()
             assert error is not None

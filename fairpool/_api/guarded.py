@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 from fairpool._api.lock import Lock
 from fairpool._core.errors import stays_here
 from fairpool._locks.statistics import LockStatistics
+from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import Future
-from fairpool._tasks.task import claim_coroutine, is_coroutine
 
 __all__ = ["Guarded"]
 

@@ -20,8 +20,8 @@ from fairpool._locks.statistics import NANOSECOND, LockStatistics, summary
 from fairpool._locks.tasks import GIVE_WAY
 from fairpool._locks.usage import Charging, ChargingQueue, UsageQueue
 from fairpool._locks.waiters import ExternalWaiter, Section
+from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import Future
-from fairpool._tasks.task import Continuation
 
 __all__ = ["Lock", "make_lock"]
 
@@ -83,7 +83,7 @@ class Lock(Combiner, Executor):
             raise self._closed_error()
         section: Section = Section()
         section._pool = scheduler
-        section._cell = [(copy_context(), fn, args, kwargs or None, None)]
+        section._status = [(copy_context(), fn, args, kwargs or None, None)]
         section.lock = self
         section.ticket = monotonic_ns()
         self.line_up(section)

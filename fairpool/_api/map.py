@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from fairpool._core.threads import monotonic
+from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import Future
-from fairpool._tasks.task import claim_coroutine, is_coroutine
 
 __all__ = ["map_calls"]
 

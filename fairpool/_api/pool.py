@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any, TextIO, TypeVar
 from weakref import finalize, ref
 
+import fairpool._api.outcomes  # noqa: F401  (gives links their coroutine functions)
 from fairpool._api.guarded import Guarded
 from fairpool._api.lock import Lock, make_lock
 from fairpool._api.map import map_calls
@@ -29,8 +30,10 @@ from fairpool._inspect.dump import dump
 from fairpool._locks.statistics import LockStatistics
 from fairpool._scheduler.caller import AwaitingCaller, Caller, may_be_cut_off
 from fairpool._scheduler.scheduler import Scheduler
-from fairpool._tasks.future import Future, wait
-from fairpool._tasks.task import Task, claim_coroutine, is_coroutine
+from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
+from fairpool._tasks.future import Future
+from fairpool._tasks.task import Task
+from fairpool._tasks.thread_wait import wait
 
 __all__ = ["FairPool", "PoolStatistics", "Share", "run"]
 
@@ -173,7 +176,7 @@ class FairPool(ThreadPoolExecutor):
         try:
             task: Task[T] = Task()
             task._pool = scheduler
-            task._cell = [(copy_context(), fn, args, kwargs or None, backlog)]
+            task._status = [(copy_context(), fn, args, kwargs or None, backlog)]
         except BaseException:  # a MemoryError
             if backlog is not None:
                 backlog.leave()
@@ -205,7 +208,7 @@ class FairPool(ThreadPoolExecutor):
         worker = here.worker
         task: Task[Any] = Task()
         task._pool = scheduler
-        task._cell = [(copy_context(), fn, args, kwargs or None, None)]
+        task._status = [(copy_context(), fn, args, kwargs or None, None)]
         try:
             if scheduler.has_initializer or (worker is not None and worker.scheduler is scheduler):
                 scheduler.put(task)

@@ -35,7 +35,9 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
-from fairpool._tasks.future import CANCELLED, FINISHED, Future, claim, is_claimed, settle
+from fairpool._tasks.future import Future
+from fairpool._tasks.settling import claim, settle
+from fairpool._tasks.state import CANCELLED, FINISHED, is_claimed
 
 __all__ = [
     "BoundedSemaphore",
@@ -227,7 +229,7 @@ class _Permits:
             self._match()  # L2
             return await waiter
         except BaseException:
-            if claim(waiter) is None and waiter._cell is not CANCELLED:
+            if claim(waiter) is None and waiter._status is not CANCELLED:
                 self.give()  # it was given a permit, and is not going to use it
             else:
                 self._give_up(waiter)

@@ -17,17 +17,19 @@ from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic
 from fairpool._core.timer import TARGET, Timer
-from fairpool._tasks.future import FINISHED, Derived, Future, claim, outcome_of, settle
-from fairpool._tasks.gather import Gather
-from fairpool._tasks.task import (
+from fairpool._tasks.coroutines import (
     HELD_BY_ARGUMENT,
     HELD_BY_TUPLE,
     HELD_BY_TUPLE_AND_LOCAL,
-    Task,
     claim_all,
     claim_coroutine,
     is_coroutine,
 )
+from fairpool._tasks.future import Derived, Future
+from fairpool._tasks.gather import Gather
+from fairpool._tasks.settling import claim, outcome_of, settle
+from fairpool._tasks.state import FINISHED
+from fairpool._tasks.task import Task
 from fairpool._tasks.wrap import is_future, wrap_future
 
 __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]

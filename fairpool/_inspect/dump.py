@@ -11,7 +11,8 @@ from typing import Any, TextIO
 from fairpool._core.foreign import describe, is_a
 from fairpool._core.waitgraph import waits
 from fairpool._scheduler.worker import Worker
-from fairpool._tasks.future import Future, is_final
+from fairpool._tasks.future import Future
+from fairpool._tasks.state import is_final
 
 __all__ = ["dump"]
 

@@ -30,9 +30,9 @@ from fairpool._locks.owners import KeyLoan, current_owner
 from fairpool._locks.statistics import SAMPLE_MASK
 from fairpool._locks.tasks import TaskEntry
 from fairpool._locks.waiters import CriticalLink
-from fairpool._tasks.future import is_final
+from fairpool._tasks.chain import Link
 from fairpool._tasks.request import Request
-from fairpool._tasks.task import Link
+from fairpool._tasks.state import is_final
 
 __all__ = ["PASS_SECTIONS", "PASS_TIME", "Combiner"]
 

@@ -24,18 +24,12 @@ from typing import Any
 from fairpool._core.accounts import CURRENT
 from fairpool._core.here import here
 from fairpool._core.threads import Lock, monotonic_ns
-from fairpool._tasks.future import (
-    CANCELLED,
-    FINISHED,
-    Future,
-    call_all,
-    claim,
-    is_claimed,
-    is_final,
-    settle,
-)
+from fairpool._tasks.chain import LINK, Link
+from fairpool._tasks.future import Future
 from fairpool._tasks.request import LockRequest, Waiter
-from fairpool._tasks.task import LINK, Link, Task
+from fairpool._tasks.settling import claim, run_user_callbacks, settle
+from fairpool._tasks.state import CANCELLED, FINISHED, is_claimed, is_final
+from fairpool._tasks.task import Task
 
 __all__ = ["CriticalLink", "ExternalWaiter", "Section", "Sweep", "ThreadWaiter", "has_given_up"]
 
@@ -161,7 +155,7 @@ class ExternalWaiter(Waiter, Future[None]):
 
     def give_up(self) -> bool:
         """As that of `Waiter`; True as well where it was cancelled."""
-        if claim(self) is None and self._cell is not CANCELLED:
+        if claim(self) is None and self._status is not CANCELLED:
             return False
         self.lock.forget(self)
         return True
@@ -233,8 +227,8 @@ class _Critical(Waiter, Task[Any]):
         # A clean-up, which is run whatever is cancelled or closed meanwhile.
         link: Link[None] = Link()
         link._pool = self._pool
-        then = partial(call_all, self, callbacks)
-        link._cell = [(copy_context(), None, self, LINK, None, None, then)]
+        then = partial(run_user_callbacks, self, callbacks)
+        link._status = [(copy_context(), None, self, LINK, None, None, then)]
         self._pool.resume(link)
 
     def drop(self) -> bool:
@@ -293,6 +287,6 @@ class CriticalLink(_Critical, Link[Any]):
     def principal(self) -> Any:
         # Not that of the calling thread: it is called by whatever has settled its source.
         try:
-            return self._cell[0][0].get(CURRENT)  # type: ignore[index]
+            return self._status[0][0].get(CURRENT)  # type: ignore[index]
         except (IndexError, TypeError):  # cancelled
             return None

@@ -30,8 +30,12 @@ from fairpool._core.signals import acquire, handle_ctrl_c, wait_until_set
 from fairpool._core.threads import monotonic, monotonic_ns, yield_cpu
 from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.worker import STEPS_BETWEEN_SCANS, Worker, blocking
-from fairpool._tasks.future import Future, call, is_final, spin_wait
-from fairpool._tasks.task import Continuation, Task
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.future import Future
+from fairpool._tasks.settling import run_callback
+from fairpool._tasks.state import is_final
+from fairpool._tasks.task import Task
+from fairpool._tasks.thread_wait import spin_wait
 
 __all__ = ["AwaitingCaller", "Caller", "Helper", "LastCaller", "may_be_cut_off"]
 
@@ -387,7 +391,9 @@ def _is_called_by_user(frame: Any, callbacks: bool = False) -> bool:
     """Whether code of the user's, with `callbacks` also of a callback, is below the loop's."""
     is_users = False
     while frame is not None and frame.f_code not in _LOOPS:
-        if frame.f_code is call.__code__ and not callbacks:  # it logs what a callback raises
+        if (
+            frame.f_code is run_callback.__code__ and not callbacks
+        ):  # it logs what a callback raises
             return False
         is_users = is_users or not _is_packages(frame)
         frame = frame.f_back

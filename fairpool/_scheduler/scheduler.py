@@ -44,18 +44,12 @@ from fairpool._core.token import Latch, Token
 from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.caller import Helper, LastCaller
 from fairpool._scheduler.worker import Worker, adopt, blocking
+from fairpool._tasks.chain import LINK, Closing, Handler, Link
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import Future
 from fairpool._tasks.gather import Gather
-from fairpool._tasks.task import (
-    LINK,
-    Closing,
-    Continuation,
-    Handler,
-    Link,
-    Task,
-    claim_coroutine,
-    is_coroutine,
-)
+from fairpool._tasks.task import Task
 
 __all__ = ["Backlog", "Scheduler", "live"]
 
@@ -267,8 +261,8 @@ class Scheduler:
         """A task that runs a coroutine object, to be queued with `put`."""
         task: Task[Any] = Task()
         task._pool = self
-        task._cell = [(copy_context(), coroutine, None, None, None)]
-        task._machine = coroutine
+        task._status = [(copy_context(), coroutine, None, None, None)]
+        task._coroutine_state = coroutine
         if name is not None:
             task.set_name(name)
         return task
@@ -345,7 +339,7 @@ class Scheduler:
             if principal is not None:
                 context.run(CURRENT.set, principal)
                 link.__dict__["_principal"] = principal
-        link._cell = [(context, on_result, source, LINK, None, handler, in_any_case)]
+        link._status = [(context, on_result, source, LINK, None, handler, in_any_case)]
         source.register_for_now(link)
         return link
 
@@ -491,7 +485,7 @@ class Scheduler:
             principal = item._context.get(CURRENT)
         else:
             try:
-                principal = item._cell[0][0].get(CURRENT)
+                principal = item._status[0][0].get(CURRENT)
             except (AttributeError, IndexError, TypeError):  # a lock; or cancelled meanwhile
                 return None
         return principal if principal is not None and principal.scheduler is self else None
@@ -856,7 +850,7 @@ def _make_closing(scheduler: Scheduler, *generators: Any) -> Closing:
     task: Closing = Closing()
     task._pool = scheduler
     close = partial(_close_generators, generators)
-    task._cell = [(copy_context(), None, _DONE, LINK, None, None, close)]
+    task._status = [(copy_context(), None, _DONE, LINK, None, None, close)]
     return task
 
 

@@ -38,21 +38,14 @@ from fairpool._core.threads import (
 )
 from fairpool._core.token import Token
 from fairpool._core.waitgraph import enter_wait, leave_wait, waiting_tasks, write_wait
-from fairpool._tasks.future import (
-    FINISHED,
-    Future,
-    Waiter,
-    claim,
-    fail,
-    is_final,
-    settle,
-    spin_wait,
-    wait,
-    wait_watchfully,
-)
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.future import Future
 from fairpool._tasks.gather import FORKED_MAX, Gather
 from fairpool._tasks.request import Once
-from fairpool._tasks.task import Continuation, Task
+from fairpool._tasks.settling import claim, fail, settle
+from fairpool._tasks.state import FINISHED, is_final
+from fairpool._tasks.task import Task
+from fairpool._tasks.thread_wait import ThreadCallback, spin_wait, wait, wait_watchfully
 
 __all__ = ["Worker", "adopt", "blocking"]
 
@@ -93,7 +86,7 @@ HEAD_START_SEARCHING = 50_000
 HEAD_START_RUNNING = 30_000
 
 
-class _SlotWaiter(Waiter):
+class _SlotWaiter(ThreadCallback):
     """Wakes a worker that gave up its slot, and has its slot back before it wakes.
 
     The thread that completes the future returns the slot on the worker's behalf. So with

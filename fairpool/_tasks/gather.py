@@ -26,18 +26,13 @@ from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.waitgraph import leave_wait
-from fairpool._tasks.future import (
-    CANCELLED,
-    FAILED,
-    FINISHED,
-    Failure,
-    Future,
-    claim,
-    is_final,
-    outcome_of,
-    settle,
-)
-from fairpool._tasks.task import Joint, Task, fail_step, settle_and_take_next, suspend_first
+from fairpool._tasks.continuation import suspend_first
+from fairpool._tasks.failure import Failure
+from fairpool._tasks.future import Future
+from fairpool._tasks.settling import claim, outcome_of, settle
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, is_final
+from fairpool._tasks.step import Aggregate, fail_step, settle_and_take_next
+from fairpool._tasks.task import Task
 
 __all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 
@@ -75,8 +70,8 @@ class Fork:
         self.outer: Any = None
 
 
-class Gather(Joint):
-    """The future of a `gather`, a registrant of its children, and what starts them."""
+class Gather(Aggregate):
+    """The future of a `gather`, a callback of its children, and what starts them."""
 
     __slots__ = (
         "_all",
@@ -103,7 +98,7 @@ class Gather(Joint):
     lock_in_hand = None
 
     def __init__(self, size: int, return_exceptions: bool) -> None:
-        self._cell = [()]
+        self._status = [()]
         self._pool = None
         self._all = return_exceptions
         self._requested = False
@@ -213,7 +208,7 @@ class Gather(Joint):
             and worker.may_fork(self._eager_in)
         ):
             self._fork(worker)
-        if self._cell is FINISHED:
+        if self._status is FINISHED:
             return self._value  # type: ignore[no-any-return]
         try:
             return (yield from Future.__await__(self))  # type: ignore[no-any-return]
@@ -224,7 +219,7 @@ class Gather(Joint):
         """Start children on top of the task that runs on `worker`, and that waits for them.
 
         They are still in a queue as well, for others: those who take from there get the oldest
-        gather first, and with it the most work.
+        gather first, and with it the most call.
         """
         scheduler, unstarted = self._eager_in, self._unstarted
         overcommits, outside = scheduler.parking.overcommits, scheduler.injector
@@ -235,7 +230,7 @@ class Gather(Joint):
         if not worker.forked:
             worker.fork_until = monotonic_ns() + FORKED_TIME
         try:
-            while worker.forked < FORKED_MAX and not overcommits and type(self._cell) is list:
+            while worker.forked < FORKED_MAX and not overcommits and type(self._status) is list:
                 try:
                     index = unstarted.pop()
                 except IndexError:
@@ -273,8 +268,8 @@ class Gather(Joint):
         """Make a task of a child in its first step. Called by the worker that runs it, once."""
         task: Task[Any] = Task()
         task._pool = pool
-        task._cell = [self]
-        task._machine = self._coroutines[index]
+        task._status = [self]
+        task._coroutine_state = self._coroutines[index]
         first = self._tasks.setdefault(index, task)  # G1
         if first is _TO_BE_CANCELLED:
             self._tasks[index] = task
@@ -320,7 +315,7 @@ class Gather(Joint):
 
     def child_ended(self, child: Any, pool: Any) -> Any:
         """A child that is a future is final. Returns as `take_next`, if `pool` is given."""
-        if self._all or child._cell is FINISHED:
+        if self._all or child._status is FINISHED:
             return self._finish(pool) if self._have_ended(1) else None
         if claim(self) is None:
             return None
@@ -401,7 +396,7 @@ class Gather(Joint):
 
 
 def _outcome(child: Any) -> Any:
-    if type(child) is Task and child._cell is FINISHED:
+    if type(child) is Task and child._status is FINISHED:
         return child._value
     state, value = outcome_of(child, "gather()")
     if state is FAILED:

@@ -20,16 +20,10 @@ from typing import Any, TypeVar
 from fairpool._core.foreign import describe, is_a, without_frame
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import start_new_thread
-from fairpool._tasks.future import (
-    CANCELLED,
-    FAILED,
-    FINISHED,
-    Derived,
-    Failure,
-    Future,
-    claim,
-    settle,
-)
+from fairpool._tasks.failure import Failure
+from fairpool._tasks.future import Derived, Future
+from fairpool._tasks.settling import claim, settle
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 
 __all__ = ["RUN_IT_THERE", "is_future", "wrap_future"]
 
@@ -79,7 +73,7 @@ class _Wrapper(Derived[T]):
     def __init__(self, source: Any) -> None:
         self._pool = None
         self._source = source
-        self._cell = [(), _cancel_source]
+        self._status = [(), _cancel_source]
 
     def __call__(self, source: Any) -> None:
         """`source` is final. Called by `source`, which swallows what this raises."""
@@ -105,7 +99,7 @@ class _Wrapper(Derived[T]):
 
 
 def _cancel_source(wrapper: Any) -> None:
-    """The first registrant of a wrapper: if that was cancelled, the other future is to be, too."""
+    """The first callback of a wrapper: if that was cancelled, the other future is to be, too."""
     source, wrapper._source = wrapper._source, None
     if source is not None:
         source.cancel()

@@ -16,9 +16,10 @@ from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import Any
 
 import fairpool._scheduler.scheduler
+import fairpool._tasks.continuation
 import fairpool._tasks.task
 from fairpool import FairPool
-from fairpool._tasks.task import is_coroutine
+from fairpool._tasks.coroutines import is_coroutine
 from fairpool.testing._explore import Explorer, Plan, error_of, lines_of
 from fairpool.testing._points import Points, code_of, start_of, users_accesses
 from fairpool.testing._run import Abandoned, Run, is_failure
@@ -41,7 +42,12 @@ def _task_level() -> list[CodeType]:
     scheduler, task = fairpool._scheduler.scheduler.Scheduler, fairpool._tasks.task
     return [
         each.__code__
-        for each in (scheduler.put, scheduler.resume, task.Task.run, task.Continuation.run)
+        for each in (
+            scheduler.put,
+            scheduler.resume,
+            task.Task.run,
+            fairpool._tasks.continuation.Continuation.run,
+        )
     ]
 
 

@@ -18,7 +18,7 @@ from math import inf
 from threading import current_thread
 from typing import Any
 
-from fairpool._tasks.task import is_coroutine
+from fairpool._tasks.coroutines import is_coroutine
 
 __all__ = ["NotLinearizable", "Recorder"]
 

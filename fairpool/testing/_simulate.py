@@ -34,10 +34,11 @@ from fairpool._locks.combiner import Combiner
 from fairpool._locks.key import KeyedLock
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.coroutines import is_coroutine
 from fairpool._tasks.future import Future
 from fairpool._tasks.gather import Gather
 from fairpool._tasks.request import Waiter
-from fairpool._tasks.task import Continuation, is_coroutine
 from fairpool.testing._carriers import Carriers, best_carriers
 from fairpool.testing._machine import SECOND, Machine
 from fairpool.testing._world import Values, get_ident, monotonic_ns, running, world
@@ -52,7 +53,7 @@ WORKERS_MAX = 10_000
 
 # What the package sets these to on a free-threaded build, which is what is simulated.
 FREE_THREADED_VALUES: Values = {
-    (fairpool._tasks.future, "LOOKS_BEFORE_PARKING"): 60,
+    (fairpool._tasks.thread_wait, "SPIN_LIMIT"): 60,
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 100,
     (fairpool._locks.tasks, "LOOKS_BEFORE_QUEUEING"): 200,
 }

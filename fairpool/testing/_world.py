@@ -486,7 +486,7 @@ SHRUNK: Values = {
     (fairpool._locks.tasks, "LOOKS_BEFORE_QUEUEING"): 1,
     (fairpool._locks.combiner, "PASS_SECTIONS"): 2,
     (fairpool._locks.exit, "SECTIONS_BETWEEN_REVIEWS"): 2,
-    (fairpool._tasks.future, "LOOKS_BEFORE_PARKING"): 0,
+    (fairpool._tasks.thread_wait, "SPIN_LIMIT"): 0,
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 1,
     (fairpool._scheduler.worker, "STEPS_BETWEEN_SCANS"): 5,
     (fairpool._scheduler.worker, "SPREE_MAX"): 2,
@@ -513,7 +513,7 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]
                     if value is real:
                         yield module, attribute, ours
     yield fairpool._scheduler.worker, "random", random
-    yield fairpool._tasks.future, "log_failure", fairpool._core.report.log_failure_now
+    yield fairpool._tasks.failure, "log_failure", fairpool._core.report.log_failure_now
     yield fairpool._scheduler.scheduler, "set", new_set
     yield fairpool._api.group, "set", new_set
     yield concurrent.futures._base, "set", new_set

@@ -51,7 +51,7 @@ def standard() -> Iterator[concurrent.futures.Executor]:
 
 def suspended(task: Any) -> None:
     """Return when the task's coroutine is suspended."""
-    while not getattr(getattr(task, "_machine", None), "armed", None):
+    while not getattr(getattr(task, "_coroutine_state", None), "armed", None):
         assert not task.done()
         time.sleep(0)
 
@@ -452,7 +452,7 @@ def test_cancel_while_it_waits_for(kind: str, times: int, pool: FairPool) -> Non
     log: list[str] = []
     task: Any = pool.submit(_blocked_in(kind, log))
     if kind == "nothing":
-        while not hasattr(task, "_machine"):
+        while not hasattr(task, "_coroutine_state"):
             time.sleep(0)
     else:
         suspended(task)
@@ -803,7 +803,7 @@ def test_run_ends_what_the_main_coroutine_has_left() -> None:
     async def main() -> str:
         tasks = [create_task(left()) for _ in range(3)]
         await yield_now()
-        while not all(getattr(getattr(t, "_machine", None), "armed", None) for t in tasks):
+        while not all(getattr(getattr(t, "_coroutine_state", None), "armed", None) for t in tasks):
             await yield_now()
         return "done"
 
@@ -922,7 +922,7 @@ PROGRAMS = {
                 print("cleaned")
         pool = fairpool.FairPool(1)
         task = pool.submit(for_ever)
-        while not getattr(getattr(task, "_machine", None), "armed", None):
+        while not getattr(getattr(task, "_coroutine_state", None), "armed", None):
             time.sleep(0)
     """,
     "queued, and suspended only afterwards": """
@@ -946,7 +946,7 @@ PROGRAMS = {
                 print("cleaned")
         pool = fairpool.FairPool(2, idle_timeout=0.0)
         task = pool.submit(nap)
-        while not getattr(getattr(task, "_machine", None), "armed", None):
+        while not getattr(getattr(task, "_coroutine_state", None), "armed", None):
             time.sleep(0)
     """,
     "gathering": """
@@ -960,7 +960,7 @@ PROGRAMS = {
                 print("cleaned")
         pool = fairpool.FairPool(2)
         task = pool.submit(main)
-        while not getattr(getattr(task, "_machine", None), "armed", None):
+        while not getattr(getattr(task, "_coroutine_state", None), "armed", None):
             time.sleep(0)
     """,
 }

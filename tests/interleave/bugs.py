@@ -180,11 +180,11 @@ BUGS = [
     # --- futures ------------------------------------------------------------------------------
     Bug(
         "a registrant does not look again whether the future is final (R2)",
-        "_tasks.future",
-        "Future._register",
-        "            if type(self._cell) is list:  # R2: see docs/protocols/future.md\n"
+        "_tasks.callbacks",
+        "CallbackFuture._register",
+        "            if type(self._status) is list:  # R2: see docs/protocols/future.md\n"
         "                return\n"
-        "            _call_late(self, cell, registrant)\n",
+        "            run_late(self, status, callback)\n",
         "",
         s.complete_meets_registration,
         100,
@@ -193,8 +193,8 @@ BUGS = [
     ),
     Bug(
         "a late registrant is called by two",
-        "_tasks.future",
-        "_call_late",
+        "_tasks.settling",
+        "run_late",
         "        return\n",
         "        pass\n",
         s.complete_meets_registration,
@@ -204,10 +204,10 @@ BUGS = [
     ),
     Bug(
         "the final state is written before the result",
-        "_tasks.future",
+        "_tasks.settling",
         "publish_final",
-        "    future._value = value  # publish_value\n    future._cell = state  # publish_state\n",
-        "    future._cell = state\n    future._value = value\n",
+        "    future._value = value  # publish_value\n    future._status = state  # publish_state\n",
+        "    future._status = state\n    future._value = value\n",
         s.complete_meets_registration,
         500,
         guarantee=7,
@@ -215,14 +215,14 @@ BUGS = [
     ),
     Bug(
         "the registrants are looked at before the future is final (`publish_state`)",
-        "_tasks.future",
+        "_tasks.settling",
         "publish_final",
-        """    future._cell = state  # publish_state
+        """    future._status = state  # publish_state
 """,
-        """    if not cell:
-        future._cell = state
+        """    if not status:
+        future._status = state
         return []
-    future._cell = state
+    future._status = state
 """,
         s.complete_meets_registration,
         50,
@@ -231,9 +231,9 @@ BUGS = [
     ),
     Bug(
         "a claim that comes too late forgets the registrant that it took",
-        "_tasks.future",
+        "_tasks.settling",
         "put_back",
-        "    cell.insert(0, registrant)\n",
+        "    status.insert(0, callback)\n",
         "    return\n",
         s.one_claim,
         100,
@@ -242,9 +242,9 @@ BUGS = [
     ),
     Bug(
         "a registrant that was put back gets no second look (K3)",
-        "_tasks.future",
+        "_tasks.settling",
         "put_back",
-        "    if type(future._cell) is not list:\n",
+        "    if type(future._status) is not list:\n",
         "    if False:\n",
         s.one_claim,
         1000,
@@ -255,7 +255,7 @@ BUGS = [
         "a waiter of concurrent.futures sees the end before it is told",
         "_tasks.future",
         "Future._state",
-        "        if view is not None and not view.told:\n",
+        "        if adapter is not None and not adapter.told:\n",
         "        if False:\n",
         s.complete_meets_as_completed,
         50,
@@ -276,7 +276,7 @@ BUGS = [
     # --- tasks --------------------------------------------------------------------------------
     Bug(
         "a task is published before `send` has returned",
-        "_tasks.task",
+        "_tasks.continuation",
         "Continuation.run",
         """        try:
             request = self.run_in(self.send, None)
@@ -293,7 +293,7 @@ BUGS = [
     ),
     Bug(
         "a continuation is armed after it has registered",
-        "_tasks.task",
+        "_tasks.continuation",
         "Continuation._arm",
         "        self.armed.append(None)  # A1\n",
         "        suspend(self) if suspend is not None else None\n"
@@ -306,8 +306,8 @@ BUGS = [
     ),
     Bug(
         "two wake-ups resume one continuation",
-        "_tasks.task",
-        "Continuation.wake",
+        "_tasks.cancel",
+        "Suspension.wake",
         """        try:
             self.armed.pop()
         except IndexError:
@@ -323,9 +323,9 @@ BUGS = [
     ),
     Bug(
         "a cancellation during the first step is not looked for (D2)",
-        "_tasks.task",
+        "_tasks.continuation",
         "Continuation.__init__",
-        "        if entries and _may_hold_request(entries) and task.cancel_requests():\n",
+        "        if entries and may_hold_request(entries) and task.cancel_requests():\n",
         "        if False:\n",
         s.cancel_is_not_lost,
         100,
@@ -334,7 +334,7 @@ BUGS = [
     ),
     Bug(
         "a cancellation just before the suspension is not looked for (A2)",
-        "_tasks.task",
+        "_tasks.continuation",
         "Continuation._arm",
         "        while self._requested and self.disarm():\n",
         "        while False:\n",
@@ -345,10 +345,10 @@ BUGS = [
     ),
     Bug(
         "the canceller signals before its request is there (X2 before X1)",
-        "_tasks.task",
-        "Task.interrupt",
-        "        cell.append(request)  # X1\n        self._signal()\n",
-        "        self._signal()\n        cell.append(request)\n",
+        "_tasks.cancel",
+        "CancellableTask.interrupt",
+        "        status.append(request)  # X1\n        self._signal()\n",
+        "        self._signal()\n        status.append(request)\n",
         s.cancel_meets_first_step,
         1500,
         guarantee=8,
@@ -356,8 +356,8 @@ BUGS = [
     ),
     Bug(
         "what is waited for ends while its waiter is being cancelled",
-        "_tasks.task",
-        "Continuation._rearm",
+        "_tasks.cancel",
+        "Suspension._rearm",
         "        if is_done:\n",
         "        if False:\n",
         s.cancel_meets_wake,
@@ -367,9 +367,9 @@ BUGS = [
     ),
     Bug(
         "the worker that ends a step forgets the second registrant",
-        "_tasks.task",
+        "_tasks.step",
         "take_next",
-        "    if cell:  # one more has come: `registrant` may be that\n",
+        "    if status:  # one more has come: `callback` may be that\n",
         "    if False:\n",
         s.end_of_a_step_meets_registration,
         30000,
@@ -380,12 +380,12 @@ BUGS = [
         "a link is registered before it is whole",
         "_scheduler.scheduler",
         "Scheduler.link",
-        """        link._cell = [(context, on_result, source, LINK, None, handler, in_any_case)]
+        """        link._status = [(context, on_result, source, LINK, None, handler, in_any_case)]
         source.register_for_now(link)
 """,
-        """        link._cell = []
+        """        link._status = []
         source.register_for_now(link)
-        link._cell.append((context, on_result, source, LINK, None, handler, in_any_case))
+        link._status.append((context, on_result, source, LINK, None, handler, in_any_case))
 """,
         s.chain_meets_completion,
         200,
@@ -396,7 +396,7 @@ BUGS = [
         "a gather takes a child that has failed for one that has not",
         "_tasks.gather",
         "Gather.child_ended",
-        "        if self._all or child._cell is FINISHED:\n",
+        "        if self._all or child._status is FINISHED:\n",
         "        if True:\n",
         s.gather_meets_failure,
         50,
@@ -418,8 +418,8 @@ BUGS = [
         "a child leaves its group before it has asked the parent to end",
         "_api.group",
         "TaskGroup._child_ended",
-        "        if task._cell is FAILED and not self._given_up:\n",
-        "        self._take_out(task)\n        if task._cell is FAILED and not self._given_up:\n",
+        "        if task._status is FAILED and not self._given_up:\n",
+        "        self._take_out(task)\n        if task._status is FAILED and not self._given_up:\n",
         s.group_meets_failure,
         200,
         guarantee=8,
@@ -922,7 +922,7 @@ BUGS = [
     ),
     Bug(
         "a cancellation just before the request is queued is not looked for (Q3)",
-        "_tasks.task",
+        "_tasks.continuation",
         "Continuation._queue_up",
         "        if self._requested and request.give_up():\n",
         "        if False:\n",
@@ -1232,7 +1232,7 @@ BUGS = [
         "a cancelled task does not give its permit back",
         "_tasks.task",
         "_drop",
-        "        work[4].leave()\n",
+        "        call[4].leave()\n",
         "        pass\n",
         s.cancelled_ones_make_room,
         50,

@@ -465,7 +465,7 @@ def end_of_a_step_meets_registration() -> None:
     pool = FairPool(1)
     task: Task[int] = Task()
     task._pool = pool._scheduler
-    task._cell = [(copy_context(), int, (), None, None)]
+    task._status = [(copy_context(), int, (), None, None)]
     worker = SimpleNamespace()
 
     def register() -> None:

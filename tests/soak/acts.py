@@ -173,7 +173,7 @@ def act_cancel(world: World, chance: Chance) -> None:
     victim = world.victim(chance)
     if victim is not None and victim.cancel() and victim.done():
         # A coroutine that runs is only asked to end, and may be about to return.
-        assert victim.cancelled() or hasattr(victim, "_machine")
+        assert victim.cancelled() or hasattr(victim, "_coroutine_state")
 
 
 def act_wait(world: World, chance: Chance) -> None:

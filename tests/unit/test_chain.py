@@ -337,7 +337,7 @@ def test_what_a_running_link_awaits_is_cancelled_with_it(pool: FairPool, held: F
 
     link = pool.submit(int).then(step)
     assert reached.wait(TIMEOUT)
-    while not getattr(getattr(link, "_machine", None), "armed", None):
+    while not getattr(getattr(link, "_coroutine_state", None), "armed", None):
         pass
     assert link.cancel()
     assert outcome_of(link) == "cancelled"

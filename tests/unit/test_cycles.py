@@ -21,8 +21,8 @@ from kit import TIMEOUT, Mishap
 import fairpool
 from fairpool import FairPool, Future, TaskGroup, Timeout, gather, shield, timeout, yield_now
 from fairpool._core.report import LOGGER, wait_for_log
-from fairpool._tasks.future import Failure
-from fairpool._tasks.task import Continuation
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.failure import Failure
 
 
 class Base(BaseException):

@@ -166,7 +166,7 @@ class Events:
         if counts["ran"] and task.done():
             assert task.result(0) == "ran", what
         assert wait([task], 0).done == ({task} if task.done() else set()), what
-        assert task._cell is None or not counts["ran"] or task.done(), what
+        assert task._status is None or not counts["ran"] or task.done(), what
 
 
 PARTIES = (
@@ -527,7 +527,16 @@ def test_a_task_leaves_no_cycle_for_the_collector(
     make_pool: Callable[..., FairPool], collector_off: None, use: Callable[[FairPool], None]
 ) -> None:
     pool = make_pool(2)
-    kinds = {"Task", "Future", "Failure", "Mishap", "_View", "_Waiters", "_SlotWaiter", "_Callback"}
+    kinds = {
+        "Task",
+        "Future",
+        "Failure",
+        "Mishap",
+        "ConditionAdapter",
+        "StdWaiters",
+        "_SlotWaiter",
+        "UserCallback",
+    }
     for _ in range(50):
         use(pool)
     pool.shutdown()

@@ -19,8 +19,8 @@ import fairpool
 from fairpool import Event, FairPool, Future, Queue, Semaphore
 from fairpool._core.runqueue import SHORT, WaitQueue
 from fairpool._locks.usage import UsageQueue
-from fairpool._tasks.future import Waiter
-from fairpool._tasks.task import CancelRequest
+from fairpool._tasks.cancel import CancelRequest
+from fairpool._tasks.thread_wait import ThreadCallback
 
 Place = Callable[[FairPool], Any]
 
@@ -200,7 +200,7 @@ class Join(InTask):
 
 
 def registered(future: Future[Any]) -> int:
-    cell = future._cell
+    cell = future._status
     crowd = future.__dict__.get("_crowd")
     if type(cell) is not list:
         return 0
@@ -222,7 +222,7 @@ class Wait(InTask):
         return registered(self.event._gate)
 
 
-class Registered(Waiter):
+class Registered(ThreadCallback):
     """What a coroutine does that awaits a future, and one that gives up."""
 
     def __init__(self, future: Future[Any]) -> None:
@@ -559,7 +559,7 @@ def test_stress_a_crowd_comes_and_goes_while_the_future_ends() -> None:
         calls: list[Any] = []
         left: list[Any] = []
 
-        class Registrant(Waiter):
+        class Registrant(ThreadCallback):
             def __call__(self, future: Any) -> None:
                 calls.append(self)
 

@@ -765,7 +765,7 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
     with FairPool(2) as pool:
         task = pool.submit(main)
         assert decided.wait(TIMEOUT)
-        while type(limits[0]._landed._cell) is list and len(limits[0]._landed._cell) < 2:
+        while type(limits[0]._landed._status) is list and len(limits[0]._landed._status) < 2:
             time.sleep(0)
         left.set()
         assert task.result(TIMEOUT) == "unharmed"

@@ -21,7 +21,7 @@ from kit import PATIENCE, in_time
 import fairpool
 from fairpool import FairPool, Future
 from fairpool._tasks import task as task_module
-from fairpool._tasks.task import claim_coroutine
+from fairpool._tasks.coroutines import claim_coroutine
 
 MakePool = Callable[..., FairPool]
 

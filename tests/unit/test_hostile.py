@@ -697,7 +697,7 @@ class Refusing(StdFuture[Any]):
     def __getattribute__(self, name: str) -> Any:
         if name == object.__getattribute__(self, "refused"):
             raise Insult(name)
-        if name.startswith("_suspend") or name == "_machine":
+        if name.startswith("_suspend") or name == "_coroutine_state":
             raise AttributeError(name) if name == "_suspend" else Insult(name)
         return object.__getattribute__(self, name)
 

@@ -45,8 +45,9 @@ from fairpool._locks import threads as threads_module
 from fairpool._locks.owners import ThreadOwner, current_owner
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.worker import SPREE_MAX, Worker
-from fairpool._tasks.future import CANCELLED, claim, settle
 from fairpool._tasks.request import Request
+from fairpool._tasks.settling import claim, settle
+from fairpool._tasks.state import CANCELLED
 
 MakePool = Callable[..., FairPool]
 
@@ -528,9 +529,9 @@ def test_a_late_registrant_does_not_take_a_coroutine_out_of_the_queue(
         go_on.set_result(None)
 
         def cancel(task: Any = task) -> None:
-            continuation = task._machine
+            continuation = task._coroutine_state
             if continuation.disarm():  # as a cancellation that has found it not final
-                task._cell.append(fairpool._tasks.task.CancelRequest(None))
+                task._status.append(fairpool._tasks.cancel.CancelRequest(None))
                 continuation._requested = continuation._attention = True
                 desk.scheduler.resume(continuation)
                 desk.run()
@@ -1428,7 +1429,7 @@ def test_a_coroutine_that_is_abandoned_leaves_its_lock(
     task: Any = desk.pool.submit(stubborn)
     desk.run()
     section = desk.lock.submit(int)
-    continuation = task._machine
+    continuation = task._coroutine_state
     assert continuation.disarm()
     continuation.abandon(Mishap())
     assert isinstance(task.exception(0), Mishap)

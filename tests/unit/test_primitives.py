@@ -109,10 +109,10 @@ def test_event_cancelled_wait_leaves_the_event_alone(workers: int) -> None:
     async def main() -> None:
         event = Event()
         first, second = create_task(event.wait()), create_task(event.wait())
-        await until(lambda: len(event._gate._cell) == 3)  # type: ignore[arg-type]
+        await until(lambda: len(event._gate._status) == 3)  # type: ignore[arg-type]
         first.cancel()
         assert await ending(first) == "cancelled"
-        assert len(event._gate._cell) == 2  # type: ignore[arg-type]  # nothing is left behind
+        assert len(event._gate._status) == 2  # type: ignore[arg-type]  # nothing is left behind
         event.set()
         assert await ending(second) == "done"
 

@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 
 import fairpool
-from fairpool._tasks.future import CANCELLED, FAILED, FINISHED, Future, claim, publish_final
-from fairpool._tasks.task import LINK, Link, Task, settle_and_take_next
+from fairpool._tasks.chain import LINK, Link
+from fairpool._tasks.future import Future
+from fairpool._tasks.settling import claim, publish_final
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
+from fairpool._tasks.step import settle_and_take_next
+from fairpool._tasks.task import Task
 
 COPIES = (Task.run, Link.run, settle_and_take_next)
 
-STATE = "_cell"
+STATE = "_status"
 NOT_FINAL = ast.List
 
 
@@ -115,7 +119,7 @@ def finish_by_run(future: Any) -> None:
 def new_task() -> Task[str]:
     task: Task[str] = Task()
     task._pool = SimpleNamespace()
-    task._cell = [(copy_context(), lambda: "result", (), None, None)]
+    task._status = [(copy_context(), lambda: "result", (), None, None)]
     return task
 
 
@@ -124,7 +128,7 @@ def new_link() -> Link[str]:
     source.set_result(None)
     link: Link[str] = Link()
     link._pool = SimpleNamespace()
-    link._cell = [(copy_context(), lambda _: "result", source, LINK, None, None, None)]
+    link._status = [(copy_context(), lambda _: "result", source, LINK, None, None, None)]
     return link
 
 
@@ -144,7 +148,7 @@ def test_all_copies_end_alike(
     future = make()
     told: list[tuple[int, Any, Any]] = []
     for number in range(registrants):
-        future._register(lambda f, n=number: told.append((n, f._cell, f._value)))  # type: ignore[misc]
+        future._register(lambda f, n=number: told.append((n, f._status, f._value)))  # type: ignore[misc]
     finish(future)
     assert future.result() == "result"
     assert told == [(number, FINISHED, "result") for number in range(registrants)]
@@ -162,8 +166,8 @@ def test_all_copies_of_the_claim_refuse_alike(make: Callable[[], Any], state: An
         if state != "claimed":
             future._register(waiter)
     else:
-        future._cell = state
-    before = future._cell if not isinstance(state, str) else [*future._cell]
+        future._status = state
+    before = future._status if not isinstance(state, str) else [*future._status]
     assert claim(future) is None
     assert future.run(Worker()) is None
-    assert future._cell == before
+    assert future._status == before

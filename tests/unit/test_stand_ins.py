@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import fairpool
-from fairpool._tasks import future as _future
+from fairpool._tasks import condition as _condition
 from fairpool.testing import _world, explore
 
 # Of every object, or of how its class is written.
@@ -33,11 +33,11 @@ _OF_CLASSES = {
 }
 
 STAND_INS = {
-    "_ViewLock": (_future._ViewLock, threading.RLock),
+    "ConditionLock": (_condition.ConditionLock, threading.RLock),
     "testing Lock": (_world.Lock, threading.Lock),
     "testing RLock": (_world.RLock, threading.RLock),
     "testing OrderedSet": (_world.OrderedSet, set),
-    "_Waiters": (lambda: _future._Waiters(fairpool.Future()), list),
+    "StdWaiters": (lambda: _condition.StdWaiters(fairpool.Future()), list),
 }
 
 
@@ -130,7 +130,7 @@ def test_locks_behave_as_the_real_ones() -> None:
         )
 
     explore(scenario, schedules=1)
-    told.append((history(_future._ViewLock()), history(threading.RLock())))
+    told.append((history(_condition.ConditionLock()), history(threading.RLock())))
     for ours, real in told:
         # What only some versions have (`locked`) is allowed to be there on all.
         there = [two != "is not there" for two in real]
@@ -188,7 +188,7 @@ def test_wait_and_as_completed_work() -> None:
 
 def test_a_condition_on_a_views_lock_makes_the_call_when_it_waits() -> None:
     """`wait` releases the lock for good, too."""
-    lock = _future._ViewLock()
+    lock = _condition.ConditionLock()
     calls: list[str] = []
     condition = threading.Condition(lock)  # type: ignore[arg-type]
     with condition:

@@ -31,7 +31,7 @@ from fairpool._core import waitgraph as waits_module
 from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
 from fairpool._scheduler.worker import Worker
-from fairpool._tasks.task import Continuation
+from fairpool._tasks.continuation import Continuation
 
 
 class Desk:
@@ -156,7 +156,7 @@ class Subject:
                 if self.task.cancel():
                     self.agreed = True
         elif event == "hint":
-            machine = getattr(self.task, "_machine", None)
+            machine = getattr(self.task, "_coroutine_state", None)
             if hasattr(machine, "wake"):
                 machine.wake()
         else:
@@ -810,7 +810,7 @@ def test_a_callback_may_wait_for_one_that_awaits_the_future_that_has_just_ended(
         task = pool.submit(before)
         second = pool.submit(after, task)
         for thing in (task, second):
-            while not getattr(getattr(thing, "_machine", None), "armed", None):
+            while not getattr(getattr(thing, "_coroutine_state", None), "armed", None):
                 pass
 
         def callback(_: object) -> None:
@@ -964,7 +964,7 @@ def test_interrupted_waits_leave_nothing_on_what_they_waited_for(desk: Desk) -> 
         desk.run()
         assert task.cancelled()
     assert not shared.done()
-    assert len(shared._cell) < 20, "registrants pile up"
+    assert len(shared._status) < 20, "registrants pile up"
 
 
 def test_edges_are_gone_when_all_is_done(desk: Desk) -> None:

@@ -411,7 +411,7 @@ def world() -> list[object]:
         fairpool._core.park.Lock,
         fairpool._core.threads.Thread,
         fairpool._scheduler.worker.random,
-        fairpool._tasks.future.LOOKS_BEFORE_PARKING,
+        fairpool._tasks.thread_wait.SPIN_LIMIT,
         vars(fairpool._scheduler.scheduler).get("set"),
         fairpool._core.report.LOGGER.__class__,
         sys.unraisablehook,

@@ -41,7 +41,7 @@ async def wait_for(future: Any) -> Any:
 
 def until_suspended(task: Any) -> None:
     deadline = time.monotonic() + TIMEOUT
-    while not getattr(getattr(task, "_machine", None), "armed", None):
+    while not getattr(getattr(task, "_coroutine_state", None), "armed", None):
         assert time.monotonic() < deadline
         time.sleep(0)
 

@@ -1,0 +1,113 @@
+"""Registering a callback with a future, and taking it out again.
+
+Protocol and proof: `docs/protocols/future.md` (`register`, `recheck`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fairpool._tasks.settling import run_callback, run_late
+from fairpool._tasks.state import FutureState
+
+__all__ = ["CROWDED", "CallbackFuture", "Crowd"]
+
+T = TypeVar("T")
+
+
+# So many callbacks a future keeps in one list, from which one is taken out the slower the longer
+# it is. What may be taken out again, and comes when there are more, goes into a `Crowd`.
+CROWDED = 64
+
+
+class Crowd(dict[Callable[[Any], object], None]):
+    """A callback for many: those of one future that may be taken out again, beyond `CROWDED`.
+
+    To join it: J1 item assignment; J2 if the future is final by now, take oneself out, and call
+    late. It is called after the future has become final (D0): D1 `copy`, and whoever takes one of
+    those out calls it. Either J1 was before D1, or D0 was before J2.
+    """
+
+    __slots__ = ("registered",)
+
+    # Compared by identity, although it is a dict. All six, so that it is done in C (A1).
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __lt__, __le__ = object.__lt__, object.__le__  # type: ignore[operator]
+    __gt__, __ge__ = object.__gt__, object.__ge__  # type: ignore[operator]
+
+    def __init__(self) -> None:
+        self.registered = False
+
+    def leave(self, callback: Callable[[Any], object]) -> bool:
+        """Take this one out; False if it is not in here."""
+        return self.pop(callback, self) is None
+
+    def __call__(self, future: FutureState[Any]) -> None:
+        interrupt = None
+        while self:
+            for callback in self.copy():  # D1
+                if self.leave(callback):
+                    try:
+                        run_callback(future, callback)
+                    except KeyboardInterrupt as error:  # the others must not suffer from it
+                        interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+
+class CallbackFuture(FutureState[T]):
+    """A future that keeps callbacks in its state."""
+
+    __slots__ = ()
+
+    def _register(self, callback: Callable[[Any], object]) -> None:
+        status = self._status
+        if type(status) is list:
+            status.append(callback)  # R1
+            if type(self._status) is list:  # R2: see docs/protocols/future.md
+                return
+            run_late(self, status, callback)
+        else:
+            run_callback(self, callback)
+
+    def register_for_now(self, callback: Callable[[Any], object]) -> None:
+        """As `_register`, for one that may be taken out again, and is not in there yet."""
+        status = self._status
+        if type(status) is not list:
+            run_callback(self, callback)
+        elif len(status) > CROWDED:
+            self._join_crowd(callback)
+        else:
+            status.append(callback)  # R1
+            if type(self._status) is not list:  # R2
+                run_late(self, status, callback)
+
+    def _join_crowd(self, callback: Callable[[Any], object]) -> None:
+        crowd: Crowd = self.__dict__.setdefault("_crowd", Crowd())  # A1: one for all
+        crowd[callback] = None  # J1
+        if type(self._status) is not list:  # J2
+            if crowd.leave(callback):
+                run_callback(self, callback)
+        elif not crowd.registered:
+            # Not only whoever made it does this: that thread may have been interrupted in between.
+            self._register(crowd)
+            crowd.registered = True
+
+    def _unregister(self, callback: Callable[[Any], object]) -> None:
+        """Forget a callback that has not been called yet, if it is still there."""
+        status = self._status
+        if type(status) is not list:
+            return
+        if len(status) > CROWDED and self._leave_crowd(callback):
+            return
+        try:
+            status.remove(callback)
+        except ValueError:
+            self._leave_crowd(callback)
+
+    def _leave_crowd(self, callback: Callable[[Any], object]) -> bool:
+        crowd: Crowd | None = self.__dict__.get("_crowd")
+        return crowd is not None and crowd.leave(callback)

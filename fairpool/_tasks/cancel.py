@@ -1,0 +1,296 @@
+"""Cancellation: how a request reaches a coroutine, and what that waits for.
+
+Guarantees:
+
+- A wake-up is a hint. What suspends a coroutine looks again when it is resumed, and suspends it
+  again if it must. So a wake-up that comes too late, or for another reason, does no harm.
+- A cancellation request is never lost: the step that runs sees it, or it wakes the continuation.
+
+Protocol and proof: `docs/protocols/tasks.md` ("Cancellation").
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from logging import ERROR
+from typing import Any, TypeVar
+
+from fairpool._core.foreign import is_a, type_name
+from fairpool._core.here import here
+from fairpool._core.report import log
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.threads import start_new_thread
+from fairpool._core.waitgraph import leave_wait
+from fairpool._tasks.future import Future
+from fairpool._tasks.request import Request
+from fairpool._tasks.state import CANCELLED, is_final
+
+__all__ = ["CancelRequest", "CancellableTask", "Suspension", "may_hold_request"]
+
+T = TypeVar("T")
+
+
+class CancelRequest:
+    """An item in the status of a task that was asked to end. As a callback, it does nothing."""
+
+    __slots__ = ("delivered", "msg", "withdrawn")
+
+    def __init__(self, msg: str | None) -> None:
+        self.msg = msg
+        self.delivered = False
+        self.withdrawn = False
+
+    def __call__(self, task: Future[Any]) -> None:
+        pass
+
+
+def may_hold_request(status: list[Any]) -> bool:
+    """A quick look, for the usual case of one callback, that is none."""
+    try:
+        return len(status) > 1 or type(status[0]) is CancelRequest
+    except IndexError:  # a claim holds it for a moment
+        return True
+
+
+class Suspension:
+    """What can resume a suspended coroutine, or cancel what it waits for."""
+
+    __slots__ = (
+        "_attention",
+        "_error",
+        "_passed_on",
+        "_refused",
+        "_requested",
+        "_waits",
+        "armed",
+        "awaited",
+        "request",
+        "task",
+    )
+
+    # armed:      holds one item while the coroutine is suspended for something. Whoever takes it
+    #             out resumes the coroutine. Empty while its step runs, or while it is queued.
+    # awaited:    the future or the lock request that it waits for, if it is one
+    # request:    the request with which it asks for locks, once it has asked. For the task itself
+    # _requested: set by the canceller, read after `armed` was emptied or filled
+    # _attention: whether the next step has something to do first: set with either of the others
+    # _waits:     whether `enter_wait` was called
+    # _refused:   whether it got a cancellation, and did not end
+    # _error:     what the next step throws into the coroutine
+    # _passed_on: the request that `awaited` has agreed to end for. What that ends with comes out
+
+    task: CancellableTask[Any]
+    armed: list[None]
+    awaited: Any
+    request: Any
+    _requested: bool
+    _attention: bool
+    _waits: bool
+    _refused: bool
+    _error: BaseException | None
+    _passed_on: CancelRequest | None
+
+    def disarm(self) -> bool:
+        """Take the item out of `armed`: True to the one who is to resume the continuation."""
+        try:
+            self.armed.pop()
+        except IndexError:
+            return False
+        return True
+
+    def reclaim(self) -> bool:
+        """As `disarm`, and if it waits for a lock, give that up. For who has news for the task.
+
+        Not for a callback: it may be called late, for a future that is not waited for any more,
+        and a coroutine that waits for a lock would take it that it has been let in.
+        """
+        if self.disarm():
+            return True
+        awaited = self.awaited
+        return type(awaited) is Request and awaited.give_up()
+
+    def wake(self) -> None:
+        """Resume, if armed. May be called from any thread, and too often."""
+        try:
+            self.armed.pop()
+        except IndexError:
+            return
+        pool = self.task._pool
+        try:
+            pool.resume(self)
+        except SHORT_OF_ROOM:  # it is in no queue
+            start_new_thread(pool.resume, (self,))
+
+    def __call__(self, future: Any) -> None:
+        self.wake()
+
+    def interrupt(self) -> None:
+        """A cancellation was requested (X1 is done)."""
+        need_stack(12)  # what follows a claim takes
+        suspension = self
+        while True:
+            suspension._requested = True
+            suspension._attention = True
+            if not suspension.reclaim():
+                return  # its step runs, or is queued
+            # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
+            awaited = suspension.awaited
+            coroutine_state = (
+                getattr(awaited, "_coroutine_state", None) if is_a(awaited, Future) else None
+            )
+            if is_a(coroutine_state, Suspension) and awaited.request_cancel():
+                # Another coroutine: the same again with that. A loop: such chains may be long.
+                suspension._pass_on()
+                suspension._rearm(awaited)
+                suspension = coroutine_state
+                continue
+            waits_on = False
+            try:
+                if awaited is not None and type(awaited) is not Request:
+                    waits_on = self._cancel(awaited)
+            finally:
+                if waits_on:
+                    suspension._pass_on()
+                    suspension._rearm(awaited)
+                else:
+                    suspension.task._pool.resume(suspension)
+            return
+
+    def _cancel(self, awaited: Any) -> bool:
+        try:
+            return bool(awaited.cancel())
+        except BaseException as error:  # it may be anybody's
+            log(ERROR, "error in the cancel() of a %s", type_name(awaited), exc_info=True)
+            if is_a(error, KeyboardInterrupt) and here.worker is None:
+                raise
+            return False
+
+    def _pass_on(self) -> None:
+        """What it waits for has agreed to end. For who has disarmed it, and will arm it again."""
+        for request in self.task.cancel_requests():
+            if not request.delivered:
+                request.delivered = True
+                self._passed_on = request
+        self._attention = True
+
+    def _rearm(self, awaited: Any) -> None:
+        """Go on waiting for `awaited`; its call may have come when nothing was in `armed`."""
+        self.armed.append(None)
+        try:
+            is_done = awaited.done()
+        except BaseException:  # it may be anybody's; the coroutine asks again, and gets the error
+            is_done = True
+        if is_done:
+            self.wake()
+
+    def _attend(self) -> bool:
+        """What is to be done before the next step; whether `_error` is to be thrown."""
+        self._attention = False
+        if self._waits:
+            self._waits = False
+            leave_wait(self.task)
+        awaited, passed_on = self.awaited, self._passed_on
+        if not self._requested and passed_on is None:
+            return False
+        self._requested = False
+        news = [request for request in self.task.cancel_requests() if not request.delivered]
+        if not news:
+            if passed_on is None:
+                return False
+            try:
+                is_done, was_cancelled = awaited.done(), awaited.cancelled()
+            except BaseException:  # as in `_rearm`
+                is_done, was_cancelled = True, False
+            if not is_done:  # a wake-up is a hint
+                self._attention = True
+                return False
+            self._passed_on = None
+            if not was_cancelled:
+                return False
+            news.append(passed_on)  # for its message
+        for request in news:
+            request.delivered = True
+        self._refused = True
+        self._passed_on = None
+        if type(awaited) is Request:
+            if awaited.door is None:
+                self.request = self.awaited = None
+        elif is_a(awaited, Future):  # it is given up, and need not keep this task alive
+            awaited._unregister(self)
+        msg = news[0].msg
+        self._error = CancelledError() if msg is None else CancelledError(msg)
+        return True
+
+
+class CancellableTask(Future[T]):
+    """A task's cancellation requests. They are in its state, among the callbacks."""
+
+    __slots__ = ("_coroutine_state",)
+
+    # _coroutine_state: unset at first. Then the coroutine, until its first suspension; then its
+    #     Continuation; its name at the end. Written by the worker that runs the task, or before the
+    #     task is published if its call is a coroutine object.
+    _coroutine_state: Any
+
+    def interrupt(self, msg: str | None = None) -> CancelRequest | None:
+        """Ask a task that has been started to end; the request, or None if the task has ended."""
+        status = self._status
+        if type(status) is not list:
+            return None
+        request = CancelRequest(msg)
+        status.append(request)  # X1
+        self._signal()
+        # It may have been delivered at once, and the task have ended of it.
+        return None if is_final(self) and self._status is not CANCELLED else request
+
+    def request_cancel(self) -> bool:
+        """As `interrupt`, but whoever calls it signals the continuation; False if it has ended."""
+        status = self._status
+        if type(status) is not list:
+            return False
+        status.append(CancelRequest(None))  # X1
+        return True
+
+    def _signal(self) -> None:
+        coroutine_state = getattr(self, "_coroutine_state", None)  # X2
+        if is_a(coroutine_state, Suspension):
+            coroutine_state.interrupt()
+
+    def put_back(self, callback: Any) -> None:
+        """Called when a claim has taken out `callback` and put it back."""
+        # A request may have been looked for in between, and missed: as if it had just been made.
+        if type(callback) is CancelRequest:
+            self._signal()
+
+    def withdraw(self, request: CancelRequest) -> int:
+        """Take back a cancellation request; return how many are left."""
+        request.withdrawn = True
+        status = self._status
+        if type(status) is list:
+            try:
+                status.remove(request)
+            except ValueError:  # a claim holds it for a moment
+                pass
+        return self.cancelling()
+
+    def cancelling(self) -> int:
+        """The number of cancellation requests that were not taken back."""
+        return len(self.cancel_requests())
+
+    def uncancel(self) -> int:
+        """Take back the oldest cancellation request; return how many are left."""
+        requests = self.cancel_requests()
+        return self.withdraw(requests[0]) if requests else 0
+
+    def cancel_requests(self) -> list[CancelRequest]:
+        """The cancellation requests that were not taken back, oldest first."""
+        status = self._status
+        if type(status) is not list:
+            return []
+        # `copy` takes the list's mutex: ordered against X1.
+        return [
+            each for each in status.copy() if type(each) is CancelRequest and not each.withdrawn
+        ]
+
+    def _has_news(self) -> bool:
+        return any(not request.delivered for request in self.cancel_requests())

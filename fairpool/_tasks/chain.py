@@ -1,0 +1,213 @@
+"""Chains: `Link`, the task that `Future.then`, `catch` and `finally_` return."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Callable
+from concurrent.futures import Future as _StdFuture
+from sys import getrefcount
+from types import CoroutineType, GeneratorType
+from typing import Any, TypeVar
+from weakref import getweakrefcount
+
+from fairpool._core.foreign import describe, is_a
+from fairpool._tasks import host
+from fairpool._tasks.callbacks import Crowd
+from fairpool._tasks.cancel import CancelRequest
+from fairpool._tasks.continuation import Continuation, end_suspended
+from fairpool._tasks.coroutines import HELD_BY_LOCAL, claim_coroutine, is_coroutine
+from fairpool._tasks.failure import Failure
+from fairpool._tasks.future import Future
+from fairpool._tasks.settling import outcome_of, put_back, settle
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
+from fairpool._tasks.step import fail_step, settle_and_take_next, take_next, taken_next
+from fairpool._tasks.task import Task
+from fairpool._tasks.wrap import is_future, wrap_future
+
+__all__ = ["LINK", "Closing", "Handler", "Link"]
+
+T = TypeVar("T")
+
+
+# Stands for the keyword arguments in the call of a link:
+#   (context, on_result, source, LINK, None, on_error, in_any_case).
+LINK = object()
+
+
+class Handler:
+    """The `on_error` of a link, and for which exceptions it is meant."""
+
+    __slots__ = ("_types", "handler")
+
+    def __init__(
+        self, handler: Callable[[Any], Any], types: tuple[type[BaseException], ...]
+    ) -> None:
+        self.handler = handler
+        self._types = types
+
+    def handles(self, error: BaseException) -> bool:
+        return any(is_a(error, kind) for kind in self._types)
+
+
+def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
+    result = fn()
+    if is_coroutine(result):
+        claim_coroutine(result)
+        return host.coroutines.pass_through(source, result)
+    if is_future(result):
+        return host.coroutines.pass_through(source, wrap_future(result))
+    try:
+        if source._status is CANCELLED:
+            raise CancelledError
+        return source.result()
+    finally:
+        del source  # the traceback of what is raised holds this frame: no cycle
+
+
+class Link(Task[T]):
+    """A task that is queued when its source is final: what `Future.then` returns."""
+
+    __slots__ = ()
+
+    has_sources = True
+
+    def run(self, worker: Any) -> Any:
+        """As `Task.run`: of what a link calls, the outcome of its source is the argument."""
+        status: Any = self._status
+        try:
+            call = status.pop(0)
+        except (IndexError, AttributeError):  # claimed, or final
+            return None
+        if type(call) is not tuple:
+            put_back(self, status, call)
+            return None
+        context, on_result, source, _, _, on_error, in_any_case = call
+        worker.item = self
+        worker.fn = on_result
+        try:
+            if on_result is not None and source._status is FINISHED:
+                result = context.run(on_result, source._value)
+            elif (call := self.take_over(source, on_error, in_any_case)) is not None:
+                worker.fn = call[0]
+                result = context.run(*call)
+            else:
+                return settle_and_take_next(self, *self.inherited(source), self._pool)
+        except BaseException as error:
+            if issubclass(type(error), CancelledError) and worker.fn is _run_in_any_case:
+                settle(self, CANCELLED, None)  # as its source was
+            else:
+                fail_step(self, error, worker.fn)
+            call = None
+            del self, call, source, on_error, in_any_case, worker  # no cycle: see `Task.run`
+            return None
+        kind = type(result)
+        if issubclass(kind, _StdFuture):  # of two plain types: none of the user's code
+            result = host.coroutines.wait_for(result)
+            kind = type(result)
+        if kind is CoroutineType or (kind is GeneratorType and is_coroutine(result)):
+            try:
+                if getrefcount(result) != HELD_BY_LOCAL or getweakrefcount(result):
+                    claim_coroutine(result)
+            except BaseException as error:
+                fail_step(self, error, result)
+                del self, call, source, on_error, in_any_case, worker, result  # likewise
+                return None
+            try:
+                return Continuation(self, context, result)  # all of it is left
+            except BaseException as error:
+                end_suspended(self, result, None, error)
+                return None
+        # `settle_and_take_next`, written out.
+        self._value = result  # publish_value
+        self._status = FINISHED  # publish_state
+        status.reverse()  # publish_fence
+        return take_next(self, status, self._pool) if status else None
+
+    def sources(self) -> tuple[Any, ...]:
+        status = self._status
+        try:
+            call = status[0]  # type: ignore[index]
+        except (IndexError, TypeError):
+            return ()
+        return (call[2],) if type(call) is tuple else ()
+
+    def _describe_call(self, call: tuple[Any, ...]) -> str:
+        fn = next(fn for fn in (call[1], call[5], call[6]) if fn is not None)
+        return describe(fn.handler if type(fn) is Handler else fn)
+
+    def cancel(self, msg: str | None = None) -> bool:
+        """Cancel the chain up to here: also what it waits for, as far as nobody else does.
+
+        A `finally_` is not cancelled: its source is, and then it runs.
+        """
+        link: Any = self
+        answer = False
+        while isinstance(link, Link) and (sources := link.sources()):
+            if not link.is_clean_up():
+                if not link.drop():
+                    break
+                answer = True
+                sources[0]._unregister(link)  # which may live for long
+            if sources[0]._pool is None or not _waits_alone(link, sources[0]):
+                return answer  # what is worked by hand is somebody else's affair
+            link = sources[0]
+        taken = Task.cancel(link, msg) if isinstance(link, Task) else link.cancel()
+        return answer or taken
+
+    def is_clean_up(self) -> bool:
+        """Whether this is a `finally_` that has not been run."""
+        status = self._status
+        try:
+            call = status[0]  # type: ignore[index]
+        except (IndexError, TypeError):
+            return False
+        return type(call) is tuple and call[3] is LINK and call[6] is not None
+
+    def __call__(self, source: Future[Any]) -> None:
+        """A link is a callback: its source is final, so it can be queued."""
+        self._pool.resume(self)
+
+    def take_over(
+        self,
+        source: Future[Any],
+        on_error: Handler | None,
+        in_any_case: Callable[[], Any] | None,
+    ) -> tuple[Any, ...] | None:
+        """What to call, and with what, for an outcome of `source` that `on_result` is not for.
+
+        None if that is this link's own outcome, too: see `inherited`.
+        """
+        if in_any_case is not None:
+            return _run_in_any_case, source, in_any_case
+        if source._status is FAILED:
+            failure: Failure = source._value
+            failure.retrieved = True
+            if on_error is not None and on_error.handles(failure.exception):
+                return on_error.handler, failure.exception
+        return None
+
+    def inherited(self, source: Future[Any]) -> tuple[Any, Any]:
+        """The final state and the value of `source`, for this link.
+
+        Nothing is raised on the way, so the traceback does not grow from link to link.
+        """
+        return outcome_of(source, source._value.source if source._status is FAILED else None)
+
+
+class Closing(Link[None]):
+    """What closes an asynchronous generator: not cancelled where a pool's tasks are."""
+
+    __slots__ = ()
+
+
+def _waits_alone(link: Link[Any], source: Future[Any]) -> bool:
+    status = source._status
+    return type(status) is list and all(
+        entry is link
+        or type(entry) in (tuple, CancelRequest)
+        or (type(entry) is Crowd and len(entry) == (link in entry))
+        for entry in status.copy()
+    )
+
+
+taken_next(link=Link)

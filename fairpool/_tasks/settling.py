@@ -1,0 +1,210 @@
+"""Claim and settle: the step that decides who ends a future, and the step that ends it.
+
+Guarantees:
+
+- Of all that try to claim a future (a worker, a thread that would run it inline, `cancel`), one
+  gets the call: `list.pop(0)` decides.
+- Every callback is called exactly once, after the future is final: `list.pop` decides. In the order
+  of registration, but for callbacks that arrive at the very moment of completion.
+- No step needs a lock. So all of this may be called from any thread, from inside a callback, from
+  a signal handler or from `__del__` in the midst of itself.
+
+Module-level functions, because they are on every task's path. Protocol and proof:
+`docs/protocols/future.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import ERROR
+from sys import getrefcount
+from types import CoroutineType
+from typing import Any
+
+from fairpool._core.foreign import traceback_of
+from fairpool._core.here import here
+from fairpool._core.report import log
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.threads import start_new_thread
+from fairpool._tasks.failure import Failure
+from fairpool._tasks.state import FAILED, Final, FutureState
+
+__all__ = [
+    "UserCallback",
+    "claim",
+    "fail",
+    "outcome_of",
+    "publish_final",
+    "put_back",
+    "run_callback",
+    "run_callbacks",
+    "run_late",
+    "run_user_callbacks",
+    "settle",
+]
+
+
+def claim(future: FutureState[Any]) -> tuple[Any, ...] | None:
+    """The call of `future`, to the first who asks; None to everyone else."""
+    status = future._status
+    if type(status) is not list:
+        return None
+    try:
+        first = status.pop(0)
+    except IndexError:
+        return None  # claimed, and nobody has registered
+    if type(first) is tuple:
+        return first
+    put_back(future, status, first)
+    return None
+
+
+def put_back(future: FutureState[Any], status: list[Any], callback: Any) -> None:
+    """What a claim took was a callback: the future had been claimed before.
+
+    From here it is like any callback that arrives late, and gets the same second look (R2).
+    """
+    status.insert(0, callback)
+    if type(future._status) is not list:
+        run_late(future, status, callback)
+    else:
+        future.put_back(callback)
+
+
+def publish_final(future: FutureState[Any], state: Final, value: Any) -> list[Any]:
+    """Make a claimed future final, once; return what is to be called for it.
+
+    The only place where this is done, but for the copies on hot paths in `Task.run`, `Link.run` and
+    `settle_and_take_next` (two calls less are 5 % of a submit). A test holds them equal.
+    """
+    status: Any = future._status
+    future._value = value  # publish_value
+    future._status = state  # publish_state
+    # publish_fence: `reverse` takes the list's mutex. A `recheck` whose `append` comes after it
+    # sees the final state. It also makes `pop` take the oldest callback first.
+    status.reverse()
+    return status  # type: ignore[no-any-return]
+
+
+def settle(future: FutureState[Any], state: Final, value: Any) -> None:
+    """End a claimed future in this final state, and call its callbacks."""
+    callbacks = publish_final(future, state, value)
+    if callbacks:
+        try:
+            run_callbacks(future, callbacks)
+        except SHORT_OF_ROOM:  # none was called
+            start_new_thread(run_callbacks, (future, callbacks))
+
+
+def fail(future: FutureState[Any], error: BaseException, source: object) -> None:
+    """End a claimed future with an exception that `source` (a function, say) raised."""
+    settle(future, FAILED, Failure(error, source))
+
+
+def outcome_of(future: FutureState[Any], source: object) -> tuple[Final, Any]:
+    """How a final future has ended: its state, and its result or Failure.
+
+    `source`: what the Failure is one of.
+    """
+    if future._status is FAILED:
+        return FAILED, future._value.handed_on(source)
+    state: Any = future._status
+    return state, future._value
+
+
+class UserCallback:
+    """A callback that calls a user's function; what it raises is logged.
+
+    An object of our own, because callbacks are compared when one is taken out again, and a
+    function of the user's may have an `__eq__` (A1).
+    """
+
+    __slots__ = ("_fn",)
+
+    def __init__(self, fn: Callable[[Any], object]) -> None:
+        self._fn = fn
+
+    def __call__(self, future: FutureState[Any]) -> None:
+        result = self._fn(future)
+        if type(result) is CoroutineType:
+            if getrefcount(result) <= 2:  # else somebody else has it, too
+                result.close()
+            raise TypeError("a callback returned a coroutine, which nobody runs: use then()")
+
+
+def run_callbacks(future: FutureState[Any], status: list[Any]) -> None:
+    """Call the callbacks of a final future, callbacks last. Several threads may do so at once.
+
+    Those for which there is no room on this stack are called on another one.
+    """
+    user_callbacks: list[UserCallback] = []
+    interrupt = None
+    while status or user_callbacks:
+        callback: Any = None
+        try:
+            if status:
+                callback = status.pop()  # the arbiter: each callback is called by one thread
+                if type(callback) is UserCallback:
+                    user_callbacks.append(callback)
+                    continue
+            else:
+                # Last, because a callback may take long, or need what a waiter does next.
+                if future.holds_lock:
+                    future.hand_on(user_callbacks)
+                    user_callbacks = []
+                    continue
+                callback = user_callbacks.pop(0)
+            run_callback(future, callback)
+        except IndexError:
+            continue
+        except KeyboardInterrupt as error:  # the others must not suffer from it
+            interrupt = error
+        except SHORT_OF_ROOM:
+            if callback is None:
+                raise
+            start_new_thread(run_callback, (future, callback))
+    if interrupt is not None:
+        raise interrupt
+
+
+def run_user_callbacks(future: FutureState[Any], callbacks: list[UserCallback]) -> None:
+    """Call these callbacks of a final future."""
+    for callback in callbacks:
+        run_callback(future, callback)
+
+
+def run_callback(future: FutureState[Any], callback: Callable[[Any], object]) -> None:
+    try:
+        callback(future)
+    except BaseException as error:
+        # SystemExit too: a callback has no say over the thread that it happens to run on. Only
+        # Ctrl-C is meant for the thread, if it is one of the user's.
+        if issubclass(type(error), KeyboardInterrupt) and here.worker is None:
+            raise
+        if issubclass(type(error), SHORT_OF_ROOM):
+            trace = traceback_of(error)
+            # Ours do all or nothing. A user's function may have begun, if it was called at all.
+            if type(callback) is not UserCallback or trace is None or trace.tb_next is None:
+                del trace
+                start_new_thread(run_callback, (future, callback))
+                return
+            del trace
+        try:
+            need_stack()
+            _log_error_in_callback(future, error)
+        except SHORT_OF_ROOM:
+            start_new_thread(_log_error_in_callback, (future, error))
+
+
+def _log_error_in_callback(future: FutureState[Any], error: BaseException) -> None:
+    exc_info = (type(error), error, traceback_of(error))
+    log(ERROR, "exception calling callback for %r", future, exc_info=exc_info)
+
+
+def run_late(future: FutureState[Any], status: list[Any], callback: Any) -> None:
+    """A callback that went into the list when the future was final already, or nearly so."""
+    try:
+        status.remove(callback)  # against whoever settles: one of the two gets it
+    except ValueError:
+        return
+    run_callback(future, callback)

@@ -1,0 +1,133 @@
+"""The state of a future: one attribute, and the questions that it answers.
+
+| `_status` | state | `_value` |
+|---|---|---|
+| a list whose first item is a tuple, the *call* | pending | unset |
+| a list without a call | running | unset |
+| `FINISHED` | finished | the result |
+| `FAILED` | failed | a `Failure` |
+| `CANCELLED` | cancelled | None |
+
+The call is what a worker makes to get the result. The other items of the list are *callbacks*. Only
+`claim` takes the call out, and only `publish_final` replaces the list (both in `settling`). The
+attribute is not named `_state`, because the standard library reads a word of its own there.
+
+A plain list, and not a subclass with methods: to make one costs 20 ns, to make one of a subclass
+170 ns more (3.13t), and every submit makes one.
+
+Protocol and proof: `docs/protocols/future.md`.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future as _StdFuture
+from typing import Any, TypeVar
+
+__all__ = [
+    "BY_HAND",
+    "CANCELLED",
+    "FAILED",
+    "FINISHED",
+    "Final",
+    "FutureState",
+    "is_claimed",
+    "is_final",
+    "is_unclaimed",
+]
+
+T = TypeVar("T")
+
+
+class Final:
+    """A final state; compares by identity."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+FINISHED = Final("FINISHED")
+
+
+FAILED = Final("FAILED")
+
+
+CANCELLED = Final("CANCELLED")
+
+
+# The call of a future that no pool runs: somebody calls `set_running_or_notify_cancel` and
+# `set_result` by hand.
+BY_HAND = ()
+
+
+class FutureState(_StdFuture[T]):
+    """What the functions of this room know of a future."""
+
+    __slots__ = ("_pool", "_status", "_value")
+
+    # _status: see the module. Replaced once, after `_value`, by the thread that has claimed the
+    #          future.
+    # _value:  the result or the Failure. A reader sees the final state first, and CPython stores
+    #          attributes with release order.
+    # _pool:   what runs the call, or None. Written before the future is published.
+
+    _status: list[Any] | Final
+    _pool: Any
+    _value: Any
+
+    # has_sources: whether this is a kind of future that cannot be final before others are, its
+    #              `sources()`.
+    # holds_lock: whether its users' callbacks would be called with a lock in the hands of the
+    #             calling worker, and are to be passed to another one instead.
+    has_sources = False
+    holds_lock = False
+
+    def sources(self) -> tuple[Any, ...]:
+        """The futures that all have to be final before this one can be, as far as is known."""
+        return ()
+
+    def hand_on(self, callbacks: list[Any]) -> None:
+        """Have these called by a worker that holds no lock."""
+        raise NotImplementedError
+
+    # As a node of the wait-for graph (`_core.waitgraph`).
+
+    @property
+    def relation(self) -> str:
+        return " waits for "
+
+    def waits_at(self, awaited: object) -> str:
+        """Where in its code it waits for `awaited`: a coroutine knows."""
+        return ""
+
+    def _describe(self) -> str:
+        return ""
+
+    def put_back(self, callback: Any) -> None:
+        """Called when a claim has taken out `callback` and put it back."""
+
+    def _is_notified(self) -> bool:
+        """Whether a cancelled future that is worked by hand has seen its notification."""
+        return "_notified" in self.__dict__
+
+
+def is_final(future: FutureState[Any]) -> bool:
+    """`future.done()` without a method call."""
+    return type(future._status) is Final
+
+
+def is_claimed(future: FutureState[Any]) -> bool:
+    """Whether somebody has claimed the future, or it is final."""
+    status = future._status
+    return type(status) is not list or not is_unclaimed(status)
+
+
+def is_unclaimed(status: list[Any]) -> bool:
+    try:
+        return type(status[0]) is tuple
+    except IndexError:
+        return False
