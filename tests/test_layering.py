@@ -154,9 +154,8 @@ def coroutine_functions_in(module: str, source: str) -> set[str]:
             found.add(f"{module}.{node.name}")
         elif isinstance(node, ast.ImportFrom) and node.module == "types":
             found |= {f"{module}.coroutine" for alias in node.names if alias.name == "coroutine"}
-        elif isinstance(node, ast.Attribute) and node.attr == "coroutine":
-            if isinstance(node.value, ast.Name) and node.value.id == "types":
-                found.add(f"{module}.coroutine")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "types.coroutine":
+            found.add(f"{module}.coroutine")
     return found
 
 

@@ -40,6 +40,7 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.token import Token
+from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.coroutines import HELD_BY_ARGUMENT, claim_coroutine
 from fairpool._tasks.future import Future
@@ -192,7 +193,8 @@ class TaskGroup:
         if type(coro) is not CoroutineType:  # a generator that is one (`sleep`), or Cython's
             coro = _await(coro)
         task: Task[T] = Task()
-        task._pool = pool = parent._pool
+        pool: Scheduler = parent._pool  # type: ignore[assignment]
+        task._pool = pool
         context = copy_context() if context is None else context
         task._status = [(context, coro, None, None, None), self._registrant or self._child_ended]
         task._coroutine_state = coro
@@ -402,7 +404,7 @@ class Timeout:
         if task is None or (old is not None and not old.take()):
             raise RuntimeError(f"cannot reschedule {self!r}: it has just expired, or was left")
         if old is not None and old.timer is not None:
-            task._pool.timers.cancel(old.timer)
+            task._pool.timers.cancel(old.timer)  # type: ignore[attr-defined]
         self._when = when
         self._deadline = None
         if when is not None:
@@ -414,7 +416,7 @@ class Timeout:
             deadline.wake()
         elif when != inf:
             try:
-                deadline.timer = task._pool.timers.add(when, deadline)
+                deadline.timer = task._pool.timers.add(when, deadline)  # type: ignore[attr-defined]
             except BaseException:  # no thread could be started
                 deadline.take()
                 raise
@@ -449,7 +451,7 @@ class Timeout:
         task, deadline = self._task, self._deadline
         assert task is not None
         if deadline is not None and deadline.take() and deadline.timer is not None:
-            task._pool.timers.cancel(deadline.timer)
+            task._pool.timers.cancel(deadline.timer)  # type: ignore[attr-defined]
         if self._undecided.take():
             self._state = "finished"
             self._task = self._deadline = None

@@ -15,19 +15,13 @@ __all__ = ["CROWDED", "CallbackFuture", "Crowd"]
 
 T = TypeVar("T")
 
-
-# So many callbacks a future keeps in one list, from which one is taken out the slower the longer
-# it is. What may be taken out again, and comes when there are more, goes into a `Crowd`.
+# Length of a future's list from which on callbacks that may be taken out again go into a `Crowd`.
+# To take one out of a list takes the longer the longer the list is.
 CROWDED = 64
 
 
 class Crowd(dict[Callable[[Any], object], None]):
-    """A callback for many: those of one future that may be taken out again, beyond `CROWDED`.
-
-    To join it: J1 item assignment; J2 if the future is final by now, take oneself out, and call
-    late. It is called after the future has become final (D0): D1 `copy`, and whoever takes one of
-    those out calls it. Either J1 was before D1, or D0 was before J2.
-    """
+    """A callback for many: those of one future that may be taken out again, beyond `CROWDED`."""
 
     __slots__ = ("registered",)
 
@@ -48,7 +42,7 @@ class Crowd(dict[Callable[[Any], object], None]):
     def __call__(self, future: FutureState[Any]) -> None:
         interrupt = None
         while self:
-            for callback in self.copy():  # D1
+            for callback in self.copy():  # copy_crowd
                 if self.leave(callback):
                     try:
                         run_callback(future, callback)
@@ -64,10 +58,11 @@ class CallbackFuture(FutureState[T]):
     __slots__ = ()
 
     def _register(self, callback: Callable[[Any], object]) -> None:
+        """Have `callback(self)` called once this future is final: at once if it is already."""
         status = self._status
         if type(status) is list:
-            status.append(callback)  # R1
-            if type(self._status) is list:  # R2: see docs/protocols/future.md
+            status.append(callback)  # register
+            if type(self._status) is list:  # recheck
                 return
             run_late(self, status, callback)
         else:
@@ -81,18 +76,18 @@ class CallbackFuture(FutureState[T]):
         elif len(status) > CROWDED:
             self._join_crowd(callback)
         else:
-            status.append(callback)  # R1
-            if type(self._status) is not list:  # R2
+            status.append(callback)  # register
+            if type(self._status) is not list:  # recheck
                 run_late(self, status, callback)
 
     def _join_crowd(self, callback: Callable[[Any], object]) -> None:
         crowd: Crowd = self.__dict__.setdefault("_crowd", Crowd())  # A1: one for all
-        crowd[callback] = None  # J1
-        if type(self._status) is not list:  # J2
+        crowd[callback] = None  # join_crowd
+        if type(self._status) is not list:  # recheck_crowd
             if crowd.leave(callback):
                 run_callback(self, callback)
         elif not crowd.registered:
-            # Not only whoever made it does this: that thread may have been interrupted in between.
+            # Not only by the thread that made it, which may have been interrupted in between.
             self._register(crowd)
             crowd.registered = True
 

@@ -22,6 +22,7 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import start_new_thread
 from fairpool._core.waitgraph import leave_wait
 from fairpool._tasks.future import Future
+from fairpool._tasks.host import Pool
 from fairpool._tasks.request import Request
 from fairpool._tasks.state import CANCELLED, is_final
 
@@ -91,7 +92,7 @@ class Suspension:
     _passed_on: CancelRequest | None
 
     def disarm(self) -> bool:
-        """Take the item out of `armed`: True to the one who is to resume the continuation."""
+        """Take the item out of `armed`: True to the one caller that resumes the continuation."""
         try:
             self.armed.pop()
         except IndexError:
@@ -99,10 +100,10 @@ class Suspension:
         return True
 
     def reclaim(self) -> bool:
-        """As `disarm`, and if it waits for a lock, give that up. For who has news for the task.
+        """As `disarm`, and if it waits for a lock, give that up. For cancellations and time-outs.
 
         Not for a callback: it may be called late, for a future that is not waited for any more,
-        and a coroutine that waits for a lock would take it that it has been let in.
+        and a coroutine that waits for a lock would take that for its grant.
         """
         if self.disarm():
             return True
@@ -125,11 +126,11 @@ class Suspension:
         self.wake()
 
     def interrupt(self) -> None:
-        """A cancellation was requested (X1 is done)."""
+        """A cancellation was requested (`request` is done)."""
         need_stack(12)  # what follows a claim takes
         suspension = self
         while True:
-            suspension._requested = True
+            suspension._requested = True  # note
             suspension._attention = True
             if not suspension.reclaim():
                 return  # its step runs, or is queued
@@ -166,7 +167,7 @@ class Suspension:
             return False
 
     def _pass_on(self) -> None:
-        """What it waits for has agreed to end. For who has disarmed it, and will arm it again."""
+        """`awaited` has agreed to end. Between `disarm` and `rearm`."""
         for request in self.task.cancel_requests():
             if not request.delivered:
                 request.delivered = True
@@ -175,16 +176,16 @@ class Suspension:
 
     def _rearm(self, awaited: Any) -> None:
         """Go on waiting for `awaited`; its call may have come when nothing was in `armed`."""
-        self.armed.append(None)
+        self.armed.append(None)  # rearm
         try:
             is_done = awaited.done()
         except BaseException:  # it may be anybody's; the coroutine asks again, and gets the error
             is_done = True
-        if is_done:
+        if is_done:  # recheck_awaited
             self.wake()
 
     def _attend(self) -> bool:
-        """What is to be done before the next step; whether `_error` is to be thrown."""
+        """Do what comes before the next step; return whether that begins with `_error`."""
         self._attention = False
         if self._waits:
             self._waits = False
@@ -231,6 +232,7 @@ class CancellableTask(Future[T]):
     #     Continuation; its name at the end. Written by the worker that runs the task, or before the
     #     task is published if its call is a coroutine object.
     _coroutine_state: Any
+    _pool: Pool
 
     def interrupt(self, msg: str | None = None) -> CancelRequest | None:
         """Ask a task that has been started to end; the request, or None if the task has ended."""
@@ -238,21 +240,21 @@ class CancellableTask(Future[T]):
         if type(status) is not list:
             return None
         request = CancelRequest(msg)
-        status.append(request)  # X1
+        status.append(request)  # request
         self._signal()
         # It may have been delivered at once, and the task have ended of it.
         return None if is_final(self) and self._status is not CANCELLED else request
 
     def request_cancel(self) -> bool:
-        """As `interrupt`, but whoever calls it signals the continuation; False if it has ended."""
+        """As `interrupt`, but the caller signals the continuation; False if it has ended."""
         status = self._status
         if type(status) is not list:
             return False
-        status.append(CancelRequest(None))  # X1
+        status.append(CancelRequest(None))  # request
         return True
 
     def _signal(self) -> None:
-        coroutine_state = getattr(self, "_coroutine_state", None)  # X2
+        coroutine_state = getattr(self, "_coroutine_state", None)  # read_state
         if is_a(coroutine_state, Suspension):
             coroutine_state.interrupt()
 
@@ -287,7 +289,7 @@ class CancellableTask(Future[T]):
         status = self._status
         if type(status) is not list:
             return []
-        # `copy` takes the list's mutex: ordered against X1.
+        # `copy` takes the list's mutex: ordered against `request`.
         return [
             each for each in status.copy() if type(each) is CancelRequest and not each.withdrawn
         ]

@@ -18,6 +18,7 @@ from fairpool._tasks.continuation import Continuation, end_suspended
 from fairpool._tasks.coroutines import HELD_BY_LOCAL, claim_coroutine, is_coroutine
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import Future
+from fairpool._tasks.host import Worker
 from fairpool._tasks.settling import outcome_of, put_back, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 from fairpool._tasks.step import fail_step, settle_and_take_next, take_next, taken_next
@@ -61,7 +62,7 @@ def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
             raise CancelledError
         return source.result()
     finally:
-        del source  # the traceback of what is raised holds this frame: no cycle
+        del source  # the traceback holds this frame: no cycle
 
 
 class Link(Task[T]):
@@ -71,7 +72,7 @@ class Link(Task[T]):
 
     has_sources = True
 
-    def run(self, worker: Any) -> Any:
+    def run(self, worker: Worker) -> Any:
         """As `Task.run`: of what a link calls, the outcome of its source is the argument."""
         status: Any = self._status
         try:
@@ -87,9 +88,9 @@ class Link(Task[T]):
         try:
             if on_result is not None and source._status is FINISHED:
                 result = context.run(on_result, source._value)
-            elif (call := self.take_over(source, on_error, in_any_case)) is not None:
-                worker.fn = call[0]
-                result = context.run(*call)
+            elif (step := self.take_over(source, on_error, in_any_case)) is not None:
+                worker.fn = step[0]
+                result = context.run(*step)
             else:
                 return settle_and_take_next(self, *self.inherited(source), self._pool)
         except BaseException as error:
@@ -97,7 +98,7 @@ class Link(Task[T]):
                 settle(self, CANCELLED, None)  # as its source was
             else:
                 fail_step(self, error, worker.fn)
-            call = None
+            step = None
             del self, call, source, on_error, in_any_case, worker  # no cycle: see `Task.run`
             return None
         kind = type(result)
@@ -149,7 +150,7 @@ class Link(Task[T]):
                 answer = True
                 sources[0]._unregister(link)  # which may live for long
             if sources[0]._pool is None or not _waits_alone(link, sources[0]):
-                return answer  # what is worked by hand is somebody else's affair
+                return answer  # worked by hand: not ours to cancel
             link = sources[0]
         taken = Task.cancel(link, msg) if isinstance(link, Task) else link.cancel()
         return answer or taken

@@ -1,4 +1,4 @@
-"""`Continuation`: what is left of a coroutine after a step, and how its next steps are run.
+"""`Continuation`: the rest of a coroutine after a step, and the run of its next steps.
 
 A coroutine yields *requests* to its worker: None (let others go first), a future (wait for it), or
 an object of the package's with a method `_suspend(continuation)`.
@@ -20,6 +20,7 @@ from fairpool._core.report import log
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.waitgraph import enter_wait, leave_wait
 from fairpool._tasks.cancel import CancellableTask, Suspension, may_hold_request
+from fairpool._tasks.host import Worker
 from fairpool._tasks.request import Leave, Request
 from fairpool._tasks.settling import fail, settle
 from fairpool._tasks.state import CANCELLED, FINISHED
@@ -53,16 +54,16 @@ class Continuation(Suspension):
         self._error = self._passed_on = None
         pool = task._pool
         pool.suspended.add(self)  # before the look at `cancels_all`: see `Scheduler.cancel_all`
-        task._coroutine_state = self  # D1
+        task._coroutine_state = self  # show_continuation
         if pool.cancels_all and pool.cancels(task):
             task.interrupt("the pool is ending")
-        # D2: a request that was made before D1 is in the status (X1 and D2 are calls on the same
-        # list); who makes one after it sees D1 in X2.
+        # recheck_first: a call on the list that `request` appends to. A request that is not in it
+        # yet is made after `show_continuation`, and its `read_state` sees this.
         entries = task._status.copy()  # type: ignore[union-attr]
         if entries and may_hold_request(entries) and task.cancel_requests():
             self._requested = self._attention = True
 
-    def run(self, worker: Any) -> Any:
+    def run(self, worker: Worker) -> Any:
         """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
         worker.item = self
         if self._attention:
@@ -70,7 +71,7 @@ class Continuation(Suspension):
                 following = self._throw(worker)
                 del self, worker  # as below: a frame leads to the one that has called it
                 return following
-            # Without a local for it: what is raised below leads to this frame, and so no cycle.
+            # Without a local for it, so no cycle: an error below leads to this frame.
             if type(self.awaited) is Request and self.awaited.door is None:
                 return self._ask_again(self.awaited, worker)
         try:
@@ -96,7 +97,7 @@ class Continuation(Suspension):
             kind = stats.others if request.ticket == self.ticket else stats.own
             kind.append(now - self.ticket)
 
-    def suspended(self, request: Any, worker: Any) -> Any:
+    def suspended(self, request: Any, worker: Worker) -> Any:
         """A combiner has run a step, and this is what the coroutine has yielded. As `run`."""
         if request is None:
             worker.requeue(self)
@@ -107,7 +108,7 @@ class Continuation(Suspension):
             return None
         return following
 
-    def suspend(self, request: Any, worker: Any) -> Any:
+    def suspend(self, request: Any, worker: Worker) -> Any:
         """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
         kind = type(request)
         if kind is Request:
@@ -120,11 +121,11 @@ class Continuation(Suspension):
         del self, worker, request  # no cycle: see `run`
         return following
 
-    def _queue_up(self, request: Request, worker: Any) -> Any:
+    def _queue_up(self, request: Request, worker: Worker) -> Any:
         """Wait for a lock. Returns as `run`."""
         self.ticket = request.ticket
         self.request = self.awaited = request
-        # It is not armed: only who claims the request can resume it.
+        # It is not armed: only the claim of the request can resume it.
         request.append(self)
         lock = request.lock
         try:
@@ -133,16 +134,17 @@ class Continuation(Suspension):
             self.request = self.awaited = None
             self._error = with_traceback(error, None)
             return self._throw(worker)
-        # Q2: a call on `armed`, as X4 is. Who cancels before it is seen here; who cancels after it
-        # sees what it waits for. (One that changes nothing: the next step may run elsewhere.)
+        # touch_armed: a call on `armed`, as `disarm` is. A `note` that came before is seen here. A
+        # canceller that comes after it sees what this waits for. (The call changes nothing: the
+        # next step may run elsewhere.)
         self.armed.reverse()
-        if self._requested and request.give_up():
+        if self._requested and request.give_up():  # recheck_lock
             if following is not None:
                 lock.dispatch()
             return self._throw(worker) if self._attend() else self._ask_again(request, worker)
         return following
 
-    def _ask_again(self, request: Request, worker: Any) -> Any:
+    def _ask_again(self, request: Request, worker: Worker) -> Any:
         """The request was given up for a cancellation that was taken back. Returns as `run`."""
         given_up = request
         request = Request()
@@ -151,7 +153,7 @@ class Continuation(Suspension):
         request.ticket = monotonic_ns()
         return self._queue_up(request, worker)
 
-    def _throw(self, worker: Any) -> Any:
+    def _throw(self, worker: Worker) -> Any:
         """Run a step that begins with `_error`. Returns as `run`."""
         while True:
             try:
@@ -189,17 +191,17 @@ class Continuation(Suspension):
             return False
         self.awaited = request if waits_for_future else None
         if waits_for_future and (request._pool is not None or request.has_sources):
-            # Before A1: after it another worker may have resumed the coroutine already.
+            # Before `arm`: after it another worker may have resumed the coroutine already.
             try:
                 enter_wait(self.task, self.coroutine, (request,))
             except DeadlockError as error:
                 self._error = with_traceback(error, None)
                 return False
             self._waits = self._attention = True
-        self.armed.append(None)  # A1
-        while self._requested and self.disarm():
-            # Whoever cancels after A1 wakes the continuation; who did so before it is seen here. As
-            # in `interrupt`, what it is about to wait for is cancelled first.
+        self.armed.append(None)  # arm
+        while self._requested and self.disarm():  # recheck
+            # A canceller that comes after `arm` wakes the continuation; one that came before it is
+            # seen here. As in `interrupt`, the awaited future is cancelled first.
             if waits_for_future and self.task._has_news() and self._cancel(request):
                 self._pass_on()
                 self.armed.append(None)
@@ -249,7 +251,7 @@ class Continuation(Suspension):
             self.request = None
 
     def abandon(self, error: BaseException) -> None:
-        """End the task without running it. For who took this out of a queue, or disarmed it."""
+        """End the task without running it. Called after taking this out of a queue, or `disarm`."""
         close_coroutine(self.coroutine)
         self.end(error)
 
@@ -272,7 +274,7 @@ def _foreign(request: object) -> TypeError:
 
 
 def suspend_first(
-    task: CancellableTask[Any], context: Context, coroutine: Any, request: Any, worker: Any
+    task: CancellableTask[Any], context: Context, coroutine: Any, request: Any, worker: Worker
 ) -> Any:
     """A coroutine has yielded `request` in its first step on `worker`. Returns as `Task.run`."""
     try:

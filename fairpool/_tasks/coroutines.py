@@ -103,18 +103,10 @@ def _which(coroutine: Any) -> str:
 # What `getrefcount` gives, at least, of an object that is held only by one local of its caller's;
 # only as the caller's argument; only by the tuple that a loop, or `map`, goes through. If there is
 # no weak reference to it either, nobody else can come by it. The call itself is one more holder,
-# but not always from 3.14 on: there an argument may be held by who has given it alone, so that its
+# but not always from 3.14 on: there the caller alone may hold an argument, so that its
 # count says nothing (-1).
 _BORROWS = sys.version_info >= (3, 14)
-
-
 HELD_BY_LOCAL = 1 if _BORROWS else 2
-
-
 HELD_BY_ARGUMENT = -1 if _BORROWS else 2
-
-
 HELD_BY_TUPLE_AND_LOCAL = HELD_BY_LOCAL + 1
-
-
 HELD_BY_TUPLE = max(map(getrefcount, (object(),)))

@@ -57,12 +57,12 @@ class Future(CallbackFuture[T]):
         return self._status is CANCELLED
 
     def running(self) -> bool:
-        """True if the call has been started and has not ended."""
+        """True if the work has been started and has not ended."""
         status = self._status
         return type(status) is list and not is_unclaimed(status)
 
     def result(self, timeout: float | None = None) -> T:
-        """Return the result, or raise the exception, that the call ended with.
+        """Return the result, or raise the exception, that the work ended with.
 
         Waits for at most `timeout` seconds (None: for ever), then raises `TimeoutError`. Raises
         `CancelledError` if the future was cancelled. In a worker it never starves the pool: the
@@ -83,7 +83,7 @@ class Future(CallbackFuture[T]):
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the exception that the call ended with, or None. Waits and raises as `result`."""
+        """Return the exception that the work ended with, or None. Waits and raises as `result`."""
         self._wait(timeout)
         if self._status is FINISHED:
             return None
@@ -110,7 +110,7 @@ class Future(CallbackFuture[T]):
     def __await__(self) -> Generator[Any, None, T]:
         """Wait for the result without blocking: in a task of a pool, or in an asyncio loop.
 
-        Raises what the call raised, and `asyncio.CancelledError` if the future was cancelled.
+        Raises the exception of the work, and `asyncio.CancelledError` if the future was cancelled.
         """
         if type(self._status) is list:
             loop = _get_running_loop()
@@ -125,7 +125,7 @@ class Future(CallbackFuture[T]):
         try:
             return self.result()
         finally:
-            del self  # what is raised holds this frame: no cycle
+            del self  # the traceback holds this frame: no cycle
 
     def _suspend(self, continuation: Any) -> None:
         """Called by the worker of a coroutine that has yielded this future."""
@@ -204,7 +204,7 @@ class Future(CallbackFuture[T]):
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Have `fn(future)` called once the future is final: at once if it is already.
 
-        Callbacks are called in the order of their registration, by the thread that ended the call.
+        Callbacks are called in the order of their registration, by the thread that ended the work.
         One that raises, whatever it raises, is logged and harms nobody else.
         """
         if not callable(fn):
@@ -217,7 +217,7 @@ class Future(CallbackFuture[T]):
     # make is a Task, which overrides `cancel`, and has its result set by its worker alone.
 
     def cancel(self) -> bool:
-        """Cancel the call if it has not been started; return whether the future is cancelled."""
+        """Cancel the work if it has not been started; return whether the future is cancelled."""
         if self._begin("cancelled") == "cancelled":
             if claim(self) is not None:
                 settle(self, CANCELLED, None)
@@ -225,7 +225,7 @@ class Future(CallbackFuture[T]):
         return False
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Claim the call by hand. False if the future was cancelled, and so is not to be run."""
+        """Claim the work by hand. False if the future was cancelled, and so is not to be run."""
         self._refuse()
         if self._begin(token := object()) is token:
             claim(self)

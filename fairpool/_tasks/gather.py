@@ -29,6 +29,7 @@ from fairpool._core.waitgraph import leave_wait
 from fairpool._tasks.continuation import suspend_first
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import Future
+from fairpool._tasks.host import ForkingWorker, Pool
 from fairpool._tasks.settling import claim, outcome_of, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, is_final
 from fairpool._tasks.step import Aggregate, fail_step, settle_and_take_next
@@ -125,7 +126,7 @@ class Gather(Aggregate):
 
     # --- starting children ----------------------------------------------------------------------
 
-    def run(self, worker: Any) -> Any:
+    def run(self, worker: ForkingWorker) -> Any:
         """Start children, on the calling worker, which has taken the gather out of a queue.
 
         Returns what the worker is to run next, as `Task.run`.
@@ -166,7 +167,7 @@ class Gather(Aggregate):
         del self  # the error of a child, which it may hold now, leads to this frame: no cycle
         return following
 
-    def _start(self, index: int, worker: Any) -> Any:
+    def _start(self, index: int, worker: ForkingWorker) -> Any:
         """Run a child's first step. Returns as `Task.run`; `_RETURNED` if it has not become a task.
 
         Its result is in its place then, and the caller has to account for it.
@@ -213,13 +214,13 @@ class Gather(Aggregate):
         try:
             return (yield from Future.__await__(self))  # type: ignore[no-any-return]
         finally:
-            del self  # what is raised holds this frame: no cycle
+            del self  # the traceback holds this frame: no cycle
 
-    def _fork(self, worker: Any) -> None:
+    def _fork(self, worker: ForkingWorker) -> None:
         """Start children on top of the task that runs on `worker`, and that waits for them.
 
-        They are still in a queue as well, for others: those who take from there get the oldest
-        gather first, and with it the most call.
+        They are still in a queue as well, for others: thieves get the oldest
+        gather first, and with it the most work.
         """
         scheduler, unstarted = self._eager_in, self._unstarted
         overcommits, outside = scheduler.parking.overcommits, scheduler.injector
@@ -259,18 +260,18 @@ class Gather(Aggregate):
         # The error of a child, which this gather may hold now, leads to this frame: no cycle.
         del self, fork, following
 
-    def _task_of(self, index: int, worker: Any) -> Task[Any]:
+    def _task_of(self, index: int, worker: ForkingWorker) -> Task[Any]:
         """The task of the child that has just ended a step on this worker."""
         item = worker.item
         return self.make_task(index, worker.scheduler) if item is self else item.task  # type: ignore[no-any-return]
 
-    def make_task(self, index: int, pool: Any) -> Task[Any]:
+    def make_task(self, index: int, pool: Pool) -> Task[Any]:
         """Make a task of a child in its first step. Called by the worker that runs it, once."""
         task: Task[Any] = Task()
         task._pool = pool
         task._status = [self]
         task._coroutine_state = self._coroutines[index]
-        first = self._tasks.setdefault(index, task)  # G1
+        first = self._tasks.setdefault(index, task)  # enter_child
         if first is _TO_BE_CANCELLED:
             self._tasks[index] = task
             task.interrupt()
@@ -313,7 +314,7 @@ class Gather(Aggregate):
         need_stack(12)
         self.child_ended(child, None)
 
-    def child_ended(self, child: Any, pool: Any) -> Any:
+    def child_ended(self, child: Any, pool: Pool | None) -> Any:
         """A child that is a future is final. Returns as `take_next`, if `pool` is given."""
         if self._all or child._status is FINISHED:
             return self._finish(pool) if self._have_ended(1) else None
@@ -337,13 +338,13 @@ class Gather(Aggregate):
             if count == size:
                 break
             if count:
-                ledger.append(count)  # L1
-            if len(ledger) < 2:  # L2
+                ledger.append(count)  # leave_part
+            if len(ledger) < 2:  # recheck_parts
                 return False
             count = 0
         return True
 
-    def _finish(self, pool: Any) -> Any:
+    def _finish(self, pool: Pool | None) -> Any:
         """All children have ended. Returns as `child_ended`."""
         if claim(self) is None:
             return None
@@ -362,7 +363,7 @@ class Gather(Aggregate):
                     results[index] = _outcome(child)
         return self._conclude(FINISHED, results, pool)
 
-    def _conclude(self, state: Any, value: Any, pool: Any) -> Any:
+    def _conclude(self, state: Any, value: Any, pool: Pool | None) -> Any:
         """As `settle`; returns as `child_ended`."""
         if pool is not None:
             return settle_and_take_next(self, state, value, pool)
@@ -377,7 +378,7 @@ class Gather(Aggregate):
         answers = [self.drop()]
         asked: set[int] = set()  # which futures; the same one may be several children
         for index in range(len(self._results)):  # all of them, not only up to the first that agrees
-            child = self._tasks.setdefault(index, _TO_BE_CANCELLED)  # G2
+            child = self._tasks.setdefault(index, _TO_BE_CANCELLED)  # mark_child
             if child is _TO_BE_CANCELLED:
                 answers.append(True)
             elif id(child) not in asked:

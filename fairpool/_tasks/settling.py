@@ -45,14 +45,14 @@ __all__ = [
 
 
 def claim(future: FutureState[Any]) -> tuple[Any, ...] | None:
-    """The call of `future`, to the first who asks; None to everyone else."""
+    """Take the call of `future`: it goes to the first that asks, and None to all others."""
     status = future._status
     if type(status) is not list:
         return None
     try:
-        first = status.pop(0)
+        first = status.pop(0)  # claim
     except IndexError:
-        return None  # claimed, and nobody has registered
+        return None  # claimed, and without a callback
     if type(first) is tuple:
         return first
     put_back(future, status, first)
@@ -60,19 +60,19 @@ def claim(future: FutureState[Any]) -> tuple[Any, ...] | None:
 
 
 def put_back(future: FutureState[Any], status: list[Any], callback: Any) -> None:
-    """What a claim took was a callback: the future had been claimed before.
+    """A claim took a callback out of `status`: the future had been claimed before.
 
-    From here it is like any callback that arrives late, and gets the same second look (R2).
+    From here on the callback is like any that arrives late, and `recheck` follows.
     """
-    status.insert(0, callback)
-    if type(future._status) is not list:
+    status.insert(0, callback)  # put_back
+    if type(future._status) is not list:  # recheck
         run_late(future, status, callback)
     else:
         future.put_back(callback)
 
 
 def publish_final(future: FutureState[Any], state: Final, value: Any) -> list[Any]:
-    """Make a claimed future final, once; return what is to be called for it.
+    """Make a claimed future final, once; return its callbacks.
 
     The only place where this is done, but for the copies on hot paths in `Task.run`, `Link.run` and
     `settle_and_take_next` (two calls less are 5 % of a submit). A test holds them equal.
@@ -104,7 +104,7 @@ def fail(future: FutureState[Any], error: BaseException, source: object) -> None
 def outcome_of(future: FutureState[Any], source: object) -> tuple[Final, Any]:
     """How a final future has ended: its state, and its result or Failure.
 
-    `source`: what the Failure is one of.
+    `source`: the Failure's.
     """
     if future._status is FAILED:
         return FAILED, future._value.handed_on(source)
@@ -116,7 +116,7 @@ class UserCallback:
     """A callback that calls a user's function; what it raises is logged.
 
     An object of our own, because callbacks are compared when one is taken out again, and a
-    function of the user's may have an `__eq__` (A1).
+    function of the user's may have an `__eq__`.
     """
 
     __slots__ = ("_fn",)
@@ -133,9 +133,9 @@ class UserCallback:
 
 
 def run_callbacks(future: FutureState[Any], status: list[Any]) -> None:
-    """Call the callbacks of a final future, callbacks last. Several threads may do so at once.
+    """Call the callbacks of a final future, those of users last. Several threads may do so at once.
 
-    Those for which there is no room on this stack are called on another one.
+    Those for which this stack has no room are called on another one.
     """
     user_callbacks: list[UserCallback] = []
     interrupt = None
@@ -143,12 +143,12 @@ def run_callbacks(future: FutureState[Any], status: list[Any]) -> None:
         callback: Any = None
         try:
             if status:
-                callback = status.pop()  # the arbiter: each callback is called by one thread
+                callback = status.pop()  # run_callbacks: one thread gets each
                 if type(callback) is UserCallback:
                     user_callbacks.append(callback)
                     continue
             else:
-                # Last, because a callback may take long, or need what a waiter does next.
+                # Last: one may take long, or need the next step of a waiter.
                 if future.holds_lock:
                     future.hand_on(user_callbacks)
                     user_callbacks = []
@@ -174,6 +174,7 @@ def run_user_callbacks(future: FutureState[Any], callbacks: list[UserCallback]) 
 
 
 def run_callback(future: FutureState[Any], callback: Callable[[Any], object]) -> None:
+    """Call a callback of a final future. Raises only the Ctrl-C of a thread of the user's."""
     try:
         callback(future)
     except BaseException as error:
@@ -202,9 +203,9 @@ def _log_error_in_callback(future: FutureState[Any], error: BaseException) -> No
 
 
 def run_late(future: FutureState[Any], status: list[Any], callback: Any) -> None:
-    """A callback that went into the list when the future was final already, or nearly so."""
+    """Call a callback that came into the list when the future was final already, or nearly so."""
     try:
-        status.remove(callback)  # against whoever settles: one of the two gets it
+        status.remove(callback)  # run_late; `run_callbacks` may have popped it
     except ValueError:
         return
     run_callback(future, callback)

@@ -23,6 +23,8 @@ from __future__ import annotations
 from concurrent.futures import Future as _StdFuture
 from typing import Any, TypeVar
 
+from fairpool._tasks.host import Pool
+
 __all__ = [
     "BY_HAND",
     "CANCELLED",
@@ -51,13 +53,8 @@ class Final:
 
 
 FINISHED = Final("FINISHED")
-
-
 FAILED = Final("FAILED")
-
-
 CANCELLED = Final("CANCELLED")
-
 
 # The call of a future that no pool runs: somebody calls `set_running_or_notify_cancel` and
 # `set_result` by hand.
@@ -76,7 +73,7 @@ class FutureState(_StdFuture[T]):
     # _pool:   what runs the call, or None. Written before the future is published.
 
     _status: list[Any] | Final
-    _pool: Any
+    _pool: Pool | None
     _value: Any
 
     # has_sources: whether this is a kind of future that cannot be final before others are, its

@@ -9,8 +9,10 @@ from typing import Any
 from fairpool._core.foreign import describe, traceback_of, with_traceback
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM
+from fairpool._tasks.cancel import CancellableTask
 from fairpool._tasks.coroutines import is_coroutine
 from fairpool._tasks.future import Derived, Future
+from fairpool._tasks.host import Pool
 from fairpool._tasks.request import Leave
 from fairpool._tasks.settling import fail, run_callback, run_callbacks, settle
 from fairpool._tasks.state import CANCELLED
@@ -30,12 +32,12 @@ class Aggregate(Derived[Any]):
 
     __slots__ = ()
 
-    def child_ended(self, child: Any, pool: Any) -> Any:
+    def child_ended(self, child: Any, pool: Pool) -> Any:
         """A task of `pool` is final. Returns as `take_next`."""
         raise NotImplementedError
 
 
-def settle_and_take_next(future: Future[Any], state: Any, value: Any, pool: Any) -> Any:
+def settle_and_take_next(future: Future[Any], state: Any, value: Any, pool: Pool) -> Any:
     """As `settle`, at the end of a step on a worker of `pool`. Returns as `take_next`."""
     # `publish_final`, written out.
     status: Any = future._status
@@ -57,7 +59,7 @@ def taken_next(*, link: type | None = None, continuation: type | None = None) ->
     _continuation = continuation or _continuation
 
 
-def take_next(future: Future[Any], status: list[Any], pool: Any) -> Any:
+def take_next(future: Future[Any], status: list[Any], pool: Pool) -> Any:
     """Call what waits for a final future; or return it, if it is one thing that can run next.
 
     It stays with this worker of `pool`, whose caches hold what it is about, and no other one is
@@ -70,7 +72,7 @@ def take_next(future: Future[Any], status: list[Any], pool: Any) -> Any:
         callback = status.pop()
     except IndexError:
         return None
-    if status:  # one more has come: `callback` may be that
+    if status:  # recheck_others: one more has come, and `callback` may be that
         status.append(callback)
         run_callbacks(future, status)
         return None
@@ -91,7 +93,7 @@ def take_next(future: Future[Any], status: list[Any], pool: Any) -> Any:
     return None
 
 
-def fail_step(task: Future[Any], error: BaseException, source: Any) -> None:
+def fail_step(task: CancellableTask[Any], error: BaseException, source: Any) -> None:
     """What a step of `task` has raised ends it."""
     if issubclass(type(error), SHORT_OF_ROOM):
         _release_locks(task)
@@ -105,7 +107,7 @@ def fail_step(task: Future[Any], error: BaseException, source: Any) -> None:
     fail(task, error, source)
 
 
-def _release_locks(task: Future[Any]) -> None:
+def _release_locks(task: CancellableTask[Any]) -> None:
     """Leave what a task is inside of that has ended without coming to its `__aexit__`.
 
     A coroutine is resumed from outside to inside, and where there is no room for an inner one, that

@@ -1,6 +1,6 @@
-"""`Task`: a future together with the call that will end it; and how that is made.
+"""`Task`: a future together with the call that will end it.
 
-One object, not a future and a call item, which saves an allocation for each task. A task is queued,
+One object, not a future and a work item, which saves an allocation for each task. A task is queued,
 is claimed by one worker (or cancelled), and is run in its own copy of the submitter's context. If
 its function returns a coroutine, that is run as well, step by step, and its result is the task's.
 
@@ -20,6 +20,7 @@ from fairpool._tasks.cancel import CancellableTask, may_hold_request
 from fairpool._tasks.continuation import Continuation, suspend_first
 from fairpool._tasks.coroutines import HELD_BY_LOCAL, claim_coroutine, is_coroutine
 from fairpool._tasks.failure import Failure
+from fairpool._tasks.host import Worker
 from fairpool._tasks.settling import claim, put_back, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 from fairpool._tasks.step import fail_step, settle_and_take_next, take_next
@@ -52,7 +53,7 @@ class Task(CancellableTask[T]):
     # The lock whose key the worker has that runs this, where no section runs: see `Combiner`.
     lock_in_hand: Any = None
 
-    def run(self, worker: Any) -> Any:
+    def run(self, worker: Worker) -> Any:
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
 
         Returns what the worker is to run next, if this has made one thing runnable, else None.

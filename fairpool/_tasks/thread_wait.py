@@ -10,21 +10,19 @@ from fairpool._core.here import here
 from fairpool._core.signals import acquire
 from fairpool._core.threads import FREE_THREADED, Lock, monotonic_ns, yield_cpu
 from fairpool._tasks.callbacks import CallbackFuture
+from fairpool._tasks.host import WaitHost
 from fairpool._tasks.state import Final
 
 __all__ = ["SPIN_LIMIT", "ThreadCallback", "spin_wait", "wait", "wait_watchfully"]
-
 
 # How often a thread looks at a future before it parks on it. A look with its `yield_cpu` is about
 # 0.5 µs and a wake-up 30 to 100 µs (design notes), so this spends at most about one wake-up to save
 # one. With the GIL, a thread that looks keeps the one it waits for from running.
 SPIN_LIMIT = 60 if FREE_THREADED else 0
 
-
 # Nanoseconds. A parked thread that is woken before this has waited for little more than its own
 # wake-up, and would have seen the end while it looked.
 SHORT_WAIT = 100_000
-
 
 # Seconds. After so long, far more than a wake-up takes, a thread that waits looks once whether the
 # worker that was woken is held up: see "Foreign code" in docs/protocols/parking.md.
@@ -43,7 +41,7 @@ class ThreadCallback:
     def __call__(self, future: Any) -> None:
         self._lock.release()
 
-    def park(self, timeout: float | None, pool: Any) -> bool:
+    def park(self, timeout: float | None, pool: WaitHost | None) -> bool:
         """Park until called (True) or until `timeout` seconds have passed (False)."""
         began = monotonic_ns()
         woken = wait_watchfully(partial(acquire, self._lock), timeout, pool)
@@ -66,7 +64,9 @@ def spin_wait(future: CallbackFuture[Any]) -> bool:
     return False
 
 
-def wait_watchfully(wait: Callable[[float | None], bool], timeout: float | None, pool: Any) -> bool:
+def wait_watchfully(
+    wait: Callable[[float | None], bool], timeout: float | None, pool: WaitHost | None
+) -> bool:
     """`wait(timeout)`, with a look in between whether a worker of `pool` is held up."""
     if pool is None or (timeout is not None and timeout <= TRUST):
         return wait(timeout)

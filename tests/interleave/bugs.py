@@ -179,10 +179,10 @@ BUGS = [
     ),
     # --- futures ------------------------------------------------------------------------------
     Bug(
-        "a registrant does not look again whether the future is final (R2)",
+        "a callback is registered without `recheck`",
         "_tasks.callbacks",
         "CallbackFuture._register",
-        "            if type(self._status) is list:  # R2: see docs/protocols/future.md\n"
+        "            if type(self._status) is list:  # recheck\n"
         "                return\n"
         "            run_late(self, status, callback)\n",
         "",
@@ -192,7 +192,7 @@ BUGS = [
         proof="future",
     ),
     Bug(
-        "a late registrant is called by two",
+        "`run_late` calls a callback that it could not take out",
         "_tasks.settling",
         "run_late",
         "        return\n",
@@ -203,7 +203,7 @@ BUGS = [
         proof="future",
     ),
     Bug(
-        "the final state is written before the result",
+        "`publish_state` comes before `publish_value`",
         "_tasks.settling",
         "publish_final",
         "    future._value = value  # publish_value\n    future._status = state  # publish_state\n",
@@ -214,7 +214,7 @@ BUGS = [
         proof="future",
     ),
     Bug(
-        "the registrants are looked at before the future is final (`publish_state`)",
+        "`run_callbacks` looks before `publish_state`",
         "_tasks.settling",
         "publish_final",
         """    future._status = state  # publish_state
@@ -230,10 +230,10 @@ BUGS = [
         proof="future",
     ),
     Bug(
-        "a claim that comes too late forgets the registrant that it took",
+        "a lost claim forgets `put_back`",
         "_tasks.settling",
         "put_back",
-        "    status.insert(0, callback)\n",
+        "    status.insert(0, callback)  # put_back\n",
         "    return\n",
         s.one_claim,
         100,
@@ -241,10 +241,10 @@ BUGS = [
         proof="future",
     ),
     Bug(
-        "a registrant that was put back gets no second look (K3)",
+        "`put_back` without `recheck`",
         "_tasks.settling",
         "put_back",
-        "    if type(future._status) is not list:\n",
+        "    if type(future._status) is not list:  # recheck\n",
         "    if False:\n",
         s.one_claim,
         1000,
@@ -263,7 +263,7 @@ BUGS = [
         proof="future",
     ),
     Bug(
-        "a source ends its wrapper without having claimed it",
+        "`follow` settles a wrapper that it has not claimed",
         "_tasks.wrap",
         "_Wrapper._follow",
         "        if claim(self) is not None:\n",
@@ -275,7 +275,7 @@ BUGS = [
     ),
     # --- tasks --------------------------------------------------------------------------------
     Bug(
-        "a task is published before `send` has returned",
+        "`arm` comes before `send` has returned",
         "_tasks.continuation",
         "Continuation.run",
         """        try:
@@ -292,10 +292,10 @@ BUGS = [
         proof="tasks",
     ),
     Bug(
-        "a continuation is armed after it has registered",
+        "`arm` comes after the registration",
         "_tasks.continuation",
         "Continuation._arm",
-        "        self.armed.append(None)  # A1\n",
+        "        self.armed.append(None)  # arm\n",
         "        suspend(self) if suspend is not None else None\n"
         "        self.armed.append(None)\n"
         "        return True\n",
@@ -305,7 +305,7 @@ BUGS = [
         proof="tasks",
     ),
     Bug(
-        "two wake-ups resume one continuation",
+        "two threads `disarm` one continuation",
         "_tasks.cancel",
         "Suspension.wake",
         """        try:
@@ -322,7 +322,7 @@ BUGS = [
         proof="tasks",
     ),
     Bug(
-        "a cancellation during the first step is not looked for (D2)",
+        "a first suspension without `recheck_first`",
         "_tasks.continuation",
         "Continuation.__init__",
         "        if entries and may_hold_request(entries) and task.cancel_requests():\n",
@@ -333,10 +333,10 @@ BUGS = [
         proof="tasks",
     ),
     Bug(
-        "a cancellation just before the suspension is not looked for (A2)",
+        "a suspension without `recheck`",
         "_tasks.continuation",
         "Continuation._arm",
-        "        while self._requested and self.disarm():\n",
+        "        while self._requested and self.disarm():  # recheck\n",
         "        while False:\n",
         s.cancel_is_not_lost,
         50,
@@ -344,10 +344,10 @@ BUGS = [
         proof="tasks",
     ),
     Bug(
-        "the canceller signals before its request is there (X2 before X1)",
+        "`read_state` comes before `request`",
         "_tasks.cancel",
         "CancellableTask.interrupt",
-        "        status.append(request)  # X1\n        self._signal()\n",
+        "        status.append(request)  # request\n        self._signal()\n",
         "        self._signal()\n        status.append(request)\n",
         s.cancel_meets_first_step,
         1500,
@@ -355,10 +355,10 @@ BUGS = [
         proof="tasks",
     ),
     Bug(
-        "what is waited for ends while its waiter is being cancelled",
+        "`rearm` without `recheck_awaited`",
         "_tasks.cancel",
         "Suspension._rearm",
-        "        if is_done:\n",
+        "        if is_done:  # recheck_awaited\n",
         "        if False:\n",
         s.cancel_meets_wake,
         100,
@@ -366,10 +366,10 @@ BUGS = [
         proof="tasks",
     ),
     Bug(
-        "the worker that ends a step forgets the second registrant",
+        "`take_next` without `recheck_others`",
         "_tasks.step",
         "take_next",
-        "    if status:  # one more has come: `callback` may be that\n",
+        "    if status:  # recheck_others: one more has come, and `callback` may be that\n",
         "    if False:\n",
         s.end_of_a_step_meets_registration,
         30000,
@@ -921,10 +921,10 @@ BUGS = [
         proof="combining",
     ),
     Bug(
-        "a cancellation just before the request is queued is not looked for (Q3)",
+        "a request at a lock is queued without `recheck_lock`",
         "_tasks.continuation",
         "Continuation._queue_up",
-        "        if self._requested and request.give_up():\n",
+        "        if self._requested and request.give_up():  # recheck_lock\n",
         "        if False:\n",
         k.cancellation_reaches_the_queue,
         200,

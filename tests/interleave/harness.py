@@ -47,7 +47,15 @@ def _places(names: Iterable[str] = ()) -> dict[CodeType, dict[int, str]]:
 LOCK_MODULES = (
     *("_locks.combiner", "_locks.exit", "_locks.helping", "_locks.key", "_locks.owners"),
     *("_locks.statistics", "_locks.tasks", "_locks.threads", "_locks.waiters"),
-    *("_api.all_of", "_api.lock", "_tasks.request", "_tasks.task"),
+    *(
+        "_api.all_of",
+        "_api.lock",
+        "_tasks.request",
+        "_tasks.continuation",
+        "_tasks.cancel",
+        "_tasks.step",
+        "_tasks.task",
+    ),
 )
 
 

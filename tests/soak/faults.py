@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fairpool._api import pool as _pool
-from fairpool._tasks import task as _task
+from fairpool._tasks import continuation as _task
 
 
 class NoMemory(MemoryError):

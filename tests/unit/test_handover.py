@@ -20,7 +20,7 @@ from kit import PATIENCE, in_time
 
 import fairpool
 from fairpool import FairPool, Future
-from fairpool._tasks import task as task_module
+from fairpool._tasks import coroutines as coroutines_module
 from fairpool._tasks.coroutines import claim_coroutine
 
 MakePool = Callable[..., FairPool]
@@ -384,10 +384,10 @@ def test_of_threads_that_claim_at_once_one_gets_each_coroutine() -> None:
 def test_a_claim_is_forgotten_with_its_coroutine() -> None:
     coroutine = nothing()
     claim_coroutine(coroutine)
-    claim = task_module._claimed[weakref.ref(coroutine)]
+    claim = coroutines_module._claimed[weakref.ref(coroutine)]
     coroutine.close()
     del coroutine
-    assert claim not in task_module._claimed
+    assert claim not in coroutines_module._claimed
 
 
 def test_coroutines_that_nobody_else_holds_are_not_looked_up(
@@ -403,7 +403,7 @@ def test_coroutines_that_nobody_else_holds_are_not_looked_up(
         await fairpool.gather(nothing(), nothing())
         if sys.version_info >= (3, 12):  # before, the arguments are in a second tuple meanwhile
             await fairpool.gather(*[nothing() for _ in range(100)])
-        if task_module.HELD_BY_ARGUMENT > 0:  # where the count says so
+        if coroutines_module.HELD_BY_ARGUMENT > 0:  # where the count says so
             await pool.submit(lambda: nothing())
             await pool.submit(int).then(lambda _: nothing())
             await fairpool.create_task(nothing())
