@@ -9,7 +9,7 @@
 | `CANCELLED` | cancelled | None |
 
 The call is what a worker makes to get the result. The other items of the list are *callbacks*. Only
-`claim` takes the call out, and only `publish_final` replaces the list (both in `settling`). The
+`claim` takes the call out, and only `settle` replaces the list (both in `settling`). The
 attribute is not named `_state`, because the standard library reads a word of its own there.
 
 A plain list, and not a subclass with methods: to make one costs 20 ns, to make one of a subclass

@@ -39,7 +39,7 @@ class Aggregate(Derived[Any]):
 
 def settle_and_take_next(future: Future[Any], state: Any, value: Any, pool: Pool) -> Any:
     """As `settle`, at the end of a step on a worker of `pool`. Returns as `take_next`."""
-    # `publish_final`, written out.
+    # `settle`, written out.
     status: Any = future._status
     future._value = value  # publish_value
     future._status = state  # publish_state

@@ -23,7 +23,7 @@ from fairpool._tasks.failure import Failure
 from fairpool._tasks.host import Worker
 from fairpool._tasks.settling import claim, put_back, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
-from fairpool._tasks.step import fail_step, settle_and_take_next, take_next
+from fairpool._tasks.step import fail_step, take_next
 
 __all__ = ["Task"]
 
@@ -57,7 +57,7 @@ class Task(CancellableTask[T]):
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
 
         Returns what the worker is to run next, if this has made one thing runnable, else None.
-        `claim` and `publish_final` are written out: this is the path of every task.
+        `claim` and `settle` are written out: this is the path of every task.
         """
         status: Any = self._status
         try:
@@ -121,7 +121,11 @@ class Task(CancellableTask[T]):
         if status and may_hold_request(status) and self._has_news():
             settle(self, CANCELLED, None)  # asked for in its only step
             return None
-        return settle_and_take_next(self, FINISHED, result, self._pool)
+        # `settle_and_take_next`, written out.
+        self._value = result  # publish_value
+        self._status = FINISHED  # publish_state
+        status.reverse()  # publish_fence
+        return take_next(self, status, self._pool) if status else None
 
     @property
     def task(self) -> Task[T]:

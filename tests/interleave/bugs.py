@@ -205,7 +205,7 @@ BUGS = [
     Bug(
         "`publish_state` comes before `publish_value`",
         "_tasks.settling",
-        "publish_final",
+        "settle",
         "    future._value = value  # publish_value\n    future._status = state  # publish_state\n",
         "    future._status = state\n    future._value = value\n",
         s.complete_meets_registration,
@@ -216,12 +216,12 @@ BUGS = [
     Bug(
         "`run_callbacks` looks before `publish_state`",
         "_tasks.settling",
-        "publish_final",
+        "settle",
         """    future._status = state  # publish_state
 """,
         """    if not status:
         future._status = state
-        return []
+        return
     future._status = state
 """,
         s.complete_meets_registration,

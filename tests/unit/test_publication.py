@@ -16,12 +16,12 @@ import pytest
 import fairpool
 from fairpool._tasks.chain import LINK, Link
 from fairpool._tasks.future import Future
-from fairpool._tasks.settling import claim, publish_final
+from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 from fairpool._tasks.step import settle_and_take_next
 from fairpool._tasks.task import Task
 
-COPIES = (Task.run, Link.run, settle_and_take_next)
+COPIES = (Task.run, Task.end_first_step, Link.run, settle_and_take_next)
 
 STATE = "_status"
 NOT_FINAL = ast.List
@@ -67,14 +67,14 @@ def publications_in(node: ast.AST) -> list[list[str]]:
 STEPS = ["publish_value", "publish_state", "publish_fence"]
 
 
-@pytest.mark.parametrize("fn", [publish_final, *COPIES], ids=lambda fn: fn.__qualname__)
+@pytest.mark.parametrize("fn", [settle, *COPIES], ids=lambda fn: fn.__qualname__)
 def test_each_copy_makes_the_steps_in_their_order(fn: Callable[..., Any]) -> None:
     assert publications_in(function_of(fn)) == [STEPS]
 
 
 def test_there_is_no_other_copy() -> None:
     """Elsewhere the state of a future is set only where it is made: to a list."""
-    allowed = {fn.__qualname__ for fn in (publish_final, *COPIES)}
+    allowed = {fn.__qualname__ for fn in (settle, *COPIES)}
     found = set()
     for path in sorted(pathlib.Path(fairpool.__file__).parent.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -100,16 +100,19 @@ class Worker:
     item = fn = None
 
 
-def finish_by_publish_final(future: Any) -> None:
+def finish_by_settle(future: Any) -> None:
     claim(future)
-    registrants = publish_final(future, FINISHED, "result")
-    while registrants:
-        registrants.pop()(future)
+    settle(future, FINISHED, "result")
 
 
 def finish_by_settle_and_take_next(future: Any) -> None:
     claim(future)
     settle_and_take_next(future, FINISHED, "result", future._pool)
+
+
+def finish_by_end_first_step(future: Any) -> None:
+    claim(future)
+    future.end_first_step("result")
 
 
 def finish_by_run(future: Any) -> None:
@@ -133,25 +136,26 @@ def new_link() -> Link[str]:
 
 
 WAYS = [
-    (new_task, finish_by_publish_final),
+    (new_task, finish_by_settle),
     (new_task, finish_by_settle_and_take_next),
+    (new_task, finish_by_end_first_step),
     (new_task, finish_by_run),
     (new_link, finish_by_run),
 ]
 
 
-@pytest.mark.parametrize("registrants", [0, 1, 3])
+@pytest.mark.parametrize("callbacks", [0, 1, 3])
 @pytest.mark.parametrize(("make", "finish"), WAYS)
 def test_all_copies_end_alike(
-    make: Callable[[], Task[str]], finish: Callable[[Any], None], registrants: int
+    make: Callable[[], Task[str]], finish: Callable[[Any], None], callbacks: int
 ) -> None:
     future = make()
     told: list[tuple[int, Any, Any]] = []
-    for number in range(registrants):
+    for number in range(callbacks):
         future._register(lambda f, n=number: told.append((n, f._status, f._value)))  # type: ignore[misc]
     finish(future)
     assert future.result() == "result"
-    assert told == [(number, FINISHED, "result") for number in range(registrants)]
+    assert told == [(number, FINISHED, "result") for number in range(callbacks)]
 
 
 @pytest.mark.parametrize("make", [new_task, new_link])
