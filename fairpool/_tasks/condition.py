@@ -17,6 +17,7 @@ from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import Condition, RLock
 from fairpool._tasks.callbacks import CallbackFuture
+from fairpool._tasks.host import CallingWorker
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 
 __all__ = ["ConditionAdapter", "adapter_of"]
@@ -123,7 +124,8 @@ class StdWaiters(list[Any]):
 
     def append(self, waiter: Any) -> None:
         if self.future is not None:
-            host = self.future._pool if here.worker is None else here.worker
+            worker: CallingWorker | None = here.worker
+            host = self.future._pool if worker is None else worker
             if host is not None:
                 host.adopt(waiter, self.future)
         list.append(self, waiter)

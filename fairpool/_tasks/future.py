@@ -21,6 +21,7 @@ from fairpool._core.room import need_stack
 from fairpool._tasks.callbacks import CallbackFuture
 from fairpool._tasks.condition import adapter_of
 from fairpool._tasks.failure import Failure
+from fairpool._tasks.host import CallingWorker, ChainHost
 from fairpool._tasks.settling import UserCallback, claim, fail, settle
 from fairpool._tasks.state import BY_HAND, CANCELLED, FAILED, FINISHED, Final, is_unclaimed
 from fairpool._tasks.thread_wait import wait
@@ -99,7 +100,7 @@ class Future(CallbackFuture[T]):
     def _wait(self, timeout: float | None) -> None:
         if type(self._status) is Final:
             return
-        worker = here.worker
+        worker: CallingWorker | None = here.worker
         wait_for = wait if worker is None else worker.wait_for
         try:
             if not wait_for(self, timeout):
@@ -188,9 +189,9 @@ class Future(CallbackFuture[T]):
                 raise TypeError(f"then() takes a lock of a FairPool, not {lock!r}")
             made: Future[Any] = make(self, on_result, on_error)
             return made
-        pool = self._pool
+        pool: ChainHost | None = self._pool
         if pool is None:
-            worker = here.worker
+            worker: CallingWorker | None = here.worker
             if worker is None:
                 raise RuntimeError(
                     f"no pool to run this on: {self!r} belongs to none; use it in a task"

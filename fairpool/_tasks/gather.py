@@ -29,7 +29,7 @@ from fairpool._core.waitgraph import leave_wait
 from fairpool._tasks.continuation import suspend_first
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import Future
-from fairpool._tasks.host import ForkingWorker, Pool
+from fairpool._tasks.host import ForkingWorker, GatherHost, Pool
 from fairpool._tasks.settling import claim, outcome_of, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, is_final
 from fairpool._tasks.step import Aggregate, fail_step, settle_and_take_next
@@ -114,7 +114,9 @@ class Gather(Aggregate):
         for child in children:
             child._register(self)
 
-    def of_coroutines(self, coroutines: tuple[Any, ...], context: Context, eager_in: Any) -> None:
+    def of_coroutines(
+        self, coroutines: tuple[Any, ...], context: Context, eager_in: GatherHost | None
+    ) -> None:
         """Have these run as children when a worker finds the gather in a queue.
 
         `eager_in`: the scheduler whose workers may start them in an `await` as well, or None.
@@ -201,7 +203,7 @@ class Gather(Aggregate):
 
         What that returns in its first step is there then, and nothing has to be suspended for it.
         """
-        worker = here.worker
+        worker: ForkingWorker | None = here.worker
         if (
             self._unstarted
             and self._eager_in is not None
@@ -222,7 +224,8 @@ class Gather(Aggregate):
         They are still in a queue as well, for others: thieves get the oldest
         gather first, and with it the most work.
         """
-        scheduler, unstarted = self._eager_in, self._unstarted
+        scheduler: GatherHost = self._eager_in  # type: ignore[assignment]  # it has one
+        unstarted = self._unstarted
         overcommits, outside = scheduler.parking.overcommits, scheduler.injector
         ended = 0
         following = None

@@ -6,10 +6,11 @@ from any thread, a worker's by the thread of that worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sized
+from collections.abc import Callable, Coroutine, Iterable, Sized
 from typing import Any, Protocol
 
 __all__ = [
+    "CallingWorker",
     "ChainHost",
     "CoroutineHost",
     "Coroutines",
@@ -60,12 +61,34 @@ class ChainHost(Protocol):
 
 
 class Lock(Protocol):
-    """A lock that a task may be inside of."""
+    """A lock: a task waits for it, or is inside of it."""
 
+    # owner: the task, continuation or thread owner that is inside
+    # stats: its counters, `own` and `others` among them
     owner: Any
 
+    @property
+    def stats(self) -> Any: ...
+
+    def queue_up(self, request: Any, worker: Any) -> Any:
+        """Queue the request of a suspended task. Returns as `Task.run`."""
+
+    def dispatch(self) -> None:
+        """Have a worker serve the queue."""
+
+    def holder(self) -> tuple[Any, ...]:
+        """The task that is inside, if there is one."""
+
+    def forget(self, waiter: Any) -> None:
+        """Take a waiter that was given up out of the queue."""
+
     def end_section(self) -> None:
-        """Leave the critical section of the owner."""
+        """Leave the critical section of the owner, whose stack goes on."""
+
+    def after_leave(self, continuation: Any, worker: Any) -> Any:
+        """Go on after a section that the coroutine has left. Returns as `Task.run`."""
+
+    def _describe(self) -> str: ...
 
 
 class CoroutineHost(Resumer, Protocol):
@@ -88,7 +111,7 @@ class CoroutineHost(Resumer, Protocol):
     def suspended_ended(self) -> None:
         """One has left `suspended`, and the pool is ending."""
 
-    def all_locks(self) -> Any:
+    def all_locks(self) -> Iterable[Lock]:
         """The locks that its tasks may be inside of."""
 
 
@@ -123,6 +146,19 @@ class Worker(Protocol):
 
     def requeue(self, item: Any) -> None:
         """Queue a task or a continuation, behind all that is queued."""
+
+
+class CallingWorker(Protocol):
+    """What a future asks of the worker on whose thread it is waited for."""
+
+    @property
+    def scheduler(self) -> ChainHost: ...
+
+    def wait_for(self, future: Any, timeout: float | None) -> bool:
+        """Wait without starving the pool; whether the future is final."""
+
+    def adopt(self, waiter: Any, future: Any) -> None:
+        """As `WaitHost.adopt`, for a wait on the thread of this worker."""
 
 
 class ForkingWorker(Worker, Protocol):

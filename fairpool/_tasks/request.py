@@ -13,6 +13,7 @@ from weakref import ref
 from fairpool._core.accounts import CURRENT
 from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.threads import start_new_thread
+from fairpool._tasks.host import Lock
 
 __all__ = ["Leave", "LockRequest", "Once", "Request", "Waiter"]
 
@@ -143,6 +144,8 @@ class Request(LockRequest):
 
     # door: what `async with` awaits, to yield this; None once it was given up. Written by its
     #       claimer, before the continuation can be anywhere else.
+
+    lock: Lock
 
     holds_continuation = True
     needs_worker = True
