@@ -146,9 +146,9 @@ class TaskGroup:
         self._base_errors: list[BaseException] = []
         self._first = Token()  # taken by the first that shuts the group down
         self._request: CancelRequest | None = None  # the group's own, to its parent
-        # One bound method for all tasks. Not the group itself, because registrants are compared,
+        # One bound method for all tasks. Not the group itself, because callbacks are compared,
         # and a subclass may have an `__eq__`.
-        self._registrant: Callable[[Any], None] | None = None
+        self._callback: Callable[[Any], None] | None = None
         self._given_up = False  # see `_give_up`
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ class TaskGroup:
         if self._entered:
             raise RuntimeError(f"{self!r} has been entered before")
         self._parent = _task_that_enters("a TaskGroup")
-        self._registrant = self._child_ended
+        self._callback = self._child_ended
         self._entered = True
         return self
 
@@ -196,7 +196,7 @@ class TaskGroup:
         pool: Scheduler = parent._pool  # type: ignore[assignment]
         task._pool = pool
         context = copy_context() if context is None else context
-        task._status = [(context, coro, None, None, None), self._registrant or self._child_ended]
+        task._status = [(context, coro, None, None, None), self._callback or self._child_ended]
         task._coroutine_state = coro
         if name is not None:
             task.set_name(name)
@@ -217,7 +217,7 @@ class TaskGroup:
         return task
 
     def _child_ended(self, task: Task[Any]) -> None:
-        """A registrant of the group's tasks: one of them has ended."""
+        """A callback of the group's tasks: one of them has ended."""
         if task._status is FAILED and not self._given_up:
             need_stack(14)  # so that what follows in here does not fail half-way
             error = task.exception()
@@ -336,7 +336,7 @@ class TaskGroup:
                 raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
         finally:
             # The exceptions hold frames that hold all this: no cycle.
-            self._request = self._registrant = self._parent = None
+            self._request = self._callback = self._parent = None
             del kind, trace, errors, base_errors, error, cancelled, parent
 
 

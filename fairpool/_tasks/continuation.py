@@ -126,7 +126,7 @@ class Continuation(Suspension):
         self.ticket = request.ticket
         self.request = self.awaited = request
         # It is not armed: only the claim of the request can resume it.
-        request.append(self)
+        request.append(self)  # fill_request
         lock = request.lock
         try:
             following = lock.queue_up(request, worker)

@@ -460,7 +460,7 @@ def chain_meets_completion() -> None:
 
 
 def end_of_a_step_meets_registration() -> None:
-    """Two registrants come while a task's step ends: both are called."""
+    """Two callbacks come while a task's step ends: both are called."""
     calls: list[str] = []
     pool = FairPool(1)
     task: Task[int] = Task()

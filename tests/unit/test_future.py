@@ -247,7 +247,7 @@ def test_a_party_comes_while_the_task_runs_and_stays_while_it_ends(
 @pytest.mark.parametrize("second", ["cancel", "call", "watch", "ask"])
 @pytest.mark.parametrize("first", ["cancel", "call", "watch", "ask", "finish"])
 def test_two_parties_meet_while_the_future_ends(first: str, second: str) -> None:
-    # The future has been started, so that a claim takes a registrant out and has to put it back.
+    # The future has been started, so that a claim takes a callback out and has to put it back.
     # In the middle of the first party's doing, the second one comes, and then the end.
     for moment in moments():
         calls: Counter[int] = Counter()
@@ -596,7 +596,7 @@ def test_callbacks_that_compare_in_python_are_left_alone() -> None:
     for callback in callbacks:
         future.add_done_callback(callback)
     with pytest.raises(concurrent.futures.TimeoutError):
-        future.result(0.001)  # registers and forgets a registrant of its own
+        future.result(0.001)  # registers and forgets a callback of its own
     future.set_result(1)
     assert list(map(id, calls)) == list(map(id, callbacks))
 

@@ -964,7 +964,7 @@ def test_interrupted_waits_leave_nothing_on_what_they_waited_for(desk: Desk) -> 
         desk.run()
         assert task.cancelled()
     assert not shared.done()
-    assert len(shared._status) < 20, "registrants pile up"
+    assert len(shared._status) < 20, "callbacks pile up"
 
 
 def test_edges_are_gone_when_all_is_done(desk: Desk) -> None:
