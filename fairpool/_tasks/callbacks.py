@@ -25,7 +25,7 @@ class Crowd(dict[Callable[[Any], object], None]):
 
     __slots__ = ("registered",)
 
-    # Compared by identity, although it is a dict. All six, so that it is done in C (A1).
+    # Compared by identity, although it is a dict. All six, so that it is done in C.
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
     __ne__ = object.__ne__
@@ -81,7 +81,7 @@ class CallbackFuture(FutureState[T]):
                 run_late(self, status, callback)
 
     def _join_crowd(self, callback: Callable[[Any], object]) -> None:
-        crowd: Crowd = self.__dict__.setdefault("_crowd", Crowd())  # A1: one for all
+        crowd: Crowd = self.__dict__.setdefault("_crowd", Crowd())  # one for all
         crowd[callback] = None  # join_crowd
         if type(self._status) is not list:  # recheck_crowd
             if crowd.leave(callback):

@@ -20,7 +20,7 @@ from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import Future
 from fairpool._tasks.host import Worker
 from fairpool._tasks.settling import outcome_of, put_back, settle
-from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, call_of
 from fairpool._tasks.step import fail_step, settle_and_take_next, take_next, taken_next
 from fairpool._tasks.task import Task
 from fairpool._tasks.wrap import is_future, wrap_future
@@ -36,7 +36,7 @@ LINK = object()
 
 
 class Handler:
-    """The `on_error` of a link, and for which exceptions it is meant."""
+    """The `on_error` of a link, and the exceptions that it handles."""
 
     __slots__ = ("_types", "handler")
 
@@ -73,7 +73,7 @@ class Link(Task[T]):
     has_sources = True
 
     def run(self, worker: Worker) -> Any:
-        """As `Task.run`: of what a link calls, the outcome of its source is the argument."""
+        """As `Task.run`. The argument of the call is the outcome of the source."""
         status: Any = self._status
         try:
             call = status.pop(0)
@@ -125,19 +125,18 @@ class Link(Task[T]):
         return take_next(self, status, self._pool) if status else None
 
     def sources(self) -> tuple[Any, ...]:
-        status = self._status
-        try:
-            call = status[0]  # type: ignore[index]
-        except (IndexError, TypeError):
+        if (call := call_of(self)) is None:
             return ()
-        return (call[2],) if type(call) is tuple else ()
+        _, _, source, _, _, _, _ = call
+        return (source,)
 
     def _describe_call(self, call: tuple[Any, ...]) -> str:
-        fn = next(fn for fn in (call[1], call[5], call[6]) if fn is not None)
+        _, on_result, _, _, _, on_error, in_any_case = call
+        fn = next(fn for fn in (on_result, on_error, in_any_case) if fn is not None)
         return describe(fn.handler if type(fn) is Handler else fn)
 
     def cancel(self, msg: str | None = None) -> bool:
-        """Cancel the chain up to here: also what it waits for, as far as nobody else does.
+        """Cancel the chain up to here: also its sources, as far as nobody else waits for them.
 
         A `finally_` is not cancelled: its source is, and then it runs.
         """
@@ -157,12 +156,10 @@ class Link(Task[T]):
 
     def is_clean_up(self) -> bool:
         """Whether this is a `finally_` that has not been run."""
-        status = self._status
-        try:
-            call = status[0]  # type: ignore[index]
-        except (IndexError, TypeError):
+        if (call := call_of(self)) is None:
             return False
-        return type(call) is tuple and call[3] is LINK and call[6] is not None
+        _, _, _, _, _, _, in_any_case = call
+        return in_any_case is not None
 
     def __call__(self, source: Future[Any]) -> None:
         """A link is a callback: its source is final, so it can be queued."""
@@ -174,7 +171,7 @@ class Link(Task[T]):
         on_error: Handler | None,
         in_any_case: Callable[[], Any] | None,
     ) -> tuple[Any, ...] | None:
-        """What to call, and with what, for an outcome of `source` that `on_result` is not for.
+        """The function and the arguments for an outcome of `source` that `on_result` is not for.
 
         None if that is this link's own outcome, too: see `inherited`.
         """
@@ -196,12 +193,13 @@ class Link(Task[T]):
 
 
 class Closing(Link[None]):
-    """What closes an asynchronous generator: not cancelled where a pool's tasks are."""
+    """Closes an asynchronous generator. Not cancelled where a pool's tasks are."""
 
     __slots__ = ()
 
 
 def _waits_alone(link: Link[Any], source: Future[Any]) -> bool:
+    """Whether nothing waits for `source` but `link`."""
     status = source._status
     return type(status) is list and all(
         entry is link

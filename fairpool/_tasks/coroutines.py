@@ -38,8 +38,6 @@ def is_coroutine(what: Any) -> bool:
 # Weak references to the coroutine objects that have been claimed. References to one object are
 # equal, so the first that comes in stays. It leaves when its object is freed.
 _claimed: dict[ref[Any], ref[Any]] = {}
-
-
 _forget = _claimed.pop
 
 
@@ -51,12 +49,12 @@ def claim_coroutine(coroutine: Any) -> None:
     """
     kind: Any = type(coroutine)
     if kind is not CoroutineType and kind.__hash__ != object.__hash__:
-        return  # of a foreign type, whose code is not to be run in the dict (A1)
+        return  # of a foreign type, whose code must not run in the dict
     try:
         mine = ref(coroutine, _forget)
     except TypeError:  # of another foreign type
         return
-    if _claimed.setdefault(mine, mine) is not mine:  # A1: the arbiter
+    if _claimed.setdefault(mine, mine) is not mine:  # claim_coroutine
         del mine  # not to be called for, by the frame that the error holds: it is not in there
         raise RuntimeError(f"{_which(coroutine)} is a task's already: {_CALL_AGAIN}")
     if kind is CoroutineType:
@@ -75,7 +73,7 @@ def claim_all(coroutines: tuple[Any, ...]) -> None:
     In few passes, most of them in C: a program may keep the list of what it gathers.
     """
     mine = [*map(ref, coroutines, repeat(_forget))]
-    are_mine = [*map(is_, map(_claimed.setdefault, mine, mine), mine)]  # A1
+    are_mine = [*map(is_, map(_claimed.setdefault, mine, mine), mine)]  # claim_coroutine
     if False in are_mine:
         each = coroutines[are_mine.index(False)]
         why = "is a task's already"

@@ -257,12 +257,12 @@ class Future(CallbackFuture[T]):
 
     def _begin(self, how: object) -> object:
         """Start the future by hand, or cancel it: the first decides, and all see its `how`."""
-        return self.__dict__.setdefault("_begun", how)  # A1: the arbiter
+        return self.__dict__.setdefault("_begun", how)  # decides
 
     def _end_by_hand(self) -> None:
         """Win the right to settle this future, or raise."""
         self._refuse()
-        first = self.__dict__.setdefault("_ended", token := object())  # A1: the arbiter
+        first = self.__dict__.setdefault("_ended", token := object())  # decides
         if first is not token or self._begin(token) == "cancelled":
             raise InvalidStateError(f"{self._state}: {self!r}")
         claim(self)

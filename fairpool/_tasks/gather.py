@@ -8,7 +8,7 @@ small child would cost. Protocol and proof: "The children of a gather" in `docs/
 
 Guarantees:
 
-- Each child is started once: `_unstarted.pop` is the arbiter.
+- Each child is started once: `_unstarted.pop` decides (`take_child`).
 - While there are children to be started, the gather is in a run queue or in the injector, or some
   worker is about to put it there. So nobody needs the worker that runs one of them to start others.
 - Each child runs in its own copy of the context of the `gather()` call.
@@ -37,8 +37,8 @@ from fairpool._tasks.task import Task
 
 __all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 
-# How many children a worker starts before it looks at what else there is: as many as it makes steps
-# between looks around (`STEPS_BETWEEN_SCANS` in `_worker`).
+# How many children a worker starts before it scans for other work: as many as its steps between
+# scans (`STEPS_BETWEEN_SCANS` in `_scheduler/worker.py`).
 CHILDREN_AT_ONCE = 61
 
 # How many children a worker starts on top of tasks that wait for them, before it lets others go
@@ -72,7 +72,7 @@ class Fork:
 
 
 class Gather(Aggregate):
-    """The future of a `gather`, a callback of its children, and what starts them."""
+    """The future of a `gather`. It is a callback of its children, and starts them."""
 
     __slots__ = (
         "_all",
@@ -88,7 +88,7 @@ class Gather(Aggregate):
 
     # _tasks: which of the children, by their indexes, are tasks or other futures.
     # _unstarted: the indexes of the coroutines that were not started, the next one last.
-    # _results: what the children have returned that never became tasks; the others' at the end.
+    # _results: the results of the children that never became tasks; the others' at the end.
     # _ledger: how many children have ended, in parts: see `_have_ended`.
 
     has_sources = True
@@ -109,7 +109,7 @@ class Gather(Aggregate):
         self._unstarted: list[int] = []
 
     def of_futures(self, children: list[Any]) -> None:
-        """Gather these. Called once, by whoever made the gather."""
+        """Gather these. Called once, by the maker of the gather."""
         self._tasks.update(enumerate(children))
         for child in children:
             child._register(self)

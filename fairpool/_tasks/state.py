@@ -32,6 +32,7 @@ __all__ = [
     "FINISHED",
     "Final",
     "FutureState",
+    "call_of",
     "is_claimed",
     "is_final",
     "is_unclaimed",
@@ -121,6 +122,16 @@ def is_claimed(future: FutureState[Any]) -> bool:
     """Whether somebody has claimed the future, or it is final."""
     status = future._status
     return type(status) is not list or not is_unclaimed(status)
+
+
+def call_of(future: FutureState[Any]) -> tuple[Any, ...] | None:
+    """The call of a future that nobody has claimed, else None. Claims nothing."""
+    status: Any = future._status
+    try:
+        call = status[0]
+    except (IndexError, TypeError):  # claimed, or final
+        return None
+    return call if type(call) is tuple else None
 
 
 def is_unclaimed(status: list[Any]) -> bool:

@@ -22,7 +22,7 @@ from fairpool._tasks.coroutines import HELD_BY_LOCAL, claim_coroutine, is_corout
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.host import Worker
 from fairpool._tasks.settling import claim, put_back, settle
-from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, call_of
 from fairpool._tasks.step import fail_step, take_next
 
 __all__ = ["Task"]
@@ -174,7 +174,8 @@ class Task(CancellableTask[T]):
         call = claim(self)
         if call is not None:
             _drop(call)
-            failure = Failure(error, call[1])
+            _, fn, *_ = call
+            failure = Failure(error, fn)
             failure.retrieved = True
             settle(self, FAILED, failure)
 
@@ -189,18 +190,14 @@ class Task(CancellableTask[T]):
         self.__dict__["_name"] = plain_text(str(name))
 
     def _describe_call(self, call: tuple[Any, ...]) -> str:
-        return describe(call[1])
+        _, fn, *_ = call
+        return describe(fn)
 
     def _describe(self) -> str:
         name = self.__dict__.get("_name")
         if name is not None:
             return name  # type: ignore[no-any-return]
-        status = self._status
-        try:
-            call = status[0]  # type: ignore[index]
-        except (IndexError, TypeError):
-            call = None
-        if type(call) is tuple:
+        if (call := call_of(self)) is not None:
             return self._describe_call(call)
         coroutine_state = getattr(self, "_coroutine_state", "")
         return describe(
@@ -225,8 +222,9 @@ class Task(CancellableTask[T]):
 
 
 def _drop(call: tuple[Any, ...]) -> None:
-    """The call of a task that was claimed but will not be run."""
-    if call[4] is not None:
-        call[4].leave()
-    if call[2] is None:
-        call[1].close()  # else Python warns that it was never awaited
+    """Give up the call of a task that was claimed and will not be run."""
+    _, fn, args, _, backlog, *_ = call
+    if backlog is not None:
+        backlog.leave()
+    if args is None:  # a coroutine object
+        fn.close()  # else Python warns that it was never awaited

@@ -1232,7 +1232,7 @@ BUGS = [
         "a cancelled task does not give its permit back",
         "_tasks.task",
         "_drop",
-        "        call[4].leave()\n",
+        "        backlog.leave()\n",
         "        pass\n",
         s.cancelled_ones_make_room,
         50,
