@@ -22,10 +22,12 @@ from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks import future as futures
 from fairpool._tasks import task as tasks
-from fairpool._tasks.future import FINISHED, is_claimed, is_final
+from fairpool._tasks.chain import Link
+from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
 from fairpool._tasks.request import Request
-from fairpool._tasks.task import Continuation, Link, Task
+from fairpool._tasks.state import FINISHED, is_claimed, is_final
+from fairpool._tasks.task import Task
 
 __all__ = ["Observer", "attach", "attached", "detach"]
 
@@ -92,8 +94,8 @@ def _observed_run(run: Any, observer: Observer) -> Any:
         observer.step_began(worker, self)
         _told.settled = None
         following = run(self, worker)
-        is_plain = not hasattr(self, "_machine")
-        if is_plain and self._cell is FINISHED and _told.settled is not self:
+        is_plain = not hasattr(self, "_coroutine_state")
+        if is_plain and self._status is FINISHED and _told.settled is not self:
             observer.settled(self)  # `publish_final` is written out there
         observer.step_ended(worker, self)
         if lock is not None and is_final(self):  # else it was suspended in its section
