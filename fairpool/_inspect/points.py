@@ -20,8 +20,7 @@ from fairpool._locks.usage import Charging
 from fairpool._locks.waiters import ExternalWaiter
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
-from fairpool._tasks import future as futures
-from fairpool._tasks import task as tasks
+from fairpool._tasks import settling, step
 from fairpool._tasks.chain import Link
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
@@ -76,8 +75,22 @@ def _observed_end(end: Any, observer: Observer) -> Any:
     return observed
 
 
-point(futures, "publish_final", "settled")(_observed_end)
-point(tasks, "settle_and_take_next", "settled")(_observed_end)
+point(settling, "settle", "settled")(_observed_end)
+point(step, "settle_and_take_next", "settled")(_observed_end)
+
+
+@point(Task, "end_first_step", "settled")
+def _end_first_step(end: Any, observer: Observer) -> Any:
+    """`settle` is written out there, but for one case."""
+
+    def observed(self: Any, result: Any) -> Any:
+        _told.settled = None
+        following = end(self, result)
+        if _told.settled is not self:
+            observer.settled(self)
+        return following
+
+    return observed
 
 
 def _observed_run(run: Any, observer: Observer) -> Any:
@@ -96,7 +109,7 @@ def _observed_run(run: Any, observer: Observer) -> Any:
         following = run(self, worker)
         is_plain = not hasattr(self, "_coroutine_state")
         if is_plain and self._status is FINISHED and _told.settled is not self:
-            observer.settled(self)  # `publish_final` is written out there
+            observer.settled(self)  # `settle` is written out there
         observer.step_ended(worker, self)
         if lock is not None and is_final(self):  # else it was suspended in its section
             observer.section_ended(lock)

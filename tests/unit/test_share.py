@@ -287,7 +287,7 @@ def test_two_workers_that_choose_at_once_choose_differently(division: Division) 
             division.clock.work(QUANTUM / MILLISECOND)  # as is expected
 
     scheduler: Any = type("Scheduler", (), {"principal_of": None, "shares": division.shares})
-    worker: Any = type("Worker", (), {"away": 0, "extra_steps": 0})()
+    worker: Any = type("Worker", (), {"blocked_time": 0, "extra_steps": 0})()
     both = [division.shares.add(Principal(scheduler, name, 1)) for name in "ab"]
     for principal in both:
         for _ in range(10):
@@ -496,7 +496,7 @@ def test_short_tasks_share_a_turn(make_pool: Callable[..., FairPool], clock: Clo
     """One choice serves some dozens of small tasks, and no more than `QUANTUM` of them."""
     pool = make_pool(1)
     principal = pool.share("a")._principal
-    worker: Any = type("Worker", (), {"away": 0, "extra_steps": 0})()
+    worker: Any = type("Worker", (), {"blocked_time": 0, "extra_steps": 0})()
     ran = []
 
     class Item:
