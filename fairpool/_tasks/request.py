@@ -95,7 +95,7 @@ class LockRequest(Waiter, list[Any]):
 
     given_up: bool
 
-    # Compared by identity, although it is a list. All six, so that it is done in C (A1).
+    # Compared by identity, although it is a list. All six, so that it is done in C (atomic call).
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
     __ne__ = object.__ne__
