@@ -15,11 +15,13 @@ from fairpool._core.here import here
 from fairpool._core.threads import monotonic_ns
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.exit import GO_HOME_ABOVE, STAY_BELOW
+from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import name_of_owner
 from fairpool._locks.statistics import NANOSECOND, LockStatistics, summary
 from fairpool._locks.tasks import GIVE_WAY
 from fairpool._locks.usage import Charging, ChargingQueue, UsageQueue
 from fairpool._locks.waiters import ExternalWaiter, Section
+from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import Future
 
@@ -50,9 +52,11 @@ class Lock(Combiner, Executor):
     All methods may be called from any thread.
     """
 
+    scheduler: Scheduler
+
     __reduce_ex__ = stays_here("make one with pool.lock() where it is to be used")
 
-    def __init__(self, scheduler: Any, name: str | None) -> None:
+    def __init__(self, scheduler: Scheduler, name: str | None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
         number = next(_numbers)
@@ -169,7 +173,7 @@ class Lock(Combiner, Executor):
         await GIVE_WAY  # type: ignore[misc]  # it takes an iterator for too little
         await self.__aenter__()
 
-    async def enter_external(self, worker: Any) -> None:
+    async def enter_external(self, worker: LockWorker | None) -> None:
         """Enter with a coroutine that this pool does not run, or not as a task."""
         self.scheduler.check_same_process()
         waiter = ExternalWaiter(self, None if worker is None else worker.task)
@@ -203,7 +207,7 @@ class ChargedLock(Charging, Lock):
     """A lock whose sections are charged to shares."""
 
 
-def make_lock(scheduler: Any, name: str | None, order: str, strict: bool) -> Lock:
+def make_lock(scheduler: Scheduler, name: str | None, order: str, strict: bool) -> Lock:
     """What `FairPool.lock` returns."""
     if order not in ("ticket", "usage"):
         raise ValueError(f'order must be "ticket" or "usage", not {order!r}')

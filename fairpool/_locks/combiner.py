@@ -26,6 +26,7 @@ from typing import Any
 
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic_ns
+from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import KeyLoan, current_owner
 from fairpool._locks.statistics import SAMPLE_MASK
 from fairpool._locks.tasks import TaskEntry
@@ -62,7 +63,7 @@ class Combiner(TaskEntry):
         """This lock: the worker that runs a pass has its key, between two sections."""
         return self
 
-    def run(self, worker: Any) -> Any:
+    def run(self, worker: LockWorker) -> Any:
         """Run a pass on this worker, with the key. Returns what the worker is to run next."""
         # The mark of the key holder between two sections. It goes directly before the key does.
         worker.item = self
@@ -169,13 +170,13 @@ class Combiner(TaskEntry):
             count = self.served or 1
             now = clock()
 
-    def _take_key_again(self, worker: Any) -> bool:
+    def _take_key_again(self, worker: LockWorker) -> bool:
         """`recheck`, and its mark: one call in C, so that no code of the user's comes between."""
         taken = compress((worker,), map(self.key.acquire, _NO_WAIT))
         any(map(setattr, taken, _ITEM, (self,)))
         return worker.item is self
 
-    def lend(self, worker: Any, awaited: Any) -> KeyLoan | None:
+    def lend(self, worker: LockWorker, awaited: Any) -> KeyLoan | None:
         """Lend the key of a pass: foreign code is about to wait, between two sections."""
         need_stack(40)
         item, owner = worker.item, self.owner
@@ -195,7 +196,7 @@ class Combiner(TaskEntry):
             raise
         return loan
 
-    def _end_pass(self, worker: Any, count: int, now: int) -> None:
+    def _end_pass(self, worker: LockWorker, count: int, now: int) -> None:
         """The pass is over; the lock is served again when its turn comes."""
         self._account_pass(now, count)
         if worker.leaving:

@@ -7,6 +7,7 @@ from typing import Any
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns, start_new_thread
+from fairpool._locks.host import LockWorker
 from fairpool._locks.key import KeyedLock
 from fairpool._locks.owners import ThreadOwner
 from fairpool._locks.waiters import Sweep, has_given_up
@@ -103,7 +104,7 @@ class LockExit(KeyedLock):
         stats.reviewed, stats.busy_reviewed = sections, stats.busy
         preferred = self.preferred
         if preferred is None or preferred.exited:
-            worker = here.worker
+            worker: LockWorker | None = here.worker
             self.home = None
             self.preferred = None
             if worker is None or worker.scheduler is not self.scheduler or not worker.stays:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fairpool._core.room import stack_is_deep
 from fairpool._locks.exit import LockExit
+from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import ThreadOwner
 from fairpool._locks.waiters import ThreadWaiter
 
@@ -32,7 +33,7 @@ class LockHelp(LockExit):
             and not stack_is_deep()
         )
 
-    def _may_serve(self, worker: Any) -> bool:
+    def _may_serve(self, worker: LockWorker) -> bool:
         """Whether the calling worker, in a task of a pool without threads, may serve this lock."""
         scheduler = self.scheduler
         return bool(

@@ -26,6 +26,7 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import WaitQueue
 from fairpool._core.threads import Lock, monotonic_ns, read_by_many, start_new_thread, yield_cpu
 from fairpool._core.waitgraph import locks
+from fairpool._locks.host import LockHost, LockWorker
 from fairpool._locks.owners import current_owner, name_of_owner
 from fairpool._locks.statistics import Counters
 from fairpool._locks.waiters import end_item
@@ -77,7 +78,7 @@ class KeyedLock:
     # in_use:    (key) whether it is among `Scheduler.locks_in_use`, as `entry`
     # take_key:  (key) takes the key in `__aenter__`; never while the lock is not in use
 
-    def __init__(self, scheduler: Any, name: str) -> None:
+    def __init__(self, scheduler: LockHost, name: str) -> None:
         self.scheduler = scheduler
         self.name = name
         self.entry = ref(self, scheduler.forget_lock)
@@ -89,8 +90,8 @@ class KeyedLock:
         self.began = 0
         self.served = 0
         self.asked = 0
-        self.preferred: Any = None
-        self.home: Any = None
+        self.preferred: LockWorker | None = None
+        self.home: LockWorker | None = None
         self.leave_token = Leave(self)
         self.leave_door = Once((self.leave_token,))
         self.ready = Once()
@@ -291,7 +292,7 @@ class KeyedLock:
             end_item(self)
             self.fail(scheduler.broken)
             return
-        worker = here.worker
+        worker: LockWorker | None = here.worker
         target = self.home
         if target is None or target.exited:
             target = worker

@@ -11,6 +11,7 @@ from typing import Any
 
 from fairpool._core.here import here
 from fairpool._core.threads import this_thread, yield_cpu
+from fairpool._locks.host import LockWorker
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._tasks.future import Future
 
@@ -70,7 +71,7 @@ class KeyLoan:
 
     # Made before the key is given away: it must come back, whatever there is no room for then.
 
-    def __init__(self, lock: Any, worker: Any, owner: ThreadOwner) -> None:
+    def __init__(self, lock: Any, worker: LockWorker, owner: ThreadOwner) -> None:
         self._waiter = ThreadWaiter(lock, 0, lock.owner)
         self._began, self._served = lock.began, lock.served
         self._worker, self._item = worker, worker.item
@@ -109,7 +110,7 @@ class KeyLoan:
 
 def current_owner() -> Any:
     """What runs on this thread: a task, its continuation, or a thread that is no worker."""
-    worker = here.worker
+    worker: LockWorker | None = here.worker
     if worker is not None and worker.task is not None:
         return worker.item
     found: ThreadOwner | None = here.thread_owner

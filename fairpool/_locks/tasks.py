@@ -8,6 +8,7 @@ from typing import Any
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.threads import FREE_THREADED, monotonic_ns, start_new_thread
+from fairpool._locks.host import LockWorker
 from fairpool._locks.threads import ThreadEntry
 from fairpool._tasks.request import Once, Request
 
@@ -43,12 +44,12 @@ class TaskEntry(ThreadEntry):
         """Let what was published go first."""
         raise NotImplementedError
 
-    def enter_external(self, worker: Any) -> Any:
+    def enter_external(self, worker: LockWorker | None) -> Any:
         """Enter with a coroutine that this pool does not run, or not as a task."""
         raise NotImplementedError
 
     def __aenter__(self) -> Any:
-        worker = here.worker
+        worker: LockWorker | None = here.worker
         home = self.home
         if (
             not self.queue
@@ -107,7 +108,7 @@ class TaskEntry(ThreadEntry):
         request.ticket = monotonic_ns()
         return request.door
 
-    def queue_up(self, request: Request, worker: Any) -> TaskEntry | None:
+    def queue_up(self, request: Request, worker: LockWorker) -> TaskEntry | None:
         """Queue the request of a coroutine that has been suspended by this worker.
 
         Returns this lock if the worker is to serve it next. Raises `DeadlockError` if the request
@@ -148,7 +149,7 @@ class TaskEntry(ThreadEntry):
                     self.release_key()
         return self.ready
 
-    def after_leave(self, continuation: Any, worker: Any) -> Any:
+    def after_leave(self, continuation: Any, worker: LockWorker) -> Any:
         """The coroutine has left what it had entered at once, and this worker serves now."""
         continuation.ticket = self.began
         self._account(monotonic_ns())

@@ -14,6 +14,7 @@ from fairpool._core.signals import acquire
 from fairpool._core.threads import monotonic_ns, yield_cpu
 from fairpool._core.waitgraph import check_lock_wait, enter_wait, leave_wait, waiting_tasks
 from fairpool._locks.helping import LockHelp
+from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import KeyLoan, current_owner
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._tasks.request import LockRequest
@@ -56,7 +57,7 @@ class ThreadEntry(LockHelp):
         """Wait with the calling thread until it has entered, or the time is up."""
         need_stack()
         self.scheduler.check_same_process()
-        worker = here.worker
+        worker: LockWorker | None = here.worker
         if worker is not None:
             if timeout is None:
                 worker.check_initializer(self)
@@ -136,7 +137,7 @@ class ThreadEntry(LockHelp):
                 yield_cpu()  # it is just being granted, or lent
         return True
 
-    def _park(self, waiter: ThreadWaiter, worker: Any, timeout: float | None) -> None:
+    def _park(self, waiter: ThreadWaiter, worker: LockWorker | None, timeout: float | None) -> None:
         if worker is None:
             acquire(waiter.parker, timeout)
         else:

@@ -31,6 +31,7 @@ from fairpool._core.runqueue import SHORT, RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._core.token import Token
 from fairpool._locks.combiner import Combiner
+from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import KeyLoan
 from fairpool._locks.waiters import Sweep
 from fairpool._tasks.request import Once, Request, Waiter
@@ -532,7 +533,7 @@ class Charging(Combiner):
             return False
         return self._wait_blocking(timeout, owner)
 
-    def lend(self, worker: Any, awaited: Any) -> KeyLoan | None:
+    def lend(self, worker: LockWorker, awaited: Any) -> KeyLoan | None:
         if not getattr(self.queue, "chooses", False):
             return Combiner.lend(self, worker, awaited)
         if awaited is self or getattr(awaited, "lock", None) is self:
@@ -567,6 +568,6 @@ class Charging(Combiner):
         self.queue.end(now)
         Combiner._account(self, now)
 
-    def _end_pass(self, worker: Any, count: int, now: int) -> None:
+    def _end_pass(self, worker: LockWorker, count: int, now: int) -> None:
         self.queue.end(now)
         Combiner._end_pass(self, worker, count, now)

@@ -24,6 +24,7 @@ from typing import Any
 from fairpool._core.accounts import CURRENT
 from fairpool._core.here import here
 from fairpool._core.threads import Lock, monotonic_ns
+from fairpool._locks.host import LockWorker
 from fairpool._tasks.chain import LINK, Link
 from fairpool._tasks.future import Future
 from fairpool._tasks.request import LockRequest, Waiter
@@ -39,7 +40,7 @@ has_given_up = attrgetter("given_up")
 
 def end_item(lock: Any) -> None:
     """The key of `lock` is somebody else's now, if this worker had it in a pass."""
-    worker = here.worker
+    worker: LockWorker | None = here.worker
     if worker is not None and worker.item is lock:
         worker.item = None
 
@@ -101,7 +102,7 @@ class ThreadWaiter(LockRequest):
                 if helper is not None:
                     helper.leaving = True  # its turn has come; only an optimization
                 return False
-        worker = here.worker
+        worker: LockWorker | None = here.worker
         lock.owner = self.owner  # last: see `enter_blocking`
         if worker is not None and worker.item is lock:
             worker.item = None  # directly before the key goes: see "Foreign code"
