@@ -13,13 +13,14 @@ from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
 from fairpool._core.here import here
 from fairpool._core.threads import monotonic_ns
+from fairpool._locks.charging import Charging, ChargingQueue
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.exit import GO_HOME_ABOVE, STAY_BELOW
 from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import name_of_owner
 from fairpool._locks.statistics import NANOSECOND, LockStatistics, summary
 from fairpool._locks.tasks import GIVE_WAY
-from fairpool._locks.usage import Charging, ChargingQueue, UsageQueue
+from fairpool._locks.usage import UsageQueue
 from fairpool._locks.waiters import ExternalWaiter, Section
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.continuation import Continuation

@@ -1,19 +1,13 @@
-"""`Charging`: a combiner that charges sections to shares; `UsageQueue`: least usage first.
+"""`UsageQueue`: the share first that has used the lock least, for its weight.
 
-The key holder tells the queue of such a lock when each section begins and ends. `popleft` is where
-one ends and the next one begins, so the pass is the same for all locks.
+Protocol, proof of the bounds, and the cost of the strict kind: `docs/protocols/usage.md`.
 
-`ChargingQueue` gives out requests in the order of their tickets, `UsageQueue` that of the share
-first which has used the lock least, for its weight. Protocol, proof of the bounds, and what the
-strict kind costs: `docs/protocols/usage.md`.
-
-Assumes: atomic call, mutex order, try-lock (`_core.atomicity`). What is marked *key* is written by
-who holds the key of the lock (see `_combiner`).
+This code assumes A1, A2 and A5 of `_core/atomicity.py`. The key holder writes the attributes that
+are marked *key* (see `key.py`).
 """
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from heapq import heappop, heappush, heapreplace
@@ -22,21 +16,17 @@ from logging import WARNING
 from typing import Any
 from weakref import ref
 
-from fairpool._core.accounts import CURRENT, VIRTUAL_NANOSECOND, Account, Ledger, Principal
-from fairpool._core.errors import DeadlockError
-from fairpool._core.here import here
+from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Principal
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM
-from fairpool._core.runqueue import SHORT, RunQueue, WaitQueue
-from fairpool._core.threads import monotonic_ns, start_new_thread
+from fairpool._core.runqueue import SHORT, RunQueue
+from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
+from fairpool._locks.charging import ChargingQueue
 from fairpool._locks.combiner import Combiner
-from fairpool._locks.host import LockWorker
-from fairpool._locks.owners import KeyLoan
 from fairpool._locks.waiters import Sweep
-from fairpool._tasks.request import Once, Request, Waiter
 
-__all__ = ["Charging", "ChargingQueue", "UsageQueue"]
+__all__ = ["UsageQueue"]
 
 # The oldest request of a share is served when others have been served so many times, for each share
 # that waits, whatever that share has used. It bounds the ratio of section lengths up to which two
@@ -50,56 +40,6 @@ SLACK = 1_000_000 * VIRTUAL_NANOSECOND
 # For so long (ns) after it was seen last. The switch interval of a GIL build: there, a task
 # that has work to do may not come to do it for that long.
 HOLD_BACK = 5_000_000
-
-
-class ChargingQueue(WaitQueue):
-    """Requests, oldest first; sections are timed, and charged to shares."""
-
-    __slots__ = ("current", "ledger", "since", "until")
-
-    # current: (key) whose section runs; None between sections
-    # since:   (key) when it began (ns)
-    # until:   (key) when its coroutine left it (ns), if it has done so: what its combiner does
-    #          after that, to wake a worker perhaps, is not charged to it
-
-    # Compared by identity, although it is a deque.
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ledger = Ledger()
-        self.current: Account | None = None
-        self.since = 0
-        self.until = 0
-
-    def begin(self, principal: Principal | None, now: int) -> bool:
-        """A section begins (key), unless (False) that share is to be held back."""
-        self.current = self.ledger.find(principal)
-        self.since = now
-        self.until = 0
-        return True
-
-    def end(self, now: int) -> None:
-        """The section has ended, if there was one (key)."""
-        account = self.current
-        if account is not None:
-            used = (self.until or now) - self.since
-            self.current = None
-            self.until = 0
-            self.ledger.charge(account, used, now)
-
-    def let_in(self, item: Any) -> None:
-        """The section of a request begins, which was taken out (key)."""
-        self.current = self.ledger.find(item.share)
-        self.since = monotonic_ns()
-        self.until = 0
-
-    def popleft(self) -> Any:
-        """The section has ended, and the next one begins (key). IndexError if there is none."""
-        self.end(monotonic_ns())
-        item = deque.popleft(self)
-        self.let_in(item)
-        return item
 
 
 class _StrictLedger(Ledger):
@@ -263,7 +203,7 @@ class UsageQueue(ChargingQueue):
                     self.remove(item)
                 except ValueError:  # given up just now
                     continue
-                if type(item) is not Sweep:
+                if item.has_section:
                     self.let_in(item)
                 return item
         finally:
@@ -275,7 +215,7 @@ class UsageQueue(ChargingQueue):
         chosen = self._chosen
         if chosen is None or chosen not in self._lined:
             chosen = self._choose(monotonic_ns())
-            self._chosen = None if type(chosen) is Sweep else chosen
+            self._chosen = chosen if chosen is None or chosen.has_section else None
         return chosen
 
     def take(self) -> Any:
@@ -329,9 +269,9 @@ class UsageQueue(ChargingQueue):
             self._moves = 1
             try:
                 item = deque.popleft(self)
-                if type(item) is Sweep and not item.given_up:
+                if not item.has_section and not item.given_up:
                     deque.appendleft(self, item)
-                    return item
+                    return item  # type: ignore[no-any-return]
                 if not item.given_up:
                     self._join_line(item, now)
             except IndexError:
@@ -463,111 +403,3 @@ class UsageQueue(ChargingQueue):
 
 def _ticket_of(item: Any) -> int:
     return item.ticket  # type: ignore[no-any-return]
-
-
-class Charging(Combiner):
-    """A combiner that charges its sections."""
-
-    __slots__ = ()
-
-    queue: ChargingQueue
-
-    @property
-    def ledger(self) -> Ledger:
-        """What each share has used."""
-        return self.queue.ledger
-
-    def __aenter__(self) -> Any:
-        principal = CURRENT.get()
-        entered = Combiner.__aenter__(self)
-        if type(entered) is not Once:  # an external waiter, whose request says whose it is
-            return entered
-        if entered:  # it holds a request
-            entered[0].share = principal
-            return entered
-        try:
-            if self.queue.begin(principal, self.began):
-                return entered
-        except SHORT_OF_ROOM:
-            self.owner = None
-            start_new_thread(self.hand_over_key, ())
-            raise
-        self._give_way()
-        worker = here.worker
-        if worker.item.task is None:
-            worker.task  # noqa: B018 (as in `Combiner.__aenter__`)
-        if worker.scheduler is not self.scheduler or _get_running_loop():
-            return self.enter_external(worker)
-        request = worker.item.request
-        if request is None:
-            request = Request()
-        request.lock = self
-        request.ticket = monotonic_ns()
-        request.share = principal
-        return request.door
-
-    def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
-        try:
-            self.queue.until = monotonic_ns()
-        except MemoryError:
-            pass
-        return Combiner.__aexit__(self, kind, error, trace)
-
-    def _enter_blocking(self, timeout: float | None, owner: Any) -> bool:
-        now, principal = monotonic_ns(), CURRENT.get()
-        if not self.queue and (
-            self.take_key(False) or (not self.in_use and self.take_unused_key())
-        ):
-            try:
-                begun = self.queue.begin(principal, now)
-            except SHORT_OF_ROOM:
-                self.owner = None
-                start_new_thread(self.hand_over_key, ())
-                raise
-            if begun:
-                self.owner = owner
-                self.began = now
-                return True
-            self._give_way()
-        if timeout is not None and timeout <= 0:
-            return False
-        return self._wait_blocking(timeout, owner)
-
-    def lend(self, worker: LockWorker, awaited: Any) -> KeyLoan | None:
-        if not getattr(self.queue, "chooses", False):
-            return Combiner.lend(self, worker, awaited)
-        if awaited is self or getattr(awaited, "lock", None) is self:
-            raise DeadlockError(
-                f"this wait would never end: it interrupts the choice of the next one in {self!r}"
-            )
-        return None  # what it waits for may need this lock: nobody can tell
-
-    def _give_way(self) -> None:
-        """Give the key back that was there for the asking."""
-        self.owner = None
-        self.hand_over_key_safely()
-
-    def line_up(self, item: Waiter) -> None:
-        """As that of `Combiner`."""
-        item.share = item.principal()
-        Combiner.line_up(self, item)
-
-    def _grant(self, item: Waiter) -> bool:
-        queue = self.queue
-        if not item.has_section:
-            queue.current = None
-            return Combiner._grant(self, item)
-        if queue.current is None:  # not by a pass, which has taken it with `popleft`
-            queue.let_in(item)
-        if Combiner._grant(self, item):
-            return True
-        queue.current = None
-        return False
-
-    def _account(self, now: int) -> None:
-        self.queue.end(now)
-        Combiner._account(self, now)
-
-    def _end_pass(self, worker: LockWorker, count: int, now: int) -> None:
-        self.queue.end(now)
-        Combiner._end_pass(self, worker, count, now)

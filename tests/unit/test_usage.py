@@ -23,6 +23,7 @@ from fairpool._core.accounts import (
     jain_index,
 )
 from fairpool._core.threads import yield_cpu
+from fairpool._locks import charging as _charging
 from fairpool._locks import combiner as _combiner
 from fairpool._locks import exit as _exit
 from fairpool._locks import tasks as _tasks
@@ -39,7 +40,8 @@ class Desk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, strict: bool = False) -> None:
         self.now = 1_000_000_000_000
-        monkeypatch.setattr(_usage, "monotonic_ns", lambda: self.now)
+        for module in (_charging, _usage):
+            monkeypatch.setattr(module, "monotonic_ns", lambda: self.now)
         self.key = threading.Lock()
         self.scheduler = self.timers = self
         self.armed: list[tuple[int, Any]] = []
@@ -540,7 +542,8 @@ def test_what_a_combiner_does_after_a_section_is_not_charged_to_it(
 ) -> None:
     """Here it takes a second to publish what is left of a task."""
     now = [1_000_000_000_000]
-    monkeypatch.setattr(_usage, "monotonic_ns", lambda: now[0])
+    for module in (_charging, _usage):
+        monkeypatch.setattr(module, "monotonic_ns", lambda: now[0])
     pool = make_pool(1)
     lock: Any = pool.lock(order="usage")
 
@@ -572,7 +575,7 @@ def test_each_tiny_section_is_charged(
     order: str, make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_000_000_000_000
-    for module in (_usage, _combiner, _exit, _tasks, _threads):
+    for module in (_usage, _charging, _combiner, _exit, _tasks, _threads):
         monkeypatch.setattr(module, "monotonic_ns", lambda: now)
     pool = make_pool(1)
     share = pool.share("a")
