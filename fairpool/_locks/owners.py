@@ -90,7 +90,7 @@ class KeyLoan:
     def take_back(self) -> None:
         """Have the key again. At the head of the queue, so that nobody is served twice before."""
         waiter, worker = self._waiter, self._worker
-        lock = waiter.lock
+        lock: Any = waiter.lock
         parker = waiter.parker
         lock.queue.appendleft(waiter)  # combining: enqueue
         lock.see_to_queue()

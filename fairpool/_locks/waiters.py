@@ -27,7 +27,7 @@ from fairpool._core.threads import Lock, monotonic_ns
 from fairpool._locks.host import LockWorker
 from fairpool._tasks.chain import LINK, Link
 from fairpool._tasks.future import Future
-from fairpool._tasks.request import LockRequest, Waiter
+from fairpool._tasks.request import GrantedLock, LockOfWaiter, LockRequest, Waiter
 from fairpool._tasks.settling import claim, run_user_callbacks, settle
 from fairpool._tasks.state import CANCELLED, FINISHED, is_claimed, is_final
 from fairpool._tasks.task import Task
@@ -38,7 +38,7 @@ __all__ = ["CriticalLink", "ExternalWaiter", "Section", "Sweep", "ThreadWaiter",
 has_given_up = attrgetter("given_up")
 
 
-def end_item(lock: Any) -> None:
+def end_item(lock: GrantedLock) -> None:
     """The key of `lock` is somebody else's now, if this worker had it in a pass."""
     worker: LockWorker | None = here.worker
     if worker is not None and worker.item is lock:
@@ -72,9 +72,9 @@ class ThreadWaiter(LockRequest):
     # helper: what its thread is to the pool meanwhile
     # passed_over: whether a combiner has taken it from the queue while it was claimed
 
-    def __init__(self, lock: Any, ticket: int, owner: Any) -> None:
+    def __init__(self, lock: LockOfWaiter, ticket: int, owner: Any) -> None:
         self.helps = self.serves = self.lent = self.passed_over = self.given_up = False
-        self.assigned_lock: Any = None
+        self.assigned_lock: LockOfWaiter | None = None
         self.helper: Any = None
         self.lock = lock
         self.ticket = ticket
@@ -88,7 +88,7 @@ class ThreadWaiter(LockRequest):
         self.parker.acquire()
         return self.parker
 
-    def grant(self, lock: Any) -> bool:
+    def grant(self, lock: GrantedLock) -> bool:
         """Wake the thread with the key."""
         lock.began = monotonic_ns()  # first: it may raise
         try:
@@ -123,7 +123,7 @@ class ExternalWaiter(Waiter, Future[None]):
     is_thread = False
     owner_name = "a coroutine of an event loop"
 
-    def __init__(self, lock: Any, host: Any) -> None:
+    def __init__(self, lock: LockOfWaiter, host: Any) -> None:
         super().__init__()
         self.lock = lock
         self._host = host
@@ -143,7 +143,7 @@ class ExternalWaiter(Waiter, Future[None]):
         # It is the owner before it is final, when it is just being let in.
         return () if owner is None or owner is self or is_final(self) else (owner.task,)
 
-    def grant(self, lock: Any) -> bool:
+    def grant(self, lock: GrantedLock) -> bool:
         """Resume the coroutine with the key."""
         lock.began = monotonic_ns()
         lock.owner = self
@@ -166,7 +166,7 @@ class ExternalWaiter(Waiter, Future[None]):
         return is_claimed(self)
 
     def _describe(self) -> str:
-        return self.lock._describe()  # type: ignore[no-any-return]
+        return self.lock._describe()
 
 
 class Sweep(LockRequest):
@@ -185,7 +185,7 @@ class Sweep(LockRequest):
         self.share = None
         self.taken: list[Any] = []
 
-    def grant(self, lock: Any) -> bool:
+    def grant(self, lock: GrantedLock) -> bool:
         """Leave the key to the sweeping thread, which finds it there (`end`)."""
         try:
             self.pop()

@@ -7,7 +7,7 @@ are in `_locks/waiters.py`. Protocol and proof: `docs/protocols/combining.md`.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
-from typing import Any
+from typing import Any, Protocol
 from weakref import ref
 
 from fairpool._core.accounts import CURRENT
@@ -15,7 +15,16 @@ from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.threads import start_new_thread
 from fairpool._tasks.host import Lock
 
-__all__ = ["Leave", "LockRequest", "Once", "Request", "Waiter"]
+__all__ = [
+    "GrantedLock",
+    "Leave",
+    "LockOfTask",
+    "LockOfWaiter",
+    "LockRequest",
+    "Once",
+    "Request",
+    "Waiter",
+]
 
 
 class Once(tuple[Any, ...]):
@@ -23,6 +32,32 @@ class Once(tuple[Any, ...]):
 
     __slots__ = ()
     __await__ = tuple.__iter__
+
+
+class GrantedLock(Protocol):
+    """A lock, to a waiter that is given its key. The attributes are those of `KeyedLock`."""
+
+    owner: Any
+    began: int
+
+
+class LockOfWaiter(GrantedLock, Protocol):
+    """A lock, as one that waits for it sees it."""
+
+    def enqueue(self, item: Any, /) -> None:
+        """Put a waiter into the queue, and have it served."""
+
+    def forget(self, item: Any, /) -> None:
+        """Take a waiter that has given up out of the queue."""
+
+    def holder(self) -> tuple[Any, ...]:
+        """The task whose section runs, if any."""
+
+    def _describe(self) -> str: ...
+
+
+class LockOfTask(LockOfWaiter, Lock, Protocol):
+    """A lock, as a task sees it that waits for it in a coroutine."""
 
 
 class Waiter:
@@ -53,11 +88,11 @@ class Waiter:
     # lock:   the lock in whose queue it waits
     # ticket: when it arrived (ns)
     # share:  the principal that its section is charged to, where the lock counts that
-    lock: Any
+    lock: LockOfWaiter
     ticket: int
     share: Any
 
-    def grant(self, lock: Any) -> bool:
+    def grant(self, lock: GrantedLock) -> bool:
         """Give it the key of its lock; False if it has given up. The caller holds the key."""
         raise NotImplementedError
 
@@ -115,7 +150,7 @@ class LockRequest(Waiter, list[Any]):
         return ""
 
     def _describe(self) -> str:
-        return self.lock._describe()  # type: ignore[no-any-return]
+        return self.lock._describe()
 
     def give_up(self) -> bool:
         """Claim it, and take it out of the queue; False if it was granted, or given up before."""
@@ -142,10 +177,10 @@ class Request(LockRequest):
 
     __slots__ = ("door",)
 
+    lock: LockOfTask
+
     # door: what `async with` awaits, to yield this; None once it was given up. Written by its
     #       claimer, before the continuation can be anywhere else.
-
-    lock: Lock
 
     holds_continuation = True
     needs_worker = True
