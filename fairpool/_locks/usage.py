@@ -252,9 +252,9 @@ class UsageQueue(ChargingQueue):
 
     def wake(self) -> None:
         """The time is up for which something was held back."""
-        self._armed.clear()
+        self._armed.clear()  # usage: disarm
         lock = self._lock()
-        if lock is not None and lock.key.acquire(False):
+        if lock is not None and lock.key.acquire(False):  # usage: try_key
             lock.hand_over_key_safely()
 
     # --- for the key holder ----------------------------------------------------------------------
