@@ -24,14 +24,14 @@ SECTIONS_BETWEEN_REVIEWS = 16
 
 
 class LockExit(KeyedLock):
-    """The end of a section on a stack that goes on, and of a wait that was in vain."""
+    """The end of a section where the calling thread goes on, and of a wait that was in vain."""
 
     __slots__ = ()
 
     # --- the end of a section ---------------------------------------------------------------------
 
     def end_section(self) -> None:
-        """A section has ended on a stack that goes on.
+        """A section has ended, and the calling thread goes on.
 
         With no more stack than the entry has needed (docs/protocols/room.md): this frame, and calls
         in C.
@@ -53,7 +53,7 @@ class LockExit(KeyedLock):
             try:
                 start_new_thread(self.hand_over_key, ())
             except (RuntimeError, MemoryError):
-                self.release_key()  # whoever comes next serves those that wait
+                self.release_key()  # the next arrival serves those that wait
 
     def _end_section_and_loans(self, owner: ThreadOwner) -> None:
         loans, owner.loans = owner.loans, []
@@ -65,7 +65,7 @@ class LockExit(KeyedLock):
             owner.take_back()
 
     def end_section_of(self, task: Any) -> None:
-        """A section that was suspended has ended, or a guest with nothing to do was let in."""
+        """A suspended section has ended, or an external waiter was let in that does nothing."""
         self.end_section()
 
     # --- accounting -------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class LockExit(KeyedLock):
                 self._review()
 
     def _account(self, now: int) -> None:
-        """A section has ended on a stack that goes on (key)."""
+        """Account for a section that has ended where the calling thread goes on (key)."""
         if self.served:
             self._account_pass(now, self.served)
             return

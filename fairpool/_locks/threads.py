@@ -23,7 +23,7 @@ __all__ = ["ThreadEntry"]
 
 
 class ThreadEntry(LockHelp):
-    """Entry with the calling stack."""
+    """Entry with the calling thread."""
 
     __slots__ = ()
 
