@@ -1046,7 +1046,7 @@ BUGS = [
         "            if self.owner is waiter.owner:\n                return False\n",
         "            return self.owner is not waiter.owner\n",
         a.ALL[15],
-        500,
+        6000,
         "systematic",
         guarantee=3,
         proof="combining",
