@@ -11,12 +11,12 @@ from typing import Any
 from fairpool._core.here import here
 from fairpool._core.observer import Observer, attach, attached, detach, point
 from fairpool._core.threads import local, monotonic_ns
+from fairpool._locks.charging import Charging
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.exit import LockExit
 from fairpool._locks.key import KeyedLock
 from fairpool._locks.tasks import TaskEntry
 from fairpool._locks.threads import ThreadEntry
-from fairpool._locks.usage import Charging
 from fairpool._locks.waiters import ExternalWaiter
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker

@@ -4,8 +4,8 @@ The key holder tells the queue of such a lock when each section begins and ends.
 one ends and the next one begins, so the pass is the same for all locks. `UsageQueue` (`usage.py`)
 is the queue in the order of usage. Protocol: `docs/protocols/usage.md`.
 
-This code assumes A1, A2 and A5 of `_core/atomicity.py`. The key holder writes the attributes that
-are marked *key* (see `key.py`).
+Assumes: atomic call, mutex order, try-lock (`_core.atomicity`). The key holder writes the
+attributes that are marked *key* (see `key.py`).
 """
 
 from __future__ import annotations

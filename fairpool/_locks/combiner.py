@@ -16,7 +16,7 @@ Guarantees, with the proofs in `docs/protocols/combining.md` and `docs/protocols
 - A thread that waits may be lent to run what others have published, never inside a section, and
   is passed over at most once for it (`docs/protocols/joining.md`).
 
-This code assumes A1, A2 and A5 of `_core/atomicity.py`.
+Assumes: atomic call, mutex order, try-lock (`_core.atomicity`).
 """
 
 from __future__ import annotations

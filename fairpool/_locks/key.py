@@ -10,10 +10,10 @@ Guarantees, with the proofs in `docs/protocols/combining.md`:
 - No lost request: a waiter is queued before the key is tried, and the queue is looked at after the
   key was released. One of the two sees the other.
 
-This code assumes A1, A2 and A5 of `_core/atomicity.py`. Attributes that are marked *key* below are
-written by the key holder, and handed on with the key: its release comes after them, its acquisition
-before. (Or they are handed on with the request: the `pop` that claims it is ordered by its
-`append`.)
+Assumes: atomic call, mutex order, try-lock (`_core.atomicity`). Attributes that are marked *key*
+below are written by the key holder, and handed on with the key: its release comes after them, its
+acquisition before. (Or they are handed on with the request: the `pop` that claims it is ordered by
+its `append`.)
 """
 
 from __future__ import annotations

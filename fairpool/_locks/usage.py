@@ -2,8 +2,8 @@
 
 Protocol, proof of the bounds, and the cost of the strict kind: `docs/protocols/usage.md`.
 
-This code assumes A1, A2 and A5 of `_core/atomicity.py`. The key holder writes the attributes that
-are marked *key* (see `key.py`).
+Assumes: atomic call, mutex order, try-lock (`_core.atomicity`). The key holder writes the
+attributes that are marked *key* (see `key.py`).
 """
 
 from __future__ import annotations

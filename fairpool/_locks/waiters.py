@@ -11,7 +11,7 @@
 
 A claim decides: one of the combiner and the waiter itself gets it. Proofs:
 `docs/protocols/combining.md`, and `docs/protocols/joining.md` for threads that help meanwhile.
-This code assumes A1 and A2 of `_core/atomicity.py`.
+Assumes: atomic call, mutex order (`_core.atomicity`).
 """
 
 from __future__ import annotations
