@@ -243,6 +243,10 @@ class _Permits:
         except SHORT_OF_ROOM:
             start_new_thread(self._match, ())
 
+    def _put_back(self) -> None:
+        """What was taken for one that does not wait any more is free again."""
+        self._free.append(None)
+
     def _give_up(self, waiter: Future[bool]) -> None:
         try:
             if self._waiters.give_up(waiter):
@@ -279,10 +283,10 @@ class _Permits:
                     except RecursionError:  # it was not claimed
                         waiters.appendleft(waiter)
                         if not self._closed:
-                            self._free.append(None)
+                            self._put_back()
                         raise
                     if waiter is None and not self._closed:
-                        self._free.append(None)  # M1
+                        self._put_back()  # M1
             finally:
                 waiters.idle.put()  # T2
 
@@ -295,6 +299,48 @@ class _Permits:
                 waiters.sweep((head,), [], is_claimed)
             finally:
                 waiters.discard(head)
+
+
+class _BoundedPermits(_Permits):
+    """Permits that come back only as often as they were taken."""
+
+    __slots__ = ("_out",)
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        # One item for each permit that is out: taken, or given to one that has waited, from the
+        # moment at which it is promised.
+        self._out: deque[None] = deque()
+
+    def _pop(self) -> bool:
+        if not _Permits._pop(self):
+            return False
+        self._out.append(None)
+        return True
+
+    def _put_back(self) -> None:
+        try:
+            self._out.pop()
+        except IndexError:  # it was released by somebody else meanwhile
+            return
+        self._free.append(None)
+
+    def give(self) -> None:
+        """As `_Permits.give`, unless somebody else has released it."""
+        self.give_back()
+
+    def give_back(self) -> bool:
+        """Give a permit back; False if none is out."""
+        try:
+            self._out.pop()  # A1: of two that give the last one back, one gets False
+        except IndexError:
+            return False
+        self._free.append(None)  # M1
+        try:
+            self._match()  # M2
+        except SHORT_OF_ROOM:
+            start_new_thread(self._match, ())
+        return True
 
 
 class Semaphore:
@@ -342,25 +388,18 @@ class Semaphore:
 class BoundedSemaphore(Semaphore):
     """A semaphore that is never released more often than it was acquired."""
 
-    __slots__ = ("_held",)
+    __slots__ = ()
+
+    _permits: _BoundedPermits
 
     def __init__(self, value: int = 1) -> None:
         super().__init__(value)
-        self._held: deque[None] = deque()  # one item for each `acquire` without its `release`
-
-    async def acquire(self) -> bool:
-        """Wait for a permit and take it; returns True. If it is cancelled, none was taken."""
-        await self._permits.take()
-        self._held.append(None)
-        return True
+        self._permits = _BoundedPermits(value)
 
     def release(self) -> None:
         """As `Semaphore.release`. Raises ValueError if no permit is out."""
-        try:
-            self._held.pop()  # atomic: of two that release the last one, one gets the error
-        except IndexError:
-            raise ValueError(f"{self!r} was released more often than acquired") from None
-        self._permits.give()
+        if not self._permits.give_back():
+            raise ValueError(f"{self!r} was released more often than acquired")
 
 
 # --- Queue ----------------------------------------------------------------------------------------

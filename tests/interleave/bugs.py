@@ -540,7 +540,7 @@ BUGS = [
         "                self.give()  # it was given a permit, and is not going to use it\n",
         "                pass\n",
         s.permits_are_kept,
-        2500,
+        8000,
         guarantee=8,
         proof="fairpool/_api/primitives.py",
     ),
@@ -549,7 +549,7 @@ BUGS = [
         "_api.primitives",
         "_Permits._match",
         "                    if waiter is None and not self._closed:\n"
-        "                        self._free.append(None)  # M1\n",
+        "                        self._put_back()  # M1\n",
         "",
         s.permits_are_kept,
         1000,

@@ -285,6 +285,38 @@ def test_bounded_semaphore_refuses_one_release_too_many(workers: int) -> None:
 # --- Queue ----------------------------------------------------------------------------------------
 
 
+def test_a_permit_that_was_promised_is_out(workers: int) -> None:
+    """One that waits has it from the moment of the release on, before it goes on itself."""
+
+    async def main() -> bool:
+        semaphore = BoundedSemaphore(1)
+        await semaphore.acquire()
+        waiting = create_task(semaphore.acquire())
+        while not semaphore._permits.waiting():
+            await yield_now()
+        semaphore.release()
+        semaphore.release()  # on behalf of the one that was let in
+        assert not semaphore.locked()
+        with pytest.raises(ValueError, match="more often"):
+            semaphore.release()
+        assert await waiting
+        await semaphore.acquire()
+        # One that is cancelled gives back what it was promised, if nobody else has.
+        waiting = create_task(semaphore.acquire())
+        while not semaphore._permits.waiting():
+            await yield_now()
+        semaphore.release()
+        semaphore.release()
+        waiting.cancel()
+        with pytest.raises(CancelledError):
+            await waiting
+        await semaphore.acquire()
+        return semaphore.locked()
+
+    with FairPool(workers) as pool:
+        assert pool.submit(main).result(TIMEOUT)
+
+
 def test_queue_is_fifo_and_bounded() -> None:
     async def main() -> None:
         queue: Queue[int] = Queue(2)
