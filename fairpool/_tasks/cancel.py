@@ -69,8 +69,8 @@ class Suspension:
         "task",
     )
 
-    # armed:      holds one item while the coroutine is suspended for something. Whoever takes it
-    #             out resumes the coroutine. Empty while its step runs, or while it is queued.
+    # armed:      holds one item while the coroutine is suspended for something. The thread that
+    #             takes it out resumes the coroutine. Empty while a step runs or is queued.
     # awaited:    the future or the lock request that it waits for, if it is one
     # request:    the request with which it asks for locks, once it has asked. For the task itself
     # _requested: set by the canceller, read after `armed` was emptied or filled

@@ -44,7 +44,7 @@ _forget = _claimed.pop
 def claim_coroutine(coroutine: Any) -> None:
     """Make a coroutine object the caller's, to be run by one task, for good.
 
-    Raises RuntimeError if somebody has claimed it before, or has started it. Not needed where
+    Raises RuntimeError if it was claimed before, or started. Not needed where
     nobody else can have a reference to it, or come by one: see `HELD_BY_LOCAL`.
     """
     kind: Any = type(coroutine)

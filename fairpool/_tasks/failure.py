@@ -16,7 +16,7 @@ __all__ = ["Failure", "log_at_exit"]
 
 
 class Failure:
-    """An exception on its way to whoever asks for the result; logged if nobody ever does.
+    """An exception on its way to the caller that asks for the result; logged if none does.
 
     The traceback is kept beside the exception, because `raise` adds to `exception.__traceback__`
     each time: every `result()` starts again from the one kept here, so it does not grow.

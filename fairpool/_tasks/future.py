@@ -291,7 +291,7 @@ class Future(CallbackFuture[T]):
             return "CANCELLED"
         adapter = self.__dict__.get("_adapter")
         if adapter is not None and not adapter.told:
-            return "RUNNING"  # final, but whoever holds the condition must not see that yet
+            return "RUNNING"  # final, but the holder of the condition must not see that yet
         return "CANCELLED_AND_NOTIFIED" if status is CANCELLED else "FINISHED"
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:

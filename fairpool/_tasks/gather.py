@@ -328,15 +328,15 @@ class Gather(Aggregate):
     def _have_ended(self, count: int) -> bool:
         """Account for `count` children that have ended; True to the one that completes the sum.
 
-        Whoever finds entries of others adds them to its own. The last to append sees all that is in
-        the list, and what is not in it will be appended later: by then, that is the last.
+        A worker that finds parts of others adds them to its own. The last to append sees all parts
+        in the list. One that is not in it will be appended later: by then, that is the last.
         """
         ledger, size = self._ledger, len(self._results)
         while count != size:
             while ledger:
                 try:
                     count += ledger.pop()
-                except IndexError:  # somebody else has it
+                except IndexError:  # another worker has it
                     break
             if count == size:
                 break
@@ -391,7 +391,7 @@ class Gather(Aggregate):
         return self._requested
 
     def sources(self) -> tuple[Future[Any], ...]:
-        # A plain read: whoever waits became a task before it wrote down that it waits, and that was
+        # A plain read: a child that waits became a task before it wrote its edge, and that was
         # read before this.
         if not self._tasks or self.done():
             return ()

@@ -1,4 +1,4 @@
-"""Claim and settle: the step that decides who ends a future, and the step that ends it.
+"""Claim and settle: the step that gives a future to one thread, and the step that ends it.
 
 Guarantees:
 
@@ -121,7 +121,7 @@ class UserCallback:
     def __call__(self, future: FutureState[Any]) -> None:
         result = self._fn(future)
         if type(result) is CoroutineType:
-            if getrefcount(result) <= 2:  # else somebody else has it, too
+            if getrefcount(result) <= 2:  # else it is held elsewhere, too
                 result.close()
             raise TypeError("a callback returned a coroutine, which nobody runs: use then()")
 

@@ -57,7 +57,7 @@ FINISHED = Final("FINISHED")
 FAILED = Final("FAILED")
 CANCELLED = Final("CANCELLED")
 
-# The call of a future that no pool runs: somebody calls `set_running_or_notify_cancel` and
+# The call of a future that no pool runs: the program calls `set_running_or_notify_cancel` and
 # `set_result` by hand.
 BY_HAND = ()
 
@@ -119,7 +119,7 @@ def is_final(future: FutureState[Any]) -> bool:
 
 
 def is_claimed(future: FutureState[Any]) -> bool:
-    """Whether somebody has claimed the future, or it is final."""
+    """Whether the future was claimed, or is final."""
     status = future._status
     return type(status) is not list or not is_unclaimed(status)
 

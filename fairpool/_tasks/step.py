@@ -100,7 +100,7 @@ def fail_step(task: CancellableTask[Any], error: BaseException, source: Any) -> 
     if issubclass(type(error), CancelledError) and is_coroutine(source):
         settle(task, CANCELLED, None)
         return
-    # The frame of `run` is of no use to whoever reads the traceback, and holds what it worked with.
+    # Without the frame of `run`: it is of no use in a traceback, and holds the arguments.
     trace = traceback_of(error)  # `without_frame`, written out: it needs no frame
     with_traceback(error, trace.tb_next if trace is not None else None)
     del trace

@@ -35,7 +35,7 @@ class Task(CancellableTask[T]):
 
     __slots__ = ()
 
-    # Whoever makes a task sets its slots, once, before it is published:
+    # The maker of a task sets its slots, once, before it publishes the task:
     #   _pool  the scheduler
     #   _status  [(context, fn, args, kwargs or None, backlog or None)]
     # A Python-level `__init__` would cost as much as all of its stores.

@@ -54,8 +54,8 @@ class ThreadCallback:
 def spin_wait(future: CallbackFuture[Any]) -> bool:
     """Look at a future for a while, before parking on it; return whether it is final.
 
-    A thread whose last waits were long looks for a shorter while (see `Waiter.park`): where tasks
-    are long, it would only take the processor from those that run them.
+    A thread whose last waits were long spins for a shorter while (`ThreadCallback.park`): where
+    tasks are long, it would only take the processor from their workers.
     """
     for _ in range(min(here.spin_limit, SPIN_LIMIT)):
         if type(future._status) is Final:

@@ -68,7 +68,7 @@ class _Wrapper(Derived[T]):
 
     __slots__ = ("_source",)
 
-    # _source: the other future, until one of the two has ended. Written by whoever has claimed.
+    # _source: the other future, until one of the two has ended. Written by the claimer.
 
     def __init__(self, source: Any) -> None:
         self._pool = None
