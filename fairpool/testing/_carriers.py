@@ -95,7 +95,7 @@ class ThreadState:
     That is the values of each `threading.local` that is there when the simulation begins (what is
     made in it is of another kind, see `_simulate`), the event loop that runs, and the hooks for
     asynchronous generators. A switch puts away those of one greenlet, and puts those of the next in
-    their place. (Contexts are greenlet's own affair.)
+    their place. (Contexts are greenlet's own affair. `gc.freeze` hides a `threading.local`.)
     """
 
     __slots__ = ("_locals", "_saved", "_values")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -368,6 +369,15 @@ def tell_where_it_runs(pool: FairPool) -> list[Any]:
     return told
 
 
+@pytest.fixture
+def unfrozen() -> Iterator[None]:
+    """The simulation finds each `threading.local` by the collector: see tests/conftest."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("unfrozen")
 @pytest.mark.parametrize("carriers", CARRIERS)
 def test_each_worker_is_a_thread_of_its_own(carriers: Any) -> None:
     def names() -> list[Any]:
@@ -390,6 +400,7 @@ def test_each_worker_is_a_thread_of_its_own(carriers: Any) -> None:
 
 
 @NEEDS_GREENLETS
+@pytest.mark.usefixtures("unfrozen")
 def test_a_program_cannot_tell_greenlets_from_threads() -> None:
     on_threads, on_greenlets = (
         _simulate.run(tell_where_it_runs, 4, 1, Costs(), carriers)
