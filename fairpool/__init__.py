@@ -39,7 +39,7 @@ from fairpool._api.primitives import (
 from fairpool._api.tasks import create_task, current_task, gather, shield, sleep, yield_now
 from fairpool._core.errors import BrokenFairPool, DeadlockError
 from fairpool._locks.statistics import LockStatistics
-from fairpool._scheduler.worker import blocking
+from fairpool._scheduler.blocking import blocking
 from fairpool._tasks.future import Future
 from fairpool._tasks.task import Task
 from fairpool._tasks.wrap import wrap_future

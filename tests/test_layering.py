@@ -143,7 +143,7 @@ def test_each_room_says_its_rank_and_what_lives_there() -> None:
 COMPILED = ROOMS[: ROOMS.index("_inspect") + 1]
 
 # Coroutine functions that are still to move up.
-STILL_THERE = {"_scheduler.scheduler._close_generators"}
+STILL_THERE = {"_scheduler.generators._close_generators"}
 
 
 def coroutine_functions_in(module: str, source: str) -> set[str]:

@@ -64,7 +64,7 @@ class Watchdog:
 def describe_live_pools() -> str:
     """Return the dumps of all live pools; whatever fails is told in the text instead of raised."""
     # Not imported here: a hung test may hold the import lock.
-    scheduler_module = sys.modules.get("fairpool._scheduler.scheduler")
+    scheduler_module = sys.modules.get("fairpool._scheduler.process")
     dump_module = sys.modules.get("fairpool._inspect.dump")
     out = io.StringIO()
     if scheduler_module is None or dump_module is None:

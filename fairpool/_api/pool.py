@@ -28,7 +28,8 @@ from fairpool._core.timer import Timers
 from fairpool._core.token import Latch
 from fairpool._inspect.dump import dump
 from fairpool._locks.statistics import LockStatistics
-from fairpool._scheduler.caller import AwaitingCaller, Caller, may_be_cut_off
+from fairpool._scheduler.caller import AwaitingCaller, Caller
+from fairpool._scheduler.ctrl_c import may_be_cut_off
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import Future
@@ -223,7 +224,7 @@ class FairPool(ThreadPoolExecutor):
                     "leave the lock first, or use submit"
                 )
             else:
-                Caller(scheduler, task).work()
+                Caller(scheduler, task).run()
             return task.result()
         finally:
             del task  # what it raises holds this frame: no cycle
@@ -488,7 +489,7 @@ def run(coro: Coroutine[Any, Any, T], *, max_workers: int | None = None, **optio
         if scheduler.max_workers:
             wait(task, None)
         else:  # this thread is all that the pool has
-            AwaitingCaller(scheduler, task, None).work()
+            AwaitingCaller(scheduler, task, None).run()
 
     def body() -> None:
         try:

@@ -46,12 +46,11 @@ class Parker:
         # Not a method: it must not fail for want of a Python frame (see `Parking.notify`).
         self.unpark = self._lock.release
 
-    def park(self, timeout: float = -1) -> bool:
-        """Park until unparked (True), or until `timeout` seconds have passed (False)."""
-        return self._lock.acquire(timeout=timeout)
+    def park(self, timeout: float | None = None) -> bool:
+        """Park until unparked (True), or until `timeout` seconds have passed (False).
 
-    def wait(self, timeout: float | None) -> bool:
-        """As `park`, on a thread that may be the main thread. None: without end."""
+        On the main thread Ctrl-C may end it.
+        """
         return acquire(self._lock, timeout)
 
 

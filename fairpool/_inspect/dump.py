@@ -66,7 +66,7 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
         return "parked"
     if worker in searching:
         return "searching"
-    reason, item, fn = worker.blocked_in, worker.item, worker.doing
+    reason, item, fn = worker.wait, worker.item, worker.doing
     if item is None:
         return "in the initializer" if worker.initializes else "between tasks"
     # What has no task is the child of a gather; or a lock, between two sections of a pass.
@@ -80,7 +80,8 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
             if not is_final(task)
             else f"has ended {running}: its callbacks, perhaps"
         )
-    what = _short(reason) if is_a(reason, Future) else reason
+    thing = reason.thing
+    what = _short(thing) if is_a(thing, Future) else thing
     return f"blocked in {running}, waiting for {what}"
 
 

@@ -146,8 +146,8 @@ class LockHelp(LockExit):
             waiter.assigned_lock = None
             self.hand_over_key_safely()
         self._put_back(waiter, waiter.make_parker())
-        scheduler.parking.release_slot()  # E3
-        scheduler.notify_if_work()  # E4
+        scheduler.parking.release_slot()  # joining: leave_slots
+        scheduler.notify_if_work()  # joining: last_look
 
     def _put_back(self, waiter: ThreadWaiter, parker: Any) -> None:
         """Let a waiter be claimed again; the first in line if its turn has come meanwhile."""

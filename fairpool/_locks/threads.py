@@ -87,7 +87,7 @@ class ThreadEntry(LockHelp):
                 self.enqueue(waiter)
             if self.scheduler.pending_locks:
                 self.scheduler.notify_if_work()
-            if here.notifying:  # as in `Worker._release_slot`
+            if here.notifying:  # as in `blocked`
                 self.scheduler.distrust_searchers()
             self._park(waiter, worker, timeout)
             while waiter.lent:

@@ -269,7 +269,7 @@ class _Scheduler(Scheduler):
         return found
 
 
-_item, _fn, _task = (vars(Worker)[name] for name in ("item", "fn", "task"))
+_item, _fn, _task = (getattr(Worker, name) for name in ("item", "fn", "task"))
 _owner = vars(KeyedLock)["owner"]
 
 
@@ -447,9 +447,9 @@ class _Worker(Worker):
         tally.looks += workers
         tally.spend(round(tally.look * workers), "look")
 
-    def _park(self, has_slot: bool = True) -> bool:
+    def _park(self, until: Any = None, has_slot: bool = True) -> bool:
         self.tally.parks += 1
-        return super()._park(has_slot)
+        return super()._park(until, has_slot)
 
 
 class _Timed(Lock):

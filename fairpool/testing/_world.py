@@ -37,6 +37,12 @@ import fairpool._core.waitgraph
 import fairpool._locks.combiner
 import fairpool._locks.exit
 import fairpool._locks.tasks
+import fairpool._scheduler.backlog
+import fairpool._scheduler.find_work
+import fairpool._scheduler.generators
+import fairpool._scheduler.lifecycle
+import fairpool._scheduler.process
+import fairpool._scheduler.queues
 import fairpool._scheduler.scheduler
 import fairpool._scheduler.worker
 import fairpool._tasks.future
@@ -488,9 +494,10 @@ SHRUNK: Values = {
     (fairpool._locks.exit, "SECTIONS_BETWEEN_REVIEWS"): 2,
     (fairpool._tasks.thread_wait, "SPIN_LIMIT"): 0,
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 1,
+    (fairpool._scheduler.find_work, "STEPS_BETWEEN_SCANS"): 5,
     (fairpool._scheduler.worker, "STEPS_BETWEEN_SCANS"): 5,
-    (fairpool._scheduler.worker, "SPREE_MAX"): 2,
-    (fairpool._scheduler.worker, "STEAL_MAX"): 2,
+    (fairpool._scheduler.find_work, "SPREE_MAX"): 2,
+    (fairpool._scheduler.find_work, "STEAL_MAX"): 2,
     (fairpool._core.signals, "LONGEST_BLIND_WAIT"): inf,
 }
 
@@ -512,13 +519,15 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]
                 for real, ours in lowest:
                     if value is real:
                         yield module, attribute, ours
-    yield fairpool._scheduler.worker, "random", random
+    yield fairpool._scheduler.find_work, "random", random
     yield fairpool._tasks.failure, "log_failure", fairpool._core.report.log_failure_now
-    yield fairpool._scheduler.scheduler, "set", new_set
+    yield fairpool._scheduler.queues, "set", new_set
+    yield fairpool._scheduler.generators, "set", new_set
+    yield fairpool._scheduler.lifecycle, "set", new_set
     yield fairpool._api.group, "set", new_set
     yield concurrent.futures._base, "set", new_set
     yield concurrent.futures._base, "id", number_of
-    yield fairpool._scheduler.scheduler, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
+    yield fairpool._scheduler.backlog, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
     yield threading, "Lock", new_lock
     yield threading, "_allocate_lock", new_lock
     yield threading, "RLock", new_rlock
@@ -595,7 +604,7 @@ def running(run: Run | Machine) -> Iterator[None]:
 
 def _forget_pools() -> None:
     """Those that a failed run has left: nobody can end them, but the process would try, at exit."""
-    live = fairpool._scheduler.scheduler._live
+    live = fairpool._scheduler.process.live_entries
     for entry in live.copy():
         scheduler = entry()
         lock: object = None if scheduler is None else scheduler.timers._lock

@@ -14,10 +14,10 @@ from interleave.harness import Bug
 BUGS = [
     # --- parking ------------------------------------------------------------------------------
     Bug(
-        "a worker parks without a last look at the queues (P4)",
+        "a worker parks without a last look at the queues (`last_look`)",
         "_scheduler.worker",
         "Worker._park",
-        "        scheduler.notify_if_work()\n",
+        "            scheduler.notify_if_work()  # parking: last_look\n",
         "",
         s.submit_meets_park,
         50,
@@ -25,16 +25,16 @@ BUGS = [
         proof="parking",
     ),
     Bug(
-        "a worker gives up its slot after its last look (P3 after P4)",
+        "a worker gives up its slot after its last look (`free_slot`)",
         "_scheduler.worker",
         "Worker._park",
-        """        if has_slot:
-            parking.release_slot()
-        scheduler.notify_if_work()
+        """            if has_slot:
+                parking.release_slot()  # parking: free_slot
+            scheduler.notify_if_work()  # parking: last_look
 """,
-        """        scheduler.notify_if_work()
-        if has_slot:
-            parking.release_slot()
+        """            scheduler.notify_if_work()
+            if has_slot:
+                parking.release_slot()
 """,
         s.submit_meets_park,
         50,
@@ -42,24 +42,28 @@ BUGS = [
         proof="parking",
     ),
     Bug(
-        "a worker leaves `searching` after its last look (P1 after P4)",
+        "a worker leaves `searching` after its last look (`stop_searching`)",
         "_scheduler.worker",
         "Worker._park",
-        """        parking.searching.discard(self)
+        """        parking.searching.discard(self)  # parking: stop_searching
         self.woken = False
-        parking.parked.append(self)
+        parking.parked.append(self)  # parking: announce
         self.parks = True
-        if has_slot:
-            parking.release_slot()
-        scheduler.notify_if_work()
+        unparked = False
+        try:
+            if has_slot:
+                parking.release_slot()  # parking: free_slot
+            scheduler.notify_if_work()  # parking: last_look
 """,
         """        self.woken = False
         parking.parked.append(self)
         self.parks = True
-        if has_slot:
-            parking.release_slot()
-        scheduler.notify_if_work()
-        parking.searching.discard(self)
+        unparked = False
+        try:
+            if has_slot:
+                parking.release_slot()
+            scheduler.notify_if_work()
+            parking.searching.discard(self)
 """,
         s.submit_meets_park,
         50,
@@ -67,10 +71,10 @@ BUGS = [
         proof="parking",
     ),
     Bug(
-        "a worker that has found a task does not look again for others (F2)",
+        "a worker that has found a task does not look again for others (`look_for_more`)",
         "_scheduler.worker",
         "Worker._search",
-        "                    self.scheduler.notify_if_work()\n",
+        "                    scheduler.notify_if_work()  # parking: look_for_more\n",
         "",
         s.both_workers_come,
         50,
@@ -78,10 +82,10 @@ BUGS = [
         proof="parking",
     ),
     Bug(
-        "a worker that blocks leaves its queue to nobody (B2)",
-        "_scheduler.worker",
-        "Worker._release_slot",
-        "            self.scheduler.notify_if_work()\n",
+        "a worker that blocks leaves its queue to nobody (`last_look`)",
+        "_scheduler.blocking",
+        "blocked._give_up_slot",
+        "            scheduler.notify_if_work()  # parking: last_look\n",
         "",
         s.blocked_pool_starts_another,
         50,
@@ -130,10 +134,10 @@ BUGS = [
     ),
     Bug(
         "two threads return the slot of one wait",
-        "_scheduler.worker",
-        "_SlotWaiter.return_slot",
-        "        if not self._owed.take():",
-        "        if not self._owed:",
+        "_scheduler.blocking",
+        "blocked.return_slot",
+        "not owed.take():",
+        "not owed:",
         s.wait_for_a_running_one,
         50,
         guarantee=3,
@@ -142,9 +146,9 @@ BUGS = [
     Bug(
         "a worker that repays an overcommit frees its slot as well",
         "_scheduler.worker",
-        "Worker._loop",
-        "self._park(has_slot=False)",
-        "self._park(has_slot=True)",
+        "Worker._next",
+        "self._park(until, has_slot=False)",
+        "self._park(until, has_slot=True)",
         s.wait_for_a_running_one,
         50,
         guarantee=3,
@@ -165,13 +169,9 @@ BUGS = [
     Bug(
         "an idle worker ends although somebody is unparking it",
         "_scheduler.worker",
-        "Worker._park",
-        """            if self._leave_parked():
-                return not self._unlist()
-            self.parker.park()""",
-        """            self._leave_parked()
-            return not self._unlist()
-            self.parker.park()""",
+        "Worker._leave_park",
+        "        is_alone = not unparked and self._leave_parked()\n",
+        "        is_alone = not unparked and (self._leave_parked() or True)\n",
         s.worker_ends_as_work_comes,
         500,
         guarantee=3,
@@ -378,8 +378,8 @@ BUGS = [
     ),
     Bug(
         "a link is registered before it is whole",
-        "_scheduler.scheduler",
-        "Scheduler.link",
+        "_scheduler.intake",
+        "Intake.link",
         """        link._status = [(context, on_result, source, LINK, None, handler, in_any_case)]
         source.register_for_now(link)
 """,
@@ -429,9 +429,9 @@ BUGS = [
     Bug(
         "a caller takes the end of an outer wait for that of its own",
         "_scheduler.caller",
-        "Caller._work",
-        "                self.leaving = False",
-        "                pass",
+        "Caller.is_done",
+        "        self.leaving = False",
+        "        pass",
         s.wait_further_out_is_over,
         200,
         guarantee=5,
@@ -816,8 +816,8 @@ BUGS = [
     ),
     Bug(
         "a lock is served without a look at the ticket of its oldest request",
-        "_scheduler.worker",
-        "Worker._take_critical",
+        "_scheduler.find_work",
+        "WorkFinder._take_critical",
         "            if first is None or first > lock.head_ticket():\n",
         "            if True:\n",
         k.continuation_goes_before_the_lock,
@@ -828,8 +828,8 @@ BUGS = [
     # --- locks: home --------------------------------------------------------------------------
     Bug(
         "a worker that stands in leaves the lock with its home worker as well",
-        "_scheduler.worker",
-        "Worker._take_service",
+        "_scheduler.find_work",
+        "WorkFinder._take_service",
         "(lock := home_queue.take())",
         "(lock := home_queue.first())",
         k.home_worker_takes_over,
@@ -839,8 +839,8 @@ BUGS = [
     ),
     Bug(
         "a worker that takes a lock puts it back with one that has ended meanwhile",
-        "_scheduler.worker",
-        "Worker._take_service",
+        "_scheduler.find_work",
+        "WorkFinder._take_service",
         """                if worker.exited:
                     worker.give_back()
 """,
@@ -852,8 +852,8 @@ BUGS = [
     ),
     Bug(
         "a lock is given to a home worker that has ended",
-        "_scheduler.scheduler",
-        "Scheduler.notify_or_abandon",
+        "_scheduler.threads",
+        "Threads.notify_or_abandon",
         "        if target is not None and target.exited:\n            target.give_back()\n",
         "",
         k.home_worker_ends,
@@ -863,8 +863,8 @@ BUGS = [
     ),
     Bug(
         "a worker that ends keeps the locks that it was to serve",
-        "_scheduler.worker",
-        "Worker.give_back",
+        "_scheduler.find_work",
+        "WorkFinder.give_back",
         """        while (lock := self.home_queue.take()) is not None:
             self.scheduler.injector.append(lock)
 """,
@@ -1115,7 +1115,7 @@ BUGS = [
     ),
     # --- locks: the end -----------------------------------------------------------------------
     Bug(
-        "lock.submit does not look again whether the pool was closed (S2)",
+        "lock.submit does not look again whether the pool was closed (`recheck_closed`)",
         "_api.lock",
         "Lock.submit",
         "(scheduler.close_reason or self._closed) and section.drop()",
@@ -1149,10 +1149,10 @@ BUGS = [
     ),
     # --- shutdown -----------------------------------------------------------------------------
     Bug(
-        "submit does not look again whether the pool was closed (S2)",
-        "_scheduler.scheduler",
-        "Scheduler.put",
-        "        if self.close_reason and task.drop():  # S2: closed since the caller looked\n"
+        "submit does not look again whether the pool was closed (`recheck_closed`)",
+        "_scheduler.intake",
+        "Intake.put",
+        "        if self.close_reason and task.drop():  # shutdown: recheck_closed\n"
         "            raise self.closed_error()\n",
         "",
         s.shutdown_meets_submit,
@@ -1164,19 +1164,18 @@ BUGS = [
         "a worker parks without a look whether the pool was closed",
         "_scheduler.worker",
         "Worker._park",
-        "        if scheduler.is_over() and self._leave_parked():\n"
-        "            return not self._unlist()\n",
-        "",
+        "scheduler.is_over() if until is None",
+        "False if until is None",
         s.shutdown_meets_park,
         50,
         guarantee=10,
         proof="shutdown",
     ),
     Bug(
-        "close unparks nobody (H2)",
-        "_scheduler.scheduler",
-        "Scheduler.drop",
-        "        self.parking.unpark_all()\n",
+        "close unparks nobody (`unpark_all`)",
+        "_scheduler.lifecycle",
+        "LifeCycle.drop",
+        "        self.parking.unpark_all()  # shutdown: unpark_all\n",
         "",
         s.shutdown_meets_park,
         10000,
@@ -1185,8 +1184,8 @@ BUGS = [
     ),
     Bug(
         "a dropped pool is one that refuses",
-        "_scheduler.scheduler",
-        "Scheduler.drop",
+        "_scheduler.lifecycle",
+        "LifeCycle.drop",
         "        self.ending.set()\n",
         "        self.ending.set()\n"
         "        self.close_reason = self.close_reason or Latch([RuntimeError('dropped')])\n",
@@ -1197,8 +1196,8 @@ BUGS = [
     ),
     Bug(
         "the workers of a dropped pool wait as those of an open one",
-        "_scheduler.scheduler",
-        "Scheduler.is_ending",
+        "_scheduler.lifecycle",
+        "LifeCycle.is_ending",
         "        return self.ending.is_set()\n",
         "        return self.close_reason.is_set()\n",
         s.drop_meets_section,
@@ -1207,9 +1206,9 @@ BUGS = [
         proof="shutdown",
     ),
     Bug(
-        "shutdown looks at the list of threads before the queues",
-        "_scheduler.scheduler",
-        "Scheduler.join",
+        "shutdown looks at the threads before the queues",
+        "_scheduler.lifecycle",
+        "LifeCycle.join",
         "                if not over and not here.notifying:\n",
         "                if not self.is_over() and not here.notifying:\n",
         s.shutdown_meets_submit,
@@ -1219,8 +1218,8 @@ BUGS = [
     ),
     Bug(
         "shutdown takes an empty threads for the end",
-        "_scheduler.scheduler",
-        "Scheduler.join",
+        "_scheduler.lifecycle",
+        "LifeCycle.join",
         "                if not over and not here.notifying:\n",
         "                if False:\n",
         s.shutdown_meets_submit,
@@ -1241,7 +1240,7 @@ BUGS = [
     ),
     Bug(
         "a closed backlog lets one in, and forgets the others",
-        "_scheduler.scheduler",
+        "_scheduler.backlog",
         "Backlog.enter",
         "            self._permits.put(False)  # closed: pass it on to whoever waits, too\n",
         "",
@@ -1252,7 +1251,7 @@ BUGS = [
     ),
     # --- joined callers -----------------------------------------------------------------------
     Bug(
-        "a slot that was taken in vain is given back without a look at who has parked (U2)",
+        "a slot taken in vain is put back, and nobody looks who has parked (`look_again`)",
         "_core.park",
         "Parking.notify",
         "        while self._notify_one() and (self.parked.copy() or self._overlooks()):\n",
@@ -1263,10 +1262,10 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a caller takes its queues with it (E2)",
+        "a caller takes its queues with it (`give_back`)",
         "_scheduler.caller",
         "Caller._leave",
-        "        self.give_back()  # E2\n",
+        "        self.give_back()  # joining: give_back\n",
         "",
         s.caller_leaves_while_combining,
         100,
@@ -1274,10 +1273,10 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a caller leaves without a last look (E4)",
+        "a caller leaves without a last look (`last_look`)",
         "_scheduler.caller",
         "Caller._leave",
-        "        scheduler.notify_if_work()  # E4\n",
+        "        scheduler.notify_if_work()  # joining: last_look\n",
         "",
         s.callers_come_and_go,
         100,
@@ -1285,10 +1284,10 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a caller that comes late is not refused (S2)",
+        "a caller that comes late is not refused (`recheck_closed`)",
         "_scheduler.caller",
         "Caller._do_what_it_came_for",
-        "            if scheduler.is_closed():  # S2 of shutdown.md; J1 is its S1\n",
+        "            if scheduler.is_closed():  # shutdown: recheck_closed\n",
         "            if False:\n",
         s.caller_meets_shutdown,
         100,
@@ -1296,10 +1295,10 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a caller that leaves keeps its slot (E3)",
+        "a caller that leaves keeps its slot (`leave_slots`)",
         "_scheduler.caller",
         "Caller._leave",
-        "        self._free_slot()  # E3\n",
+        "        self._free_slot()  # joining: leave_slots\n",
         "",
         s.callers_come_and_go,
         10,
@@ -1383,10 +1382,10 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a helper keeps its slot (E3)",
+        "a helper keeps its slot (`leave_slots`)",
         "_locks.helping",
         "LockHelp._come_back",
-        "        scheduler.parking.release_slot()  # E3\n",
+        "        scheduler.parking.release_slot()  # joining: leave_slots\n",
         "",
         s.waiting_threads_are_lent,
         50,
@@ -1396,7 +1395,7 @@ BUGS = [
     Bug(
         "an interrupt of a helper is forgotten",
         "_scheduler.caller",
-        "Caller.work",
+        "Caller.run",
         "        self.raise_interrupt()\n",
         "",
         s.lender_is_interrupted,
@@ -1427,7 +1426,7 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a slot that was taken in vain is given back without a look at who waits for a lock (U2)",
+        "a slot taken in vain is put back, and nobody looks who waits (`look_again`)",
         "_core.park",
         "Parking.notify",
         "        while self._notify_one() and (self.parked.copy() or self._overlooks()):\n",
@@ -1455,8 +1454,8 @@ BUGS = [
     ),
     Bug(
         "nobody serves where only those are who wait for the lock",
-        "_scheduler.scheduler",
-        "Scheduler._start_worker",
+        "_scheduler.threads",
+        "Threads._start_worker",
         "                    if lock.find_server(slot):\n",
         "                    if True:\n",
         s.thread_serves_where_nobody_else_is,
@@ -1466,8 +1465,8 @@ BUGS = [
     ),
     Bug(
         "a stack is to serve its lock with the tasks of others, inside another section",
-        "_scheduler.worker",
-        "Worker.may_run_inline",
+        "_scheduler.waiting",
+        "WaitingWorker.may_run_inline",
         "        if not self.has_slot or "
         "(scheduler.locks_in_use and scheduler.is_in_section(self.task)):\n",
         "        if False:\n",

@@ -24,7 +24,7 @@ import fairpool._scheduler.scheduler
 from fairpool import FairPool, Future, Task
 from fairpool._core import timer as timer_module
 from fairpool._core.here import here
-from fairpool._scheduler.caller import Helper
+from fairpool._scheduler.helper import Helper
 
 # So long that it never comes: an idle time-out would find what a lost wake-up has left lying.
 NEVER = 1e6
@@ -119,7 +119,7 @@ def task_submits() -> None:
         pool.submit(parent).result()
 
 
-def no_more_than_the_seats() -> None:
+def no_more_than_the_slots() -> None:
     """Never do more tasks run than the pool has slots, where none of them waits."""
     with pool_of(1) as pool:
         running = threading.Lock()

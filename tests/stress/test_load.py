@@ -88,9 +88,9 @@ def test_each_queued_task_is_run_once(submitter: str, gate: threading.Event) -> 
     with told(f"{count:,} tasks queued by a {submitter}") as look:
         occupy(pool, gate, 2)
         if submitter == "worker":  # a third one, which stands in for one that blocks
-            with_a_seat = pool.submit(submit_all)
+            with_a_slot = pool.submit(submit_all)
             gate.set()
-            with_a_seat.result(LONG)
+            with_a_slot.result(LONG)
         else:
             submit_all()
             assert not ran

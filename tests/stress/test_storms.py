@@ -71,7 +71,7 @@ def test_nested_waits(rounds: Iterator[int]) -> None:
         check_whole(pool, TIMEOUT)
 
 
-def test_seats_come_and_go(rounds: Iterator[int]) -> None:
+def test_slots_come_and_go(rounds: Iterator[int]) -> None:
     # Waits that end from outside, from tasks, and by their time-outs, all at once.
     for _ in rounds:
         pool = FairPool(2, idle_timeout=1000)

@@ -20,7 +20,7 @@ from kit import TIMEOUT
 
 import fairpool
 import fairpool._core.accounts
-import fairpool._scheduler.scheduler
+import fairpool._scheduler.queues
 from fairpool import FairPool
 from fairpool._core.accounts import ABSENCE
 from fairpool._core.here import here
@@ -311,7 +311,7 @@ def test_a_dropped_lock_does_not_wait_for_the_collector(
         del guard
         # Not at once, but soon: a worker may have it in hand still, until it has parked.
         end = time.monotonic() + TIMEOUT
-        no_lock = fairpool._scheduler.scheduler._no_lock
+        no_lock = fairpool._scheduler.queues.no_lock
         while gone() is not None or pool._scheduler.locks - {no_lock}:
             assert time.monotonic() < end, gc.get_referrers(gone())
             time.sleep(0)

@@ -26,7 +26,7 @@ from unit.instructions import interleavings, moments
 
 from fairpool import FairPool, Future
 from fairpool._core.report import wait_for_log
-from fairpool._scheduler.scheduler import Backlog
+from fairpool._scheduler.backlog import Backlog
 
 
 def fail(kind: type[BaseException] = Mishap, *args: object) -> None:
@@ -534,7 +534,7 @@ def test_a_task_leaves_no_cycle_for_the_collector(
         "Mishap",
         "ConditionAdapter",
         "StdWaiters",
-        "_SlotWaiter",
+        "SlotWaiter",
         "UserCallback",
     }
     for _ in range(50):

@@ -21,7 +21,7 @@ from fairpool import DeadlockError, FairPool, Future, current_task
 from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.waitgraph import waits
-from fairpool._scheduler.worker import FORKS_MAX
+from fairpool._scheduler.waiting import FORKS_MAX
 from fairpool._tasks.gather import CHILDREN_AT_ONCE, FORKED_MAX, FORKED_TIME, Gather
 
 MakePool = Callable[..., FairPool]

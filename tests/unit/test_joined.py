@@ -28,6 +28,7 @@ from unit.instructions import PACKAGE, Places, moments
 import fairpool
 import fairpool._core.here
 import fairpool._locks.combiner
+import fairpool._scheduler.process
 import fairpool._scheduler.scheduler
 from fairpool import FairPool
 from fairpool._core.here import here
@@ -929,7 +930,7 @@ def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(
             await fairpool.gather(part("a"), part("b"))
             assert left
 
-        before = set(fairpool._scheduler.scheduler.live())
+        before = set(fairpool._scheduler.process.live())
         coroutine = main()
         try:
             with contextlib.suppress(KeyboardInterrupt), moment.do(partial(press_inside, 1)):
@@ -938,7 +939,7 @@ def test_ctrl_c_anywhere_in_the_run_of_a_coroutine(
         finally:
             coroutine.close()  # the main thread had not come as far as to begin
         assert sorted(begun) == sorted(cleaned), moment
-        for scheduler in set(fairpool._scheduler.scheduler.live()) - before:
+        for scheduler in set(fairpool._scheduler.process.live()) - before:
             assert scheduler.is_over() or not begun, moment
             assert not [each for each in scheduler.threads if each.thread.is_alive()], moment
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, moment
@@ -1531,7 +1532,7 @@ def test_thread_that_is_not_lent_waits_for_a_caller(make_pool: Callable[..., Fai
 
 
 @WORKERS
-def test_seats_after_callers(workers: int, make_pool: Callable[..., FairPool]) -> None:
+def test_slots_after_callers(workers: int, make_pool: Callable[..., FairPool]) -> None:
     """Callers take with them what they have brought."""
     pool = make_pool(workers)
     scheduler = pool._scheduler

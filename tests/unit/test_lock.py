@@ -44,7 +44,8 @@ from fairpool._locks import tasks as tasks_module
 from fairpool._locks import threads as threads_module
 from fairpool._locks.owners import ThreadOwner, current_owner
 from fairpool._locks.waiters import ThreadWaiter
-from fairpool._scheduler.worker import SPREE_MAX, Worker
+from fairpool._scheduler.find_work import SPREE_MAX
+from fairpool._scheduler.worker import Worker
 from fairpool._tasks.request import Request
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from sys import exception
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from kit import LONG, TIMEOUT, check_whole
-from unit.instructions import moments
+from unit.instructions import moments, nothing_follows
 
 from fairpool import FairPool, Future, blocking
 from fairpool._core.here import here
@@ -29,8 +30,10 @@ from fairpool._core.park import Parker, Parking
 from fairpool._core.report import LOGGER
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import yield_cpu
-from fairpool._scheduler.scheduler import Scheduler, _before_collection
-from fairpool._scheduler.worker import Worker, _SlotWaiter
+from fairpool._scheduler.blocking import SlotWaiter
+from fairpool._scheduler.process import _before_collection
+from fairpool._scheduler.scheduler import Scheduler
+from fairpool._scheduler.worker import Worker
 
 # --- the parts --------------------------------------------------------------------------------
 
@@ -208,14 +211,15 @@ class ScriptedParker(Parker):
         self._times_out = times_out
         self.before_parking: Callable[[], object] = int
 
-    def park(self, timeout: float = -1) -> bool:
+    def park(self, timeout: float | None = None) -> bool:
         self.before_parking()
         if self._lock.acquire(blocking=False):
             return True
-        if self._times_out and timeout >= 0:
+        if self._times_out and timeout is not None:
             self._times_out = False  # once: then it would go round until another one takes the task
             return False
         here.worker = None  # a parked thread runs nothing, no finalizers either
+        nothing_follows()
         raise Asleep
 
 
@@ -229,6 +233,15 @@ def no_collection() -> Iterator[None]:
 
 class Asleep(BaseException):
     """The worker has parked, and nobody will wake it by itself."""
+
+
+class BenchWorker(Worker):
+    """Stays parked where its thread would sleep."""
+
+    __slots__ = ()
+
+    def _leave_park(self, unparked: bool) -> bool:
+        return not isinstance(exception(), Asleep) and super()._leave_park(unparked)
 
 
 class Bench:
@@ -248,7 +261,7 @@ class Bench:
         self.started += 1
 
     def add_worker(self, times_out: bool = False) -> Worker:
-        worker = Worker(self.scheduler, "of the bench")
+        worker = BenchWorker(self.scheduler, "of the bench")
         worker.queue = RunQueue()
         worker.parker = ScriptedParker(times_out)
         self.scheduler.workers.append(worker)
@@ -644,8 +657,8 @@ def test_a_wait_in_a_wait_is_not_counted_as_running(
         return real(waiter, *args)  # type: ignore[no-any-return]
 
     interrupts = [foreign]
-    real = _SlotWaiter.park
-    monkeypatch.setattr(_SlotWaiter, "park", park)
+    real = SlotWaiter.park
+    monkeypatch.setattr(SlotWaiter, "park", park)
     pool = make_pool(1)
     outer: Future[None] = Future()
     pool.submit(outer.result).result(2 * TIMEOUT)
@@ -653,7 +666,7 @@ def test_a_wait_in_a_wait_is_not_counted_as_running(
     check_whole(pool)
 
 
-def test_the_seats_are_whole_at_the_end(make_pool: Callable[..., FairPool]) -> None:
+def test_the_slots_are_whole_at_the_end(make_pool: Callable[..., FairPool]) -> None:
     pool = make_pool(2, idle_timeout=0.001)
 
     def nested(depth: int) -> int:

@@ -18,7 +18,7 @@ import pytest
 
 import fairpool
 from fairpool import FairPool
-from fairpool._scheduler.scheduler import live
+from fairpool._scheduler.process import live
 
 PACKAGE = str(Path(fairpool.__file__).parent)
 

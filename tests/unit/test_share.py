@@ -24,7 +24,8 @@ from fairpool._core.accounts import (
     Shares,
     jain_index,
 )
-from fairpool._scheduler import worker as _worker
+from fairpool._scheduler import blocking as _blocking
+from fairpool._scheduler import find_work as _find_work
 
 MILLISECOND = 1_000_000
 YEAR = 31_536_000  # seconds
@@ -47,7 +48,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
     monkeypatch.setattr(_share, "monotonic_ns", clock)
-    monkeypatch.setattr(_worker, "monotonic_ns", clock)
+    monkeypatch.setattr(_blocking, "monotonic_ns", clock)
+    monkeypatch.setattr(_find_work, "monotonic_ns", clock)
     return clock
 
 
@@ -483,7 +485,7 @@ def test_time_that_a_task_is_blocked_is_not_charged(
 
     def give() -> None:
         [worker] = pool._scheduler.workers
-        while worker.blocked_in is not given:
+        while getattr(worker.wait, "thing", None) is not given:
             pass
         clock.work(1000)
         given.set_result(None)

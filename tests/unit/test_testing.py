@@ -410,9 +410,9 @@ def world() -> list[object]:
         time.sleep,
         fairpool._core.park.Lock,
         fairpool._core.threads.Thread,
-        fairpool._scheduler.worker.random,
+        fairpool._scheduler.find_work.random,
         fairpool._tasks.thread_wait.SPIN_LIMIT,
-        vars(fairpool._scheduler.scheduler).get("set"),
+        vars(fairpool._scheduler.queues).get("set"),
         fairpool._core.report.LOGGER.__class__,
         sys.unraisablehook,
         getattr(sys, "monitoring", sys).__dict__.get("get_tool", lambda _: None)(3),
@@ -442,10 +442,10 @@ def test_what_a_failed_run_leaves_does_not_keep_the_process() -> None:
         kept[-1].submit(threading.Semaphore(0).acquire)
         raise ValueError
 
-    before = fairpool._scheduler.scheduler.live()
+    before = fairpool._scheduler.process.live()
     assert isinstance(failure(scenario).__cause__, ValueError)
     assert kept
-    assert fairpool._scheduler.scheduler.live() == before
+    assert fairpool._scheduler.process.live() == before
 
 
 def test_other_threads_are_left_alone() -> None:

@@ -73,7 +73,7 @@ def test_nested_results_that_cannot_run_inline(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     # Each wait takes another worker then: all of them but `workers` at a time are parked.
-    monkeypatch.setattr("fairpool._scheduler.worker.stack_is_deep", lambda: True)
+    monkeypatch.setattr("fairpool._scheduler.waiting.stack_is_deep", lambda: True)
     pool = make_pool(workers)
     inside = Counter()
 
@@ -511,7 +511,7 @@ def test_a_wait_at_the_cap_runs_inline_however_deep(
 ) -> None:
     # Deep in the stack a task is left to another worker; not so where there can be no other one.
     monkeypatch.setattr("fairpool._scheduler.scheduler.SPARE_WORKERS_MAX", 2)
-    monkeypatch.setattr("fairpool._scheduler.worker.stack_is_deep", lambda: True)
+    monkeypatch.setattr("fairpool._scheduler.waiting.stack_is_deep", lambda: True)
     pool = make_pool(1)
 
     def nested(depth: int) -> int:
@@ -548,7 +548,7 @@ def test_recursion_error_anywhere_in_a_wait_leaves_the_worker_whole(make_pool: M
     assert not parking.searching
 
 
-def test_a_worker_is_seated_after_every_kind_of_wait(make_pool: MakePool) -> None:
+def test_a_worker_has_a_slot_after_every_kind_of_wait(make_pool: MakePool) -> None:
     from fairpool._core.here import here
 
     pool = make_pool(1)
@@ -556,7 +556,7 @@ def test_a_worker_is_seated_after_every_kind_of_wait(make_pool: MakePool) -> Non
 
     def has_slot() -> bool:
         worker: Worker = here.worker  # type: ignore[assignment]
-        return worker.has_slot and worker.blocked_in is None
+        return worker.has_slot and worker.wait is None
 
     def check() -> bool:
         pool.submit(int).result()

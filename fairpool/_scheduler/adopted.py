@@ -1,0 +1,77 @@
+"""`concurrent.futures.wait` and `as_completed` in a worker: their event, adopted.
+
+The standard library waits for an event of its own. `adopt` puts one in its place that gives up the
+worker's slot while it waits, so that the pool does not starve (`docs/protocols/waiting.md`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairpool._core.here import here
+from fairpool._tasks.future import Future
+from fairpool._tasks.settling import claim, settle
+from fairpool._tasks.state import FINISHED
+from fairpool._tasks.thread_wait import wait_watchfully
+
+__all__ = ["AdoptedEvent", "adopt"]
+
+
+class AdoptedEvent:
+    """The event of a `concurrent.futures` waiter on which a worker is about to wait."""
+
+    def __init__(self, waiter: Any) -> None:
+        event = waiter.event
+        # Only `wait(…, ALL_COMPLETED)` needs all of its futures. The others may go on when any of
+        # them is done, and could be what another one waits for: none may be run on top of them.
+        self._needs_all = getattr(waiter, "stop_on_exception", True) is False
+        self.event = event
+        self.futures: list[Future[Any]] = []
+        self._announced: list[Future[None]] = []
+        self.clear = event.clear
+        self.is_set = event.is_set
+
+    def set(self) -> None:
+        self.event.set()
+        for future in self._announced.copy():  # see `announce`
+            if claim(future) is not None:
+                settle(future, FINISHED, None)
+
+    def announce(self) -> Future[None]:
+        """A future that is final when the event is set, or was set before."""
+        future: Future[None] = Future()
+        self._announced.append(future)
+        # Both this and `set` have called a method of the list in between: one sees the other (A2).
+        if self.event.is_set() and claim(future) is not None:
+            settle(future, FINISHED, None)
+        return future
+
+    def wait_watchfully(self, timeout: float | None) -> bool:
+        """Wait for the event, on a thread that nobody counts on."""
+        return bool(wait_watchfully(self.event.wait, timeout, self.futures[0]._pool))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        worker = here.worker
+        if worker is None:
+            return self.wait_watchfully(timeout)
+        if worker.task is None:
+            if timeout is None:
+                for future in self.futures:
+                    worker.check_initializer(future)
+            return bool(worker.wait_for_event(self, timeout))
+        if timeout is None and self._needs_all:
+            return bool(worker.wait_for_all(tuple(self.futures), self))
+        if timeout is None and not worker.scheduler.may_start():
+            # There can be no other worker to run them. Better on top of this task than never.
+            for future in self.futures:
+                if self.event.is_set():
+                    break
+                worker.run_inline(future)
+        return bool(worker.wait_for_event(self, timeout))
+
+
+def adopt(waiter: Any, future: Future[Any]) -> None:
+    """The calling thread is about to wait on a `concurrent.futures` waiter, for `future` too."""
+    if not isinstance(waiter.event, AdoptedEvent):
+        waiter.event = AdoptedEvent(waiter)
+    waiter.event.futures.append(future)
