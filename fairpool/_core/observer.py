@@ -68,10 +68,10 @@ class Observer:
     def unparked(self, worker: Any) -> None:
         """A worker goes on after a park."""
 
-    def blocked(self, worker: Any, reason: object) -> None:
-        """A worker is about to block in the midst of a task."""
+    def blocked(self, worker: Any, wait: Any) -> None:
+        """A worker is about to block in the midst of a task. `wait`: its `kind` and `thing`."""
 
-    def unblocked(self, worker: Any, reason: object) -> None:
+    def unblocked(self, worker: Any, wait: Any) -> None:
         """The worker goes on."""
 
 

@@ -18,6 +18,7 @@ from fairpool._locks.key import KeyedLock
 from fairpool._locks.tasks import TaskEntry
 from fairpool._locks.threads import ThreadEntry
 from fairpool._locks.waiters import ExternalWaiter
+from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks import settling, step
@@ -285,5 +286,26 @@ def _park(park: Any, observer: Observer) -> Any:
             return park(self, *args, **kwargs)
         finally:
             observer.unparked(self)
+
+    return observed
+
+
+@point(blocked, "__enter__", "blocked")
+def _block(enter: Any, observer: Observer) -> Any:
+    def observed(self: Any) -> Any:
+        entered = enter(self)
+        if self._worker is not None:  # else the calling thread is no worker
+            observer.blocked(self._worker, self)
+        return entered
+
+    return observed
+
+
+@point(blocked, "__exit__", "unblocked")
+def _unblock(leave: Any, observer: Observer) -> Any:
+    def observed(self: Any, *exc_info: Any) -> None:
+        leave(self, *exc_info)
+        if self._worker is not None:
+            observer.unblocked(self._worker, self)
 
     return observed

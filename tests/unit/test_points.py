@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kit import in_time
 
-from fairpool import FairPool, gather, yield_now
+from fairpool import FairPool, blocking, gather, yield_now
 from fairpool._core.observer import EVENTS, Observer
 from fairpool._inspect.points import attached
 
@@ -133,3 +133,16 @@ def test_nothing_is_told_afterwards() -> None:
         told = len(recorder.events)
         pool.submit(int).result()
         assert len([1 for name, _, _ in recorder.events[told:] if name != "unparked"]) == 0
+
+
+def test_a_task_that_waits_blocks_its_worker() -> None:
+    def waits() -> None:
+        with blocking():
+            pass
+
+    recorder = Recorder()
+    with attached(recorder), FairPool(1) as pool:
+        in_time(lambda: pool.submit(waits).result())
+        with blocking():  # on a thread that is no worker
+            pass
+    assert recorder.of("blocked", "unblocked") == ["blocked", "unblocked"]
