@@ -332,7 +332,7 @@ class _BoundedPermits(_Permits):
     def give_back(self) -> bool:
         """Give a permit back; False if none is out."""
         try:
-            self._out.pop()  # A1: of two that give the last one back, one gets False
+            self._out.pop()  # atomic: of two that give the last one back, one gets False
         except IndexError:
             return False
         self._free.append(None)  # M1

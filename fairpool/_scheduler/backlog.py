@@ -27,7 +27,7 @@ class Backlog:
 
     def enter(self, scheduler: Host) -> Backlog | None:
         """Take a permit for a task, waiting for one if there is none; return who gets it back."""
-        if next(self._fresh) < self._limit:  # A4
+        if next(self._fresh) < self._limit:  # unique count
             return self
         try:
             permit = self._permits.get_nowait()

@@ -151,7 +151,7 @@ class Intake(Threads):
 
     def closed_error(self) -> Exception:
         """The exception for a call that comes too late."""
-        # `reason` waits for the `set` whose length the caller has seen (A3).
+        # `reason` waits for the `set` whose length the caller has seen (plain read).
         error: Exception = self.close_reason.reason()
         return type(error)(*error.args)
 
@@ -160,5 +160,5 @@ class Intake(Threads):
         return not self.close_reason
 
     def is_closed(self) -> bool:
-        """Whether the pool was closed, ordered against `close` (A2)."""
+        """Whether the pool was closed, ordered against `close` (mutex order)."""
         return self.close_reason.is_set()

@@ -160,7 +160,7 @@ class LifeCycle(Generators):
         return self._cancels_closings or type(task) is not Closing
 
     def is_ending(self) -> bool:
-        """Whether the pool was closed or dropped, ordered against `close` and `drop` (A2)."""
+        """Whether the pool was closed or dropped; ordered against both (mutex order)."""
         return self.ending.is_set()
 
     def suspended_ended(self) -> None:
@@ -207,7 +207,7 @@ class LifeCycle(Generators):
                     continue
                 # What is run after this, a `put` that comes to its `notify` late or the link of a
                 # chain, has timers of its own: whoever is listed later has seen the new ones
-                # (A2), and nobody is left who has seen the old ones.
+                # (mutex order), and nobody is left who has seen the old ones.
                 used.append(self.timers)
                 self.timers = self._make_timers()
                 self.timers.close()
