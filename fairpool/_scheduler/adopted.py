@@ -41,8 +41,8 @@ class AdoptedEvent:
         """A future that is final when the event is set, or was set before."""
         future: Future[None] = Future()
         self._announced.append(future)
-        # Both this and `set` have called a method of the list in between (mutex order): one sees the
-        # other.
+        # Both this and `set` have called a method of the list in between: one sees the other (mutex
+        # order).
         if self.event.is_set() and claim(future) is not None:
             settle(future, FINISHED, None)
         return future
