@@ -93,8 +93,8 @@ class Guarded(Generic[T]):
             del self  # likewise
             raise
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.lock.__exit__(*exc_info)
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.lock.__exit__(kind, error, trace)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have `fn(state, *args, **kwargs)` called as a critical section: see `Lock.submit`."""

@@ -161,7 +161,8 @@ class Lock(Combiner, Executor):
         self.enter_blocking(None)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    # Named parameters: a star makes a tuple, and the lock would stay held without memory for it.
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.release()
 
     # --- coroutine functions ---------------------------------------------------------------------

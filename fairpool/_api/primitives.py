@@ -176,10 +176,10 @@ class _Permits:
     One thread at a time, so that nobody is passed over while the line is swept.
     """
 
-    __slots__ = ("_closed", "_dry", "_free", "_fresh", "_limit", "_waiters")
+    __slots__ = ("_closed", "_dry", "_free", "_fresh", "_last", "_waiters")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._last = limit - 1
         # Permits that were never taken are not stored: there may be very many.
         self._fresh = count()
         self._dry = limit <= 0  # a hint: once it is set, no fresh one is left
@@ -206,9 +206,9 @@ class _Permits:
             if self._dry:
                 return False
             number = next(self._fresh)  # unique count
-            if number + 1 >= self._limit:
+            if number >= self._last:  # (no sum here: it might need memory, with the permit taken)
                 self._dry = True
-            return number < self._limit
+            return number <= self._last
         return True
 
     def try_take(self) -> bool:
@@ -237,7 +237,11 @@ class _Permits:
 
     def give(self) -> None:
         """Give a permit back, or add one."""
-        self._free.append(None)  # M1
+        try:
+            self._free.append(None)  # M1
+        except MemoryError:
+            start_new_thread(self.give, ())
+            return
         try:
             self._match()  # M2
         except SHORT_OF_ROOM:
@@ -280,7 +284,7 @@ class _Permits:
                             waiter, not self._closed
                         ):
                             waiter = waiters.take()  # that one was cancelled
-                    except RecursionError:  # it was not claimed
+                    except SHORT_OF_ROOM:  # it was not claimed
                         waiters.appendleft(waiter)
                         if not self._closed:
                             self._put_back()
@@ -381,7 +385,7 @@ class Semaphore:
     async def __aenter__(self) -> None:
         await self.acquire()
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         self.release()
 
 

@@ -26,6 +26,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from fairpool._core.here import here
+from fairpool._core.room import EMPTY, put_in_any_case
 from fairpool._core.signals import acquire
 from fairpool._core.threads import Lock
 
@@ -72,7 +73,7 @@ def _pop(container: deque[None]) -> bool:
     """Take one item out; whether there was one."""
     try:
         container.pop()
-    except IndexError:
+    except EMPTY:
         return False
     return True
 
@@ -151,11 +152,14 @@ class Parking:
                 self._start(slot)
         finally:
             try:
-                for worker in woken:
-                    worker.woken = True
-                    worker.parker.unpark()
+                if woken:  # no more than one, and an iterator would need memory
+                    woken[0].woken = True
+                    woken[0].parker.unpark()
                 if slot and not woken:
-                    self.free_slots.append(slot.pop())
+                    try:
+                        self.free_slots.append(slot.pop())
+                    except MemoryError:
+                        put_in_any_case(deque.append, self.free_slots, None)
                     in_vain = True
             finally:  # also where an interrupt comes here
                 here.notifying = outer
@@ -180,7 +184,10 @@ class Parking:
     def reclaim_slot(self) -> None:
         """A worker that released its slot in a wait runs again. From any thread."""
         if not _pop(self.free_slots):
-            self.overcommits.append(None)
+            try:
+                self.overcommits.append(None)
+            except MemoryError:
+                put_in_any_case(deque.append, self.overcommits, None)
 
     def repay_overcommit(self) -> bool:
         """True if the calling worker, which has just ended a step, must park to repay one."""
@@ -196,10 +203,10 @@ class Parking:
                 try:
                     _take(self.parked, woken)
                 finally:
-                    for worker in woken:
-                        worker.needs_slot = True
-                        worker.woken = True
-                        worker.parker.unpark()
+                    if woken:  # as above
+                        woken[0].needs_slot = True
+                        woken[0].woken = True
+                        woken[0].parker.unpark()
         finally:
             here.notifying = outer
 

@@ -1,4 +1,4 @@
-"""Room on a thread's stack: how deep it is, and what a call raises where room runs out.
+"""Room: how deep a thread's stack is, and what a call raises where stack or memory runs out.
 
 Protocol: `docs/protocols/room.md`.
 """
@@ -6,12 +6,27 @@ Protocol: `docs/protocols/room.md`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["DEEP_STACK", "SHORT_OF_ROOM", "need_stack", "stack_is_deep"]
+from fairpool._core.threads import yield_cpu
+
+__all__ = [
+    "DEEP_STACK",
+    "EMPTY",
+    "SHORT_OF_ROOM",
+    "need_stack",
+    "put_in_any_case",
+    "stack_is_deep",
+    "strike_off",
+]
 
 # What a call raises for want of stack or memory. A step that undoes something handles both where it
 # needs no call of a Python function.
 SHORT_OF_ROOM = (RecursionError, MemoryError)
+
+# What the `pop` of an empty deque raises: MemoryError where there is none for the IndexError.
+EMPTY = (IndexError, MemoryError)
 
 # Stack depth from which nothing is run inline, whatever the recursion limit: an inline run nests C
 # calls as well, and `sys.setrecursionlimit` does not set their stack. A quarter of the usual limit.
@@ -38,3 +53,30 @@ def need_stack(frames: int = 24) -> None:
     """
     if frames:
         need_stack(frames - 1)
+
+
+def put_in_any_case(put: Callable[[Any, Any], None], container: Any, item: Any) -> None:
+    """`put(container, item)` that waits for memory: a step that undoes something cannot give up."""
+    while True:
+        try:
+            put(container, item)
+        except MemoryError:
+            yield_cpu()
+        else:
+            return
+
+
+def strike_off(entries: list[Any], entry: Any) -> bool:
+    """Take an entry out of a list; False if it is not in there. Does not fail for want of memory.
+
+    `remove` needs some for its ValueError, or where the list should shrink.
+    """
+    while True:
+        try:
+            entries.remove(entry)
+        except ValueError:
+            return False
+        except MemoryError:
+            yield_cpu()
+        else:
+            return True

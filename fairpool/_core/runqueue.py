@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from fairpool._core.room import EMPTY
 from fairpool._core.token import Token
 
 __all__ = ["SHORT", "RunQueue", "WaitQueue"]
@@ -46,7 +47,7 @@ class RunQueue(deque[Any]):
         """The oldest task, or None if there is none."""
         try:
             return self.popleft()
-        except IndexError:
+        except EMPTY:
             return None
 
     def items(self) -> list[Any]:

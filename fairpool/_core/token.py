@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from fairpool._core.room import EMPTY, put_in_any_case
+
 __all__ = ["Latch", "Token", "fence"]
 
 
@@ -29,13 +31,16 @@ class Token(list[None]):
         """Take it; whether the caller has it now. From any thread."""
         try:
             self.pop()
-        except IndexError:
+        except EMPTY:
             return False
         return True
 
     def put(self) -> None:
         """Give it back, or hand it out. At most one token is there at a time, says the caller."""
-        self.append(None)
+        try:
+            self.append(None)
+        except MemoryError:
+            put_in_any_case(list.append, self, None)
 
 
 class Latch(list[Any]):

@@ -38,7 +38,10 @@ class LockExit(KeyedLock):
         """
         owner = self.owner
         if owner.is_thread:
-            owner.inside -= 1
+            try:
+                owner.inside -= 1
+            except MemoryError:
+                pass  # too high: its thread is not lent
             if owner.loans:
                 self._end_section_and_loans(owner)
                 return
@@ -56,7 +59,8 @@ class LockExit(KeyedLock):
                 self.release_key()  # the next arrival serves those that wait
 
     def _end_section_and_loans(self, owner: ThreadOwner) -> None:
-        loans, owner.loans = owner.loans, []
+        loans = owner.loans
+        owner.loans = loans[-1].no_loans
         owner.inside += 1
         try:
             self.end_section()
@@ -163,7 +167,7 @@ class LockExit(KeyedLock):
                 got_key = not sweep.end()  # combining: claim_sweep
                 while queue.discard(sweep):
                     pass
-                queue.idle.append(None)  # combining: end_sweep
+                queue.idle.put()  # combining: end_sweep
                 if got_key:
                     self.hand_over_key_safely()
                 elif self.scheduler.pending_locks:

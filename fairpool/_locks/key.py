@@ -227,8 +227,11 @@ class KeyedLock:
                     more = queue.holds_work()  # combining: recheck
                 except MemoryError:
                     more = True
-                if more and self.key.acquire(False):
-                    continue
+                try:
+                    if more and self.key.acquire(False):
+                        continue
+                except MemoryError:  # the key is not this stack's any more
+                    start_new_thread(self.see_to_queue, ())
                 break
             if first.needs_worker:
                 if first:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from fairpool._core.here import here
+from fairpool._core.room import put_in_any_case
+from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import this_thread, yield_cpu
 from fairpool._locks.host import LockWorker
 from fairpool._locks.waiters import ThreadWaiter
@@ -65,9 +67,20 @@ class KeyLoan:
     pass goes on when that has returned.
     """
 
-    __slots__ = ("_began", "_is_over", "_item", "_owner", "_served", "_waiter", "_worker", "inside")
+    __slots__ = (
+        "_began",
+        "_is_over",
+        "_item",
+        "_owner",
+        "_served",
+        "_waiter",
+        "_worker",
+        "inside",
+        "no_loans",
+    )
 
-    # inside: of how many locks its thread was inside then
+    # inside:   of how many locks its thread was inside then
+    # no_loans: the thread's list of loans while it leaves a lock
 
     # Made before the key is given away: it must come back, whatever there is no room for then.
 
@@ -77,6 +90,7 @@ class KeyLoan:
         self._worker, self._item = worker, worker.item
         self._owner, self.inside = owner, owner.inside
         self._is_over = False
+        self.no_loans: list[KeyLoan] = []
 
     def end(self) -> None:
         """The wait is over."""
@@ -92,7 +106,7 @@ class KeyLoan:
         waiter, worker = self._waiter, self._worker
         lock: Any = waiter.lock
         parker = waiter.parker
-        lock.queue.appendleft(waiter)  # combining: enqueue
+        put_in_any_case(RunQueue.appendleft, lock.queue, waiter)  # combining: enqueue
         lock.see_to_queue()
         try:
             if lock.scheduler.pending_locks:

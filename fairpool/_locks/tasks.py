@@ -137,7 +137,14 @@ class TaskEntry(ThreadEntry):
             self.owner = None
         self.release_key()  # combining: release_key
         self.rotate(0)  # combining: recheck (`holds_work`, written out)
-        if self.queue and self.key.acquire(False):
+        if not self.queue:
+            return self.ready
+        try:
+            has_key = self.key.acquire(False)  # combining: try_key
+        except MemoryError:
+            start_new_thread(self.see_to_queue, ())
+            return self.ready
+        if has_key:
             # Written out here and at its twins: a call more would be deeper than `reach` has shown
             # (docs/protocols/room.md).
             try:

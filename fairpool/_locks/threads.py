@@ -128,7 +128,7 @@ class ThreadEntry(LockHelp):
 
     def _gave_up(self, waiter: ThreadWaiter) -> bool:
         """Whether the waiter was given up with this, and not granted."""
-        while not waiter.give_up():
+        while not self._try_to_give_up(waiter):
             if self.owner is waiter.owner:
                 return False
             if waiter.lent:
@@ -136,6 +136,13 @@ class ThreadEntry(LockHelp):
             else:
                 yield_cpu()  # it is just being granted, or lent
         return True
+
+    def _try_to_give_up(self, waiter: ThreadWaiter) -> bool:
+        while True:
+            try:
+                return waiter.give_up()
+            except MemoryError:  # whether it was granted has to be known
+                yield_cpu()
 
     def _park(self, waiter: ThreadWaiter, worker: LockWorker | None, timeout: float | None) -> None:
         if worker is None:

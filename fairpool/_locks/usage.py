@@ -18,7 +18,7 @@ from weakref import ref
 
 from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Principal
 from fairpool._core.report import log
-from fairpool._core.room import SHORT_OF_ROOM
+from fairpool._core.room import SHORT_OF_ROOM, put_in_any_case
 from fairpool._core.runqueue import SHORT, RunQueue
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
@@ -368,7 +368,10 @@ class UsageQueue(ChargingQueue):
                 item = line.popleft()
             except IndexError:  # it was given up
                 break
-            line.appendleft(item)
+            try:
+                line.appendleft(item)
+            except MemoryError:
+                put_in_any_case(RunQueue.appendleft, line, item)
             if item in self._lined:
                 return item
             line.discard(item)  # given up, perhaps while it was not in the line

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from fairpool._core.errors import stays_here
 from fairpool._core.here import here
-from fairpool._core.room import need_stack
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
 from fairpool._scheduler.roles import Host
@@ -94,7 +94,7 @@ class blocked:
             self._worker, self._interrupted = worker, outer
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         worker = self._worker
         if worker is None:
             return
@@ -104,7 +104,10 @@ class blocked:
             worker.wait = outer
             return
         worker.wait = None
-        worker.blocked_time += monotonic_ns() - worker.blocked_since
+        try:
+            worker.blocked_time += monotonic_ns() - worker.blocked_since
+        except MemoryError:
+            pass  # it is not counted
         worker.has_slot = True
         self.return_slot()
         if self._key_loan is not None:
@@ -141,7 +144,7 @@ class blocked:
         assert self._worker is not None  # written before the slot is owed
         try:
             self._worker.scheduler.parking.reclaim_slot()
-        except RecursionError:
+        except SHORT_OF_ROOM:
             owed.append(None)  # `put`, which would need a frame
             raise
 
@@ -158,7 +161,7 @@ class blocked:
     def owe_again(self) -> None:
         """The `__del__` has ended: the slot is returned as it was to be."""
         if self._owed is not None:
-            self._owed.append(None)
+            self._owed.put()
 
 
 class SlotWaiter(ThreadCallback):
@@ -206,7 +209,7 @@ class blocking:
         self._wait.__enter__()
         self._worker = self._wait._worker
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._wait.__exit__()
         if self._worker is not None and here.worker is not self._worker:
             raise RuntimeError("there was an `await` in a `with blocking()`: it belongs outside")

@@ -23,10 +23,10 @@ from sys import _getframe, get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
 
 from fairpool._core.here import here
-from fairpool._core.room import need_stack
+from fairpool._core.room import SHORT_OF_ROOM, need_stack, strike_off
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.signals import handle_ctrl_c, wait_until_set
-from fairpool._core.threads import monotonic
+from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.ctrl_c import is_called_by_user, on_ctrl_c
@@ -136,16 +136,24 @@ class Caller(Worker):
         scheduler = self.scheduler
         here.worker = self._outer
         self.item = self.fn = None
-        scheduler.workers.remove(self)  # joining: unlist
-        self.exited = True
-        self.give_back()  # joining: give_back
-        self._free_slot()  # joining: leave_slots
-        scheduler.notify_if_work()  # joining: last_look
-        if scheduler.is_ending():
-            # Those that parked while there was still work are to see that there is none.
-            scheduler.parking.unpark_all()
-        self.ended.set()
-        scheduler.forget_thread(self)
+        if strike_off(scheduler.workers, self):  # joining: unlist
+            self.exited = True
+            try:
+                self.give_back()  # joining: give_back
+            except SHORT_OF_ROOM:
+                start_new_thread(self.give_back, ())
+            self._free_slot()  # joining: leave_slots
+        try:
+            scheduler.notify_if_work()  # joining: last_look
+            if scheduler.is_ending():
+                # Those that parked while there was still work are to see that there is none.
+                scheduler.parking.unpark_all()
+        finally:
+            try:
+                self.ended.set()
+            except SHORT_OF_ROOM:
+                start_new_thread(self.ended.set, ())
+            scheduler.forget_thread(self)
 
     def join(self) -> None:
         """Wait until this caller has left. Its thread goes on."""

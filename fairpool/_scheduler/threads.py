@@ -15,6 +15,7 @@ from logging import CRITICAL, WARNING
 from fairpool._core.here import here
 from fairpool._core.park import Parking
 from fairpool._core.report import log
+from fairpool._core.room import strike_off
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.timer import Timers
@@ -99,8 +100,11 @@ class Threads(Queues):
 
     def notify_if_work(self) -> None:
         """What a worker does after it stopped searching or gave up its slot."""
-        if self.free_slots and self.has_work():
-            self.notify()
+        try:
+            if self.free_slots and self.has_work():
+                self.notify()
+        except MemoryError:
+            start_new_thread(self.notify_if_work, ())
 
     def notify_or_abandon(self, target: Worker | None = None) -> None:
         """As `notify_if_free`; what is queued ends where there is no worker to be had.
@@ -211,10 +215,7 @@ class Threads(Queues):
 
     def forget_thread(self, worker: Worker) -> None:
         """The worker is no longer to be waited for."""
-        try:
-            self.threads.remove(worker)
-        except ValueError:  # somebody else did
-            pass
+        strike_off(self.threads, worker)
 
     def warn_once(self, message: str) -> None:
         if not self._warned:

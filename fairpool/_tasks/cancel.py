@@ -97,6 +97,8 @@ class Suspension:
             self.armed.pop()
         except IndexError:
             return False
+        except MemoryError:  # for the IndexError, or for a list that shrinks: then it is as it was
+            return bool(self.armed) and self.disarm()
         return True
 
     def reclaim(self) -> bool:
@@ -116,6 +118,17 @@ class Suspension:
             self.armed.pop()
         except IndexError:
             return
+        except MemoryError:  # as above
+            if not self.disarm():
+                return
+        pool = self.task._pool
+        try:
+            pool.resume(self)
+        except SHORT_OF_ROOM:  # it is in no queue
+            start_new_thread(pool.resume, (self,))
+
+    def _resume(self) -> None:
+        """The end of `wake`, after `disarm`."""
         pool = self.task._pool
         try:
             pool.resume(self)
@@ -136,26 +149,24 @@ class Suspension:
                 return  # its step runs, or is queued
             # Suspended, and nobody else can resume it now. What it waits for is cancelled first.
             awaited = suspension.awaited
-            coroutine_state = (
-                getattr(awaited, "_coroutine_state", None) if is_a(awaited, Future) else None
-            )
-            if is_a(coroutine_state, Suspension) and awaited.request_cancel():
-                # Another coroutine: the same again with that. A loop: such chains may be long.
-                suspension._pass_on()
-                suspension._rearm(awaited)
-                suspension = coroutine_state
-                continue
-            waits_on = False
+            waits_on, following = False, None
             try:
-                if awaited is not None and type(awaited) is not Request:
+                coroutine_state = (
+                    getattr(awaited, "_coroutine_state", None) if is_a(awaited, Future) else None
+                )
+                if is_a(coroutine_state, Suspension) and awaited.request_cancel():
+                    # Another coroutine: the same again with that. A loop: such chains may be long.
+                    waits_on, following = True, coroutine_state
+                elif awaited is not None and type(awaited) is not Request:
                     waits_on = self._cancel(awaited)
             finally:
                 if waits_on:
-                    suspension._pass_on()
-                    suspension._rearm(awaited)
+                    suspension._wait_on(awaited)
                 else:
-                    suspension.task._pool.resume(suspension)
-            return
+                    suspension._resume()
+            if following is None:
+                return
+            suspension = following
 
     def _cancel(self, awaited: Any) -> bool:
         try:
@@ -165,6 +176,15 @@ class Suspension:
             if is_a(error, KeyboardInterrupt) and here.worker is None:
                 raise
             return False
+
+    def _wait_on(self, awaited: Any) -> None:
+        """`awaited` has agreed to end. After `disarm`; if that fails, it is resumed."""
+        try:
+            self._pass_on()
+            self._rearm(awaited)
+        except MemoryError:  # it is not armed
+            self._resume()
+            raise
 
     def _pass_on(self) -> None:
         """`awaited` has agreed to end. Between `disarm` and `rearm`."""

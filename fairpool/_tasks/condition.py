@@ -100,7 +100,7 @@ class ConditionLock:
     def __enter__(self) -> bool:
         return self.acquire()
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.release()
 
 

@@ -25,12 +25,12 @@ class Failure:
     __slots__ = ("exception", "retrieved", "source", "traceback")
 
     def __init__(self, exception: BaseException, source: object) -> None:
-        self.retrieved = False
         self.exception = exception
         self.source = source
         self.traceback = traceback_of(exception)
         if not _failed:
             _failed.append(None)
+        self.retrieved = False  # last: see `__del__`
 
     def __del__(self) -> None:
         if not getattr(self, "retrieved", True):  # unset: __init__ was interrupted

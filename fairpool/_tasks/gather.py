@@ -30,7 +30,7 @@ from fairpool._tasks.continuation import suspend_first
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import Future
 from fairpool._tasks.host import ForkingWorker, GatherHost, Pool
-from fairpool._tasks.settling import claim, outcome_of, settle
+from fairpool._tasks.settling import claim, fail, outcome_of, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, is_final
 from fairpool._tasks.step import Aggregate, fail_step, settle_and_take_next
 from fairpool._tasks.task import Task
@@ -319,11 +319,21 @@ class Gather(Aggregate):
 
     def child_ended(self, child: Any, pool: Pool | None) -> Any:
         """A child that is a future is final. Returns as `take_next`, if `pool` is given."""
-        if self._all or child._status is FINISHED:
-            return self._finish(pool) if self._have_ended(1) else None
-        if claim(self) is None:
+        try:
+            if self._all or child._status is FINISHED:
+                return self._finish(pool) if self._have_ended(1) else None
+            if claim(self) is None:
+                return None
+            state, value = outcome_of(child, "gather()")
+        except MemoryError as error:
+            self._cut_off(error)
             return None
-        return self._conclude(*outcome_of(child, "gather()"), pool)
+        return self._conclude(state, value, pool)
+
+    def _cut_off(self, error: BaseException) -> None:
+        """How many children have ended is not known any more, so the gather fails with this."""
+        if claim(self) is not None:
+            fail(self, error, "gather()")
 
     def _have_ended(self, count: int) -> bool:
         """Account for `count` children that have ended; True to the one that completes the sum.
@@ -354,8 +364,8 @@ class Gather(Aggregate):
         if self._requested:
             return self._conclude(CANCELLED, None, pool)
         results = self._results
-        if self._tasks:
-            for index, child in self._tasks.copy().items():
+        try:
+            for index, child in self._tasks.copy().items() if self._tasks else ():
                 if child is _TO_BE_CANCELLED:
                     continue
                 if is_a(child, Task) and not is_final(child):
@@ -364,6 +374,9 @@ class Gather(Aggregate):
                     settle(child, FINISHED, results[index])
                 else:
                     results[index] = _outcome(child)
+        except MemoryError as error:
+            fail(self, error, "gather()")
+            return None
         return self._conclude(FINISHED, results, pool)
 
     def _conclude(self, state: Any, value: Any, pool: Pool | None) -> Any:

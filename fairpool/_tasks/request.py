@@ -162,7 +162,10 @@ class LockRequest(Waiter, list[Any]):
         try:
             self.lock.forget(self)
         except SHORT_OF_ROOM:
-            start_new_thread(self.lock.forget, (self,))
+            try:
+                start_new_thread(self.lock.forget, (self,))
+            except (RuntimeError, MemoryError):
+                pass  # it stays in the queue until somebody takes it from there, and finds it empty
         return True
 
 

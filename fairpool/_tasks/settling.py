@@ -52,6 +52,8 @@ def claim(future: FutureState[Any]) -> tuple[Any, ...] | None:
         first = status.pop(0)  # claim
     except IndexError:
         return None  # claimed, and without a callback
+    except MemoryError:  # for the IndexError, or for a list that shrinks: then it is as it was
+        return claim(future)
     if type(first) is tuple:
         return first
     put_back(future, status, first)
@@ -92,7 +94,12 @@ def settle(future: FutureState[Any], state: Final, value: Any) -> None:
 
 def fail(future: FutureState[Any], error: BaseException, source: object) -> None:
     """End a claimed future with an exception that `source` (a function, say) raised."""
-    settle(future, FAILED, Failure(error, source))
+    try:
+        failure = Failure(error, source)
+    except SHORT_OF_ROOM:
+        start_new_thread(fail, (future, error, source))
+    else:
+        settle(future, FAILED, failure)
 
 
 def outcome_of(future: FutureState[Any], source: object) -> tuple[Final, Any]:
@@ -155,6 +162,8 @@ def run_callbacks(future: FutureState[Any], status: list[Any]) -> None:
             interrupt = error
         except SHORT_OF_ROOM:
             if callback is None:
+                user_callbacks.reverse()
+                status.extend(user_callbacks)  # the caller, or another stack, begins again
                 raise
             start_new_thread(run_callback, (future, callback))
     if interrupt is not None:

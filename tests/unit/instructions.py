@@ -16,6 +16,9 @@ second party, on a thread of its own, stops at each place in its turn until the 
 
 Where each moment takes a pool with its threads, `Places` has a place visited once, however often it
 is executed. In the long form (`FAIRPOOL_STRESS_SECONDS`, `tox -e stress`) every moment counts.
+
+`moments(allocates=True)` goes only through the places at which memory may be needed: see
+`_allocating`, and `Moment.instead_of`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ import os
 import pathlib
 import sys
 import threading
+from _thread import LockType
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -90,6 +95,54 @@ class Places:
         return True
 
 
+# These instructions may allocate. (Others may do so at some times: `STORE_ATTR` where it is the
+# first one in a dict, say. What the package writes to is made of slots.)
+ALLOCATES = (
+    "BINARY_OP",
+    "BUILD_",
+    "CALL",
+    "COPY_FREE_VARS",
+    "DICT_",
+    "FORMAT_",
+    "GET_ITER",
+    "LIST_",
+    "MAKE_",
+    "RETURN_GENERATOR",
+    "SET_",
+    "UNARY_NEGATIVE",
+    "UNPACK_EX",
+    "YIELD_FROM",
+)
+
+# Calls in C that allocate nothing, unless they raise: those that take no argument, or one, and
+# give back what is there already. (`acquire` is none of these: CPython makes a tuple for it.)
+ALLOCATES_NOTHING = {
+    "_lock",  # a weak reference
+    "__len__",
+    "clear",
+    "discard",
+    "get",
+    "get_type",
+    "isinstance",
+    "issubclass",
+    "len",
+    "locked",
+    "pop",
+    "popleft",
+    "release",
+    "release_key",
+    "remove",
+    "reverse",
+    "rotate",
+    "type",
+    "unpark",
+}
+
+# To load one of these makes a bound method, where it is not called at once, nor loaded from a type.
+LOADS_NEW = {"__len__", "acquire", "append", "popleft", "release"}
+TYPES = {"RunQueue", "WaitQueue", "deque", "list"}
+
+
 class Moment:
     """One place among the instructions that a call executes inside the package."""
 
@@ -99,6 +152,7 @@ class Moment:
         interrupts: bool = False,
         shares: bool = False,
         places: Places | None = None,
+        allocates: bool = False,
     ) -> None:
         self.number = number
         self.reached = False
@@ -108,27 +162,42 @@ class Moment:
         self._shares = shares
         self._left = number if places is None or LONG_FORM else 0
         self._places = places
+        self._allocates = allocates
         self._action: Callable[[], object] = int
         self._last: tuple[FrameType | None, str] = (None, "")
 
     @contextmanager
     def do(self, action: Callable[[], object]) -> Iterator[None]:
         """In what this encloses, call `action` at this moment; what it raises is raised there."""
-        self._action = action
-        _active[threading.get_ident()] = self
+        traced = sys.gettrace()
         if sys.version_info < (3, 12):
             sys.settrace(_trace_call)
         try:
-            yield
+            with self.do_in(threading.get_ident(), action=action):
+                yield
         finally:
             if sys.version_info < (3, 12):
-                sys.settrace(None)
-            del _active[threading.get_ident()]
+                sys.settrace(traced)
+
+    @contextmanager
+    def do_in(self, *threads: int, action: Callable[[], object]) -> Iterator[None]:
+        """As `do`, in what those threads do meanwhile, which were started in `threads_reported`.
+
+        Of two that come to the moment at once, both may do it.
+        """
+        self._action = action
+        for thread in threads:
+            _active[thread] = self
+        try:
+            yield
+        finally:
+            for thread in threads:
+                _active.pop(thread, None)
             self._last = (None, "")
 
     def before(self, frame: FrameType, offset: int) -> None:
         """An instruction is about to be executed."""
-        if self.reached:
+        if self.reached or (self._allocates and offset not in _allocating(frame.f_code)):
             return
         name = _names(frame.f_code)[offset]
         last_frame, last = self._last
@@ -140,10 +209,24 @@ class Moment:
             return
         if self._places is not None and not self._places.is_new(frame, offset):
             return
+        self._arrive(frame, f"before {name}")
+
+    def instead_of(self, frame: FrameType, error: BaseException) -> None:
+        """A call in C has raised: there may have been no memory for what it raised."""
+        trace = error.__traceback__
+        if (
+            self._allocates
+            and not self.reached
+            and isinstance(error, (LookupError, ValueError))
+            and (trace is None or trace.tb_next is None)  # in this frame
+        ):
+            self._arrive(frame, f"instead of {type(error).__name__}")
+
+    def _arrive(self, frame: FrameType, what: str) -> None:
         self._left -= 1
         if self._left < 0:
             self.reached = True
-            self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno} before {name}"
+            self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno} {what}"
             self.result = self._action()
 
     def __repr__(self) -> str:
@@ -159,6 +242,75 @@ def _names(code: CodeType) -> dict[int, str]:
 
 
 @functools.cache
+def _allocating(code: CodeType) -> frozenset[int]:
+    """The offsets of the instructions that may allocate."""
+    instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+    found = set()
+    for index, instruction in enumerate(instructions):
+        name = instruction.opname
+        if name in ("CALL", "CALL_KW"):
+            callee = _callee(instructions, index)
+            if (
+                callee not in ALLOCATES_NOTHING
+                and callee not in _own_functions()
+                and not _ends_with(instructions, index)
+            ):
+                found.add(instruction.offset)
+        elif name == "LOAD_ATTR":
+            if (
+                instruction.argval in LOADS_NEW
+                and "NULL|self" not in instruction.argrepr
+                and instructions[index - 1].argval not in TYPES
+            ):
+                found.add(instruction.offset)
+        elif (
+            name.startswith(ALLOCATES)
+            and name != "CALL_INTRINSIC_1"
+            and (name != "BINARY_OP" or instruction.argrepr != "&")  # with a mask: it is small
+        ):
+            found.add(instruction.offset)
+    return frozenset(found)
+
+
+@functools.cache
+def _own_functions() -> set[str]:
+    """The names of the package's functions, but for those that a container or a lock has, too.
+
+    A call of one of them takes a frame, out of what the thread has for its stack: that is the
+    matter of `test_depths`. What it allocates, it does itself.
+    """
+    others = {name for kind in (list, dict, set, deque, LockType) for name in dir(kind)}
+    return {
+        code.co_name
+        for code in _code_of_the_package()
+        if code.co_name.startswith("__") or code.co_name not in others
+    }
+
+
+def _ends_with(instructions: list[dis.Instruction], index: int) -> bool:
+    """Whether a CALL is that of an `__exit__`, one of the package's own, at the end of a `with`."""
+    before = [i for i in instructions[max(index - 4, 0) : index] if i.opname != "PRECALL"]
+    return [i.argval for i in before[-3:] if i.opname == "LOAD_CONST"] == [None] * 3
+
+
+def _callee(instructions: list[dis.Instruction], index: int) -> object:
+    """The name of what a CALL calls: what was loaded just before its first argument."""
+    wanted = instructions[index].arg or 0
+    if instructions[index].opname == "CALL_KW":
+        wanted += 1
+    while wanted > 0 and index > 0:  # (a conditional argument is not counted rightly)
+        index -= 1
+        each = instructions[index]
+        if each.opname != "PRECALL":
+            wanted -= dis.stack_effect(each.opcode, each.arg, jump=False)
+    while True:
+        index = max(index - 1, 0)
+        each = instructions[index]
+        if each.opname not in ("PRECALL", "KW_NAMES", "PUSH_NULL"):
+            return str(each.argval)
+
+
+@functools.cache
 def _start(code: CodeType) -> int:
     """Where the first instruction is that does something."""
     names = _names(code)
@@ -168,20 +320,45 @@ def _start(code: CodeType) -> int:
 
 
 def moments(
-    *, interrupts: bool = False, shares: bool = False, places: Places | None = None
+    *,
+    interrupts: bool = False,
+    shares: bool = False,
+    places: Places | None = None,
+    allocates: bool = False,
 ) -> Iterator[Moment]:
     """All moments of what each one's `do` encloses; at the last one, nothing happens.
 
     `shares`: only those before something that threads can see of each other's doing.
     `places`: in the short form, only those at places that are not among them yet.
+    `allocates`: only those at which memory may be needed.
     """
     with _instructions_reported():
         for number in count():
-            moment = Moment(number, interrupts, shares, places)
+            moment = Moment(number, interrupts, shares, places, allocates)
             yield moment
             if not moment.reached:
                 break
-        assert number > 0 or places is not None, "none of the package's instructions were executed"
+        assert number > 0 or places is not None or allocates, (
+            "none of the package's instructions were executed"
+        )
+
+
+@functools.cache
+def _code_of_the_package() -> list[CodeType]:
+    modules = [m for name, m in sys.modules.items() if name.startswith("fairpool._")]
+    things = [thing for module in modules for thing in vars(module).values()]
+    things = [getattr(thing, "__wrapped__", thing) for thing in things]
+    classes = {thing for thing in things if isinstance(thing, type)}
+    things += [member for kind in classes for member in vars(kind).values()]
+    functions = [getattr(thing, "fget", thing) for thing in things]
+    pending = [f.__code__ for f in functions if isinstance(f, FunctionType)]
+    found = {code for code in pending if code.co_filename.startswith(PACKAGE)}
+    pending = list(found)
+    while pending:
+        inner = {const for const in pending.pop().co_consts if isinstance(const, CodeType)}
+        pending += inner - found
+        found |= inner
+    return list(found)
 
 
 def nothing_follows() -> None:
@@ -311,6 +488,15 @@ if sys.version_info < (3, 12):
     def _instructions_reported() -> Iterator[None]:
         yield
 
+    @contextmanager
+    def threads_reported() -> Iterator[None]:
+        """The threads that are started in this can be those of `Moment.do_in`."""
+        threading.settrace(_trace_call)
+        try:
+            yield
+        finally:
+            threading.settrace(None)  # type: ignore[arg-type]
+
     def _trace_call(frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
@@ -319,8 +505,12 @@ if sys.version_info < (3, 12):
         return _trace_instruction
 
     def _trace_instruction(frame: FrameType, event: str, arg: object) -> Any:
-        if event == "opcode":
-            _active[threading.get_ident()].before(frame, frame.f_lasti)
+        moment = _active.get(threading.get_ident())
+        if moment is not None:
+            if event == "opcode":
+                moment.before(frame, frame.f_lasti)
+            elif event == "exception":
+                moment.instead_of(frame, arg[1])
         return _trace_instruction
 
 else:
@@ -328,37 +518,34 @@ else:
     @contextmanager
     def _instructions_reported() -> Iterator[None]:
         # Not with sys.settrace: from 3.12 on it misses the instructions of some calls.
-        tool, event = 4, sys.monitoring.events.INSTRUCTION
+        tool, event, raised = 4, sys.monitoring.events.INSTRUCTION, sys.monitoring.events.RAISE
         sys.monitoring.use_tool_id(tool, __name__)
         sys.monitoring.register_callback(tool, event, _report)
+        sys.monitoring.register_callback(tool, raised, _report_error)
         try:
+            sys.monitoring.set_events(tool, raised)  # there are no local ones
             for code in _code_of_the_package():
                 sys.monitoring.set_local_events(tool, code, event)
             yield
         finally:
             for code in _code_of_the_package():
                 sys.monitoring.set_local_events(tool, code, 0)
+            sys.monitoring.set_events(tool, 0)
             sys.monitoring.register_callback(tool, event, None)
+            sys.monitoring.register_callback(tool, raised, None)
             sys.monitoring.free_tool_id(tool)
+
+    @contextmanager
+    def threads_reported() -> Iterator[None]:
+        """The threads that are started in this can be those of `Moment.do_in`."""
+        yield
 
     def _report(code: CodeType, offset: int) -> None:
         moment = _active.get(threading.get_ident())
         if moment is not None:
             moment.before(sys._getframe(1), offset)
 
-    @functools.cache
-    def _code_of_the_package() -> list[CodeType]:
-        modules = [m for name, m in sys.modules.items() if name.startswith("fairpool._")]
-        things = [thing for module in modules for thing in vars(module).values()]
-        things = [getattr(thing, "__wrapped__", thing) for thing in things]
-        classes = {thing for thing in things if isinstance(thing, type)}
-        things += [member for kind in classes for member in vars(kind).values()]
-        functions = [getattr(thing, "fget", thing) for thing in things]
-        pending = [f.__code__ for f in functions if isinstance(f, FunctionType)]
-        found = {code for code in pending if code.co_filename.startswith(PACKAGE)}
-        pending = list(found)
-        while pending:
-            inner = {const for const in pending.pop().co_consts if isinstance(const, CodeType)}
-            pending += inner - found
-            found |= inner
-        return list(found)
+    def _report_error(code: CodeType, offset: int, error: BaseException) -> None:
+        moment = _active.get(threading.get_ident())
+        if moment is not None and code.co_filename.startswith(PACKAGE):
+            moment.instead_of(sys._getframe(1), error)

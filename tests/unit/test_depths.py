@@ -72,8 +72,9 @@ async def sweep_async(door: Callable[[], Any]) -> int:
 class Place:
     """A pool, and what its doors lead to."""
 
-    def __init__(self, **options: Any) -> None:
-        self.pool = FairPool(2, idle_timeout=LONG, **options)
+    def __init__(self, workers: int = 2) -> None:
+        self.workers = workers
+        self.pool = FairPool(workers, idle_timeout=LONG)
         self.locks: list[Any] = [
             self.pool.lock("plain"),
             self.pool.lock("usage", order="usage"),
@@ -83,6 +84,7 @@ class Place:
         self.semaphore = fairpool.Semaphore(1)
         self.event = fairpool.Event()
         self.queue: fairpool.Queue[int] = fairpool.Queue()
+        self.made: list[Any] = []  # futures that the doors have given back
 
     def check(self) -> None:
         pool = self.pool
@@ -93,6 +95,7 @@ class Place:
             assert pool.submit(self.enter, lock).result(TIMEOUT)
             assert not lock.locked(), lock
         assert pool.submit(self.take).result(TIMEOUT)
+        assert not wait(self.made, TIMEOUT).not_done
         assert [f.result(TIMEOUT) for f in [pool.submit(int) for _ in range(5)]] == [0] * 5
         pool.statistics()
         ended = threading.Thread(target=pool.shutdown, daemon=True)
@@ -100,7 +103,7 @@ class Place:
         ended.join(TIMEOUT)
         assert not ended.is_alive()
         parking = pool._scheduler.parking
-        assert len(parking.free_slots) - len(parking.overcommits) == 2
+        assert len(parking.free_slots) - len(parking.overcommits) == self.workers
         assert not parking.searching
         assert not pool._scheduler.suspended
 
@@ -154,15 +157,24 @@ def crowded(place: Place, index: int) -> None:
     """Somebody waits when it is left: a section, a thread, or a task."""
     lock = place.locks[index]
     with lock:
-        lock.submit(int)
+        place.made.append(lock.submit(int))
+
+
+def gives_up(place: Place) -> None:
+    with place.locks[0]:
+        place.locks[0].acquire(timeout=0.001)
 
 
 def submit(place: Place) -> None:
-    place.pool.submit(int)
+    place.made.append(place.pool.submit(int))
 
 
 def submit_section(place: Place) -> None:
-    place.locks[0].submit(int)
+    place.made.append(place.locks[0].submit(int))
+
+
+def submit_to_share(place: Place) -> None:
+    place.made.append(place.pool.share("share").submit(int))
 
 
 def result(place: Place) -> None:
@@ -187,11 +199,11 @@ def runs(place: Place) -> None:
 
 
 def chain(place: Place) -> None:
-    place.pool.submit(int).then(str).finally_(int).catch(int)
+    place.made.append(place.pool.submit(int).then(str).finally_(int).catch(int))
 
 
 def chain_in_lock(place: Place) -> None:
-    place.pool.submit(int).then(str, lock=place.locks[0])
+    place.made.append(place.pool.submit(int).then(str, lock=place.locks[0]))
 
 
 def maps(place: Place) -> None:
@@ -213,6 +225,14 @@ def sets_result(place: Place) -> None:
     future.set_result(1)
 
 
+def times_out_on_result(place: Place) -> None:
+    future: fairpool.Future[int] = fairpool.Future()
+    try:
+        future.result(0.001)
+    except TimeoutError:
+        pass
+
+
 DOORS: dict[str, Callable[[Place], Any]] = {
     "with": lambda place: with_lock(place, 0),
     "with usage": lambda place: with_lock(place, 1),
@@ -224,8 +244,10 @@ DOORS: dict[str, Callable[[Place], Any]] = {
     "raises": raises_inside,
     "crowded": lambda place: crowded(place, 0),
     "crowded usage": lambda place: crowded(place, 1),
+    "gives up": gives_up,
     "submit": submit,
     "section": submit_section,
+    "share": submit_to_share,
     "result": result,
     "result for ever": result_for_ever,
     "wait": waits,
@@ -237,6 +259,7 @@ DOORS: dict[str, Callable[[Place], Any]] = {
     "cancel": cancels,
     "semaphore": releases,
     "set_result": sets_result,
+    "time-out": times_out_on_result,
 }
 
 
@@ -289,7 +312,7 @@ async def async_suspended(place: Place, index: int) -> None:
 async def async_crowded(place: Place, index: int) -> None:
     lock = place.locks[index]
     async with lock:
-        lock.submit(int)
+        place.made.append(lock.submit(int))
 
 
 async def async_guarded(place: Place) -> None:
@@ -330,6 +353,27 @@ async def queues(place: Place) -> None:
     await place.queue.get()
 
 
+async def gives_up_when_cancelled(place: Place) -> None:
+    async with place.locks[0]:
+        waits = place.pool.submit(async_with, place, 0)
+        place.made.append(waits)
+        await fairpool.yield_now()
+        waits.cancel()
+
+
+async def waits_for_event(place: Place) -> None:
+    place.event.clear()
+    place.made.append(place.pool.submit(place.event.set))
+    await place.event.wait()
+
+
+async def waits_for_queue(place: Place) -> None:
+    while not place.queue.empty():  # what an item that came too late has left
+        place.queue.get_nowait()
+    place.made.append(place.pool.submit(place.queue.put_nowait, 1))
+    await place.queue.get()
+
+
 async def sleeps(place: Place) -> None:
     await fairpool.sleep(0)
 
@@ -350,6 +394,9 @@ ASYNC_DOORS: dict[str, Callable[[Place], Any]] = {
     "group": groups,
     "async semaphore": semaphores,
     "queue": queues,
+    "async gives up": gives_up_when_cancelled,
+    "wait for event": waits_for_event,
+    "wait for queue": waits_for_queue,
     "sleep": sleeps,
 }
 
