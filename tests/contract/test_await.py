@@ -169,7 +169,7 @@ def test_await_what_other_pools_run(pool: FairPool, standard: concurrent.futures
         assert pool.submit(body).result(TIMEOUT) == [3, 7, 8, True] * 2
 
 
-def test_a_cancelled_standard_future_cancels_who_awaits_it(
+def test_a_cancelled_standard_future_cancels_the_task_that_awaits_it(
     pool: FairPool, standard: concurrent.futures.Executor
 ) -> None:
     gate = threading.Event()

@@ -353,7 +353,7 @@ def test_a_link_that_returns_itself_is_told_so(pool: FairPool, held: Future[Any]
 
 @pytest.mark.parametrize("meanwhile", ["cancel", "run", "cancel twice", "register"])
 @pytest.mark.parametrize("outcome", ["result", "error"])
-def test_a_link_ends_whoever_else_would_claim_it(meanwhile: str, outcome: str) -> None:
+def test_a_link_ends_although_others_would_claim_it(meanwhile: str, outcome: str) -> None:
     # Between any two instructions of the link's step, somebody cancels it or would run it inline.
     # Both look for its work by taking the first entry of its cell, and put it back if it is not.
     module: Any = pytest.importorskip("unit.instructions")

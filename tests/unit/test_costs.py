@@ -392,7 +392,7 @@ def test_a_share_does_not_look_at_every_other_share(operation: Any, ago: int) ->
     assert many - few < MANY // 10, (few, many)
 
 
-def test_who_starts_a_worker_does_not_look_at_the_others() -> None:
+def test_starting_a_worker_does_not_look_at_the_others() -> None:
     counts = []
     for count in (1, MANY):
         with FairPool(1) as pool:
@@ -406,7 +406,7 @@ def test_who_starts_a_worker_does_not_look_at_the_others() -> None:
     assert many - few < MANY // 10, (few, many)
 
 
-def test_who_publishes_does_not_look_at_waiters_that_cannot_help() -> None:
+def test_publishing_does_not_look_at_waiters_that_cannot_help() -> None:
     def measure(pool: FairPool, count: int) -> int:
         lock: Any = pool.lock()
         here.worker.published.append(None)  # what somebody could be lent for

@@ -162,7 +162,7 @@ def test_dump_shows_the_locks_that_are_taken(make_pool: MakePool) -> None:
     del free
 
 
-def test_dump_shows_who_waits_for_a_lock(make_pool: MakePool) -> None:
+def test_dump_shows_the_waiters_of_a_lock(make_pool: MakePool) -> None:
     pool = make_pool(1)
     lock = pool.lock("door")
 
@@ -177,7 +177,7 @@ def test_dump_shows_who_waits_for_a_lock(make_pool: MakePool) -> None:
     assert re.search(r"enters <.*> waits for the lock door\n", shown)
 
 
-def test_dump_shows_who_holds_a_lock(make_pool: MakePool, gate: threading.Event) -> None:
+def test_dump_shows_the_owner_of_a_lock(make_pool: MakePool, gate: threading.Event) -> None:
     pool = make_pool(1)
     lock = pool.lock("door")
     started = threading.Event()
@@ -265,7 +265,7 @@ def test_dump_lists_some_of_what_is_suspended(make_pool: MakePool, awaited: Futu
     assert {task.result(TIMEOUT) for task in tasks} == {1}
 
 
-def test_dump_shows_who_serves_a_lock(make_pool: MakePool, gate: threading.Event) -> None:
+def test_dump_shows_the_combiner_of_a_lock(make_pool: MakePool, gate: threading.Event) -> None:
     # Between two sections, there is no task; here it is held there, as far as `dump` can see.
     pool = make_pool(1)
     lock = pool.lock("door")

@@ -304,7 +304,7 @@ BY_HAND = ("start", "cancel", "finish", "fail")
 
 @pytest.mark.parametrize("second", BY_HAND)
 @pytest.mark.parametrize("first", BY_HAND)
-def test_of_two_who_end_it_by_hand_one_wins(first: str, second: str) -> None:
+def test_one_of_two_ends_by_hand_wins(first: str, second: str) -> None:
     for moment in moments():
         future: Any = Future()
         calls: list[object] = []
@@ -335,7 +335,7 @@ def test_a_callback_that_raises_is_logged_at_whatever_moment_the_future_ends(
             assert len(messages(caplog)) == 1, moment
 
 
-def test_one_view_for_all_who_ask(shelf: FairPool) -> None:
+def test_all_readers_get_the_same_condition(shelf: FairPool) -> None:
     for moment in moments():
         future: Any = Future()
         with moment.do(lambda future=future: future._condition):

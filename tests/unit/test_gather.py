@@ -185,7 +185,7 @@ def test_a_long_line_of_children_is_not_a_deep_stack(make_pool: MakePool) -> Non
 
 
 @pytest.mark.parametrize("outside", [False, True])
-def test_who_only_gathers_lets_others_go_first(outside: bool, make_pool: MakePool) -> None:
+def test_a_loop_of_gathers_lets_others_go_first(outside: bool, make_pool: MakePool) -> None:
     pool = make_pool(1)
     done: list[None] = []
     rounds = 0

@@ -625,7 +625,7 @@ def test_the_sections_are_counted(count: int, desk: Desk) -> None:
 # --- the combiner does not wait (guarantee 4) -----------------------------------------------------
 
 
-def test_who_leaves_goes_on_after_those_who_wait(desk: Desk) -> None:
+def test_a_leaving_task_goes_on_after_the_waiters(desk: Desk) -> None:
     events: list[str] = []
 
     async def body(name: str, go_on: Future[None] | None = None) -> None:
@@ -858,7 +858,7 @@ SELF_WAYS = (
 
 
 @pytest.mark.parametrize("way", SELF_WAYS)
-def test_who_is_inside_cannot_wait_for_the_lock(make_pool: MakePool, way: str) -> None:
+def test_waiting_for_a_lock_from_inside_it_raises(make_pool: MakePool, way: str) -> None:
     pool = make_pool(2)
     lock = pool.lock("mine")
     if way == "section":
@@ -1210,7 +1210,7 @@ def test_a_loop_that_finds_the_lock_free_does_not_keep_a_continuation_waiting(
     check_free(lock)
 
 
-def test_who_has_had_enough_turns_gives_way_without_a_request(make_pool: MakePool) -> None:
+def test_consecutive_acquires_end_in_a_yield_without_a_request(make_pool: MakePool) -> None:
     # As above, with two loops; a request would make the other one queue up behind it, and so on.
     pool = make_pool(1)
     lock = pool.lock()
@@ -1239,7 +1239,7 @@ def test_who_has_had_enough_turns_gives_way_without_a_request(make_pool: MakePoo
     assert len(changes) >= 10
 
 
-def test_who_gave_way_is_not_kept_waiting_by_one_that_seldom_does(make_pool: MakePool) -> None:
+def test_a_task_that_yielded_the_lock_waits_for_a_bounded_time(make_pool: MakePool) -> None:
     # The third one yields before its turns are used up: they are its own, and nobody else's.
     pool = make_pool(1)
     lock = pool.lock()
@@ -1551,7 +1551,7 @@ def test_a_failed_initializer_ends_what_waits_at_the_locks(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_serves_nobody_who_waits_in_the_parent(make_pool: MakePool) -> None:
+def test_a_forked_child_serves_no_waiter_of_the_parent(make_pool: MakePool) -> None:
     pool = make_pool(1)
     lock = pool.lock()
     with lock:

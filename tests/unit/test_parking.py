@@ -38,7 +38,7 @@ from fairpool._scheduler.worker import Worker
 # --- the parts --------------------------------------------------------------------------------
 
 
-def test_a_token_waits_for_the_one_who_parks() -> None:
+def test_an_unpark_before_the_park_is_kept() -> None:
     parker = Parker()
     assert not parker.park(0)
     parker.unpark()
@@ -585,7 +585,7 @@ def test_foreign_code_on_a_thread_that_wakes_its_own_worker_waits_for_nobody() -
 
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("wait", ["result", "exception", "wait", "as_completed", "then"])
-def test_whoever_waits_gets_past_a_searcher_that_is_held_up(
+def test_a_wait_gets_past_a_searcher_that_is_held_up(
     wait: str, inside: bool, make_pool: Callable[..., FairPool]
 ) -> None:
     # CPython 3.13t calls `__del__` on the thread that made the object, when that is woken: nobody

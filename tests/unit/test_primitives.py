@@ -88,7 +88,7 @@ def test_event_set_wakes_all_and_stays_set(workers: int) -> None:
     run_on(workers, main)
 
 
-def test_event_clear_right_after_set_still_wakes_who_waited() -> None:
+def test_event_clear_right_after_set_still_wakes_the_waiters() -> None:
     async def main() -> None:
         event = Event()
         old = create_task(event.wait())

@@ -554,7 +554,7 @@ def test_cancelled_tasks_make_room(make_pool: MakePool, gate: threading.Event) -
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_shutdown_wakes_who_waits_for_room(
+def test_shutdown_wakes_submitters_that_wait_for_room(
     make_pool: MakePool, gate: threading.Event, inside: bool
 ) -> None:
     pool = make_pool(1, max_pending=1)

@@ -434,7 +434,7 @@ def test_a_section_away_takes_longer() -> None:
     )
 
 
-def test_who_looks_at_all_queues_pays_for_each() -> None:
+def test_a_scan_of_all_queues_costs_a_look_at_each() -> None:
     few, many = (simulate(independent(96, 0.01), workers) for workers in (4, 32))
     assert many.spent["check"] / many.parks > 4 * few.spent["check"] / few.parks > 0
 

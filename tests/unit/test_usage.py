@@ -294,7 +294,7 @@ def test_a_request_that_is_given_up_on_its_way_into_the_line(desk: Desk) -> None
     assert request not in line
 
 
-def test_who_empties_the_queue_gets_all_of_it(strict: Desk) -> None:
+def test_emptying_the_queue_returns_all_of_it(strict: Desk) -> None:
     one_ahead(strict)
     held = strict.ask("a")
     strict.ask("b")

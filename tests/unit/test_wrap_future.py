@@ -294,7 +294,7 @@ def test_generator_may_yield_a_future_of_another_executor(pool: FairPool, outcom
     assert outcome_of(lambda: task.result(TIMEOUT)) == outcome, error
 
 
-def test_cancelling_who_yields_one_cancels_that(pool: FairPool) -> None:
+def test_cancelling_a_coroutine_that_yields_a_future_cancels_the_future(pool: FairPool) -> None:
     future: Foreign[int] = Foreign()
     task = pool.submit(yields, future)
     until_suspended(task)
