@@ -8,7 +8,7 @@
 The house. A room imports only from the rooms above it in this list (tests/test_layering.py):
 
     0  _core       atomicity, threads and clock, parking, queues, timers, accounts, errors
-    1  _tasks      futures, tasks, coroutines, chains, gather; who waits for whom
+    1  _tasks      futures, tasks, chains, gather; the wait-for graph
     2  _locks      a lock's queue, its combiner, ticket and usage order
     3  _scheduler  workers, callers, and what the workers of one pool share
     4  _inspect    a pool's state in text
@@ -23,20 +23,19 @@ from __future__ import annotations
 from asyncio import CancelledError
 
 from fairpool._api.all_of import all_of
-from fairpool._api.group import TaskGroup, Timeout, timeout, timeout_at
+from fairpool._api.event import Event
 from fairpool._api.guarded import Guarded
 from fairpool._api.lock import Lock
-from fairpool._api.pool import FairPool, PoolStatistics, Share, run
-from fairpool._api.primitives import (
-    BoundedSemaphore,
-    Event,
-    Queue,
-    QueueEmpty,
-    QueueFull,
-    QueueShutDown,
-    Semaphore,
-)
+from fairpool._api.pool import FairPool
+from fairpool._api.publish import publish
+from fairpool._api.queue import Queue, QueueEmpty, QueueFull, QueueShutDown
+from fairpool._api.run import run
+from fairpool._api.semaphore import BoundedSemaphore, Semaphore
+from fairpool._api.share import Share
+from fairpool._api.statistics import PoolStatistics
+from fairpool._api.taskgroup import TaskGroup
 from fairpool._api.tasks import create_task, current_task, gather, shield, sleep, yield_now
+from fairpool._api.timeout import Timeout, timeout, timeout_at
 from fairpool._core.errors import BrokenFairPool, DeadlockError
 from fairpool._locks.statistics import LockStatistics
 from fairpool._scheduler.blocking import blocking
@@ -80,3 +79,6 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+publish(map(globals().get, __all__))
+del publish

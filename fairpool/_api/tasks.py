@@ -1,6 +1,6 @@
-"""What tasks use: `run`, `create_task`, `current_task`, `gather`, `shield`, `sleep`, `yield_now`.
+"""The functions for tasks: `create_task`, `current_task`, `gather`, `shield`, `sleep`, `yield_now`.
 
-Names and meanings are asyncio's, where asyncio has the thing.
+Names and meanings are asyncio's, but for `yield_now`, which asyncio does not have.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
+from fairpool._api.types import AnyCoroutine, AnyFuture, AnyTask
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic
 from fairpool._core.timer import TARGET, Timer
+from fairpool._scheduler.scheduler import Scheduler
+from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.coroutines import (
     HELD_BY_ARGUMENT,
     HELD_BY_TUPLE,
@@ -37,24 +40,29 @@ __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_no
 T = TypeVar("T")
 
 
-def current_scheduler(what: str) -> Any:
-    """The scheduler of the pool whose task is calling; RuntimeError outside of tasks."""
+def current_scheduler(what: str) -> Scheduler:
+    """Return the scheduler of the pool whose task calls; raise RuntimeError outside of tasks."""
     worker = here.worker
     if worker is None:
-        raise RuntimeError(f"{what} is for tasks of a FairPool, and this thread runs none")
-    return worker.scheduler
+        raise RuntimeError(
+            f"{what} is for tasks of a FairPool, and this thread runs none: call it in a function "
+            "that was submitted to a pool"
+        )
+    scheduler: Scheduler = worker.scheduler
+    return scheduler
 
 
-def current_task() -> Task[Any] | None:
-    """The task that is running on this thread, or None."""
+def current_task() -> AnyTask | None:
+    """Return the task that is running on this thread, or None. From any thread."""
     worker = here.worker
     return None if worker is None else worker.task
 
 
 def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Task[T]:
-    """Have a coroutine run as a task of the current pool.
+    """Run a coroutine as a task of the current pool, and return the task.
 
-    Raises RuntimeError outside of tasks, and for a coroutine object that is a task's already.
+    Raises TypeError for what is no coroutine, and RuntimeError outside of a pool's tasks or for a
+    coroutine object that another task has.
     """
     if is_coroutine(coro):
         if getrefcount(coro) != HELD_BY_ARGUMENT or getweakrefcount(coro):
@@ -67,14 +75,14 @@ def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Tas
     return _spawn(coro, name)
 
 
-def _spawn(coro: Any, name: str | None = None) -> Task[Any]:
-    """As `create_task`, of a coroutine that is the caller's."""
+def _spawn(coro: AnyCoroutine, name: str | None = None) -> AnyTask:
+    """As `create_task`, of a coroutine that no other task can have."""
     try:
         scheduler = current_scheduler("create_task()")
     except BaseException:
         coro.close()
         raise
-    return scheduler.spawn(coro, name)  # type: ignore[no-any-return]
+    return scheduler.spawn(coro, name)
 
 
 # --- letting others go first ------------------------------------------------------------------
@@ -82,26 +90,26 @@ def _spawn(coro: Any, name: str | None = None) -> Task[Any]:
 
 @coroutine
 def yield_now() -> Generator[None, None, None]:
-    """Let other tasks go first; goes on at once if there are none."""
-    # A new generator each time, not one object for all: on a free-threaded build the threads would
-    # take turns at its reference count.
+    """Let other tasks go first. Goes on at once if no task is queued. For tasks of a pool."""
+    # A new generator each time: threads of a free-threaded build would contend for the reference
+    # count of a shared object.
     yield None
 
 
-class _Nap(Timer):
-    """The request of a coroutine that wants to sleep, which is its timer as well.
+class _SleepRequest(Timer):
+    """The sleep request of a coroutine, which is its timer as well.
 
-    One object, and not two: a pool may have a million sleepers.
+    One object, not two: a pool may have a million sleepers.
     """
 
     __slots__ = ()
 
-    def _suspend(self, continuation: Any) -> None:
+    def _suspend(self, continuation: Continuation) -> None:
         self[TARGET] = continuation
         continuation.task._pool.timers.start(self)
 
     def cancel(self) -> None:
-        """Its coroutine does not sleep any more: the timer is not to keep it until the deadline."""
+        """The coroutine stops sleeping: the timer must not keep it until the deadline."""
         continuation = self[TARGET]
         if continuation is not None:
             continuation.task._pool.timers.cancel(self)
@@ -109,9 +117,13 @@ class _Nap(Timer):
 
 @coroutine
 def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | None]:
-    """Sleep for `delay` seconds, at least; returns `result`. No thread sleeps meanwhile."""
+    """Sleep for at least `delay` seconds, and return `result`. No thread waits meanwhile.
+
+    With a `delay` of 0 or less, as `yield_now`. Raises ValueError for NaN, and RuntimeError outside
+    of a pool's tasks.
+    """
     if delay != delay:
-        raise ValueError(f"invalid delay: {delay!r} (not a number)")
+        raise ValueError(f"delay must be a number of seconds, not {delay!r}")
     if delay <= 0:
         yield None
         return result
@@ -119,21 +131,21 @@ def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | Non
     deadline = float(monotonic() + delay)  # timers compare it
     del delay  # a million sleepers hold a million frames
     while True:
-        nap = _Nap((deadline, None, None))
+        request = _SleepRequest((deadline, None, None))
         try:
-            yield nap
+            yield request
         except BaseException:
-            nap.cancel()
+            request.cancel()
             raise
         if monotonic() >= deadline:
             return result
-        nap.cancel()  # a wake-up is a hint
+        request.cancel()  # a wake-up is a hint
 
 
 # --- several at once --------------------------------------------------------------------------
 
 
-def _as_future(awaitable: Any, what: str) -> Future[Any]:
+def _as_future(awaitable: Any, what: str) -> AnyFuture:
     if is_future(awaitable):
         return wrap_future(awaitable)
     if is_coroutine(awaitable):
@@ -149,7 +161,7 @@ def _is_awaitable(what: object) -> bool:
 
 
 def _close_all(awaitables: tuple[Any, ...]) -> None:
-    """Close the coroutines among these, but for those that are somebody else's."""
+    """Close the coroutines among these that no other task has."""
     for each in awaitables:
         if is_coroutine(each):
             try:
@@ -160,7 +172,7 @@ def _close_all(awaitables: tuple[Any, ...]) -> None:
 
 
 def _are_new(awaitables: tuple[Any, ...]) -> bool | None:
-    """Whether only this tuple, which its caller has just got, holds these coroutines.
+    """Whether nothing but this tuple, new to its caller, holds these coroutines.
 
     None if not all of them are coroutines.
     """
@@ -195,19 +207,20 @@ _COROUTINES_ONLY = {id(CoroutineType)}
 def gather(
     *awaitables: Any, return_exceptions: bool = False, eager_start: bool = False
 ) -> Future[list[Any]]:
-    """A future of the results of all of these, in their order. Coroutines become tasks.
+    """Return a future of the results of all of these, in their order. Coroutines become tasks.
 
-    The first that fails is raised at once, and the others run on; with `return_exceptions`,
-    exceptions are results like others. To cancel the gather is to cancel all of them. What is given
-    several times runs once, and has its result in each place. Raises RuntimeError for a coroutine
-    object that is another task's already.
+    The first exception is raised at once, and the other tasks run on. With `return_exceptions`,
+    exceptions count as results. A cancellation of the gather cancels all of them. An awaitable that
+    is given several times runs once, and has its result in each place. Raises TypeError for what
+    cannot be awaited, and RuntimeError outside of a pool's tasks, if the pool is closed, or for a
+    coroutine object that another task has.
 
-    With `eager_start`, and if all are coroutines, `await` starts those that no worker has taken
-    itself, each up to its first suspension, before it suspends: about a third of the cost where
-    they are small, as in a tree of forks and joins. The awaiting task goes on, even if one of them
-    fails, when the one has let go that has been started like this. So none may block its thread for
-    something that the awaiting task does, and time-outs are seen later by as long as a child runs
-    without a suspension.
+    With `eager_start`, and if all are coroutines, `await` does not suspend at once. First it starts
+    each coroutine that no worker has taken, and runs it up to its first suspension. Small children
+    cost about a third of what they cost else, as in a tree of forks and joins. The awaiting task
+    goes on only when the child that it has started suspends or ends, even if another child fails.
+    So no child may block its thread for something that the awaiting task does, and a time-out is
+    seen late by as long as a child runs without a suspension.
     """
     future = Gather(len(awaitables), return_exceptions)
     if not awaitables:
@@ -232,8 +245,8 @@ def gather(
             if not _is_awaitable(each):
                 _close_all(awaitables)
                 raise TypeError(f"gather() takes coroutines and futures, not {each!r}")
-        children: list[Any] = []
-        made: dict[int, Any] = {}
+        children: list[AnyFuture] = []
+        made: dict[int, AnyFuture] = {}
         try:
             for each in awaitables:
                 child = made.get(id(each))
@@ -243,7 +256,7 @@ def gather(
                         and getrefcount(each) == HELD_BY_TUPLE_AND_LOCAL
                         and not getweakrefcount(each)
                     ):
-                        child = _spawn(each)  # nobody else has it
+                        child = _spawn(each)  # no other task can have it
                     else:
                         child = _as_future(each, "gather()")
                     made[id(each)] = child
@@ -256,26 +269,26 @@ def gather(
 
 
 class _Shield(Derived[T]):
-    """The future of a `shield`: has the outcome of another one, and does not cancel it."""
+    """The future of a `shield`: it has the outcome of another one, and does not cancel that."""
 
     __slots__ = ("_inner",)
 
-    _inner: Future[Any] | None
+    _inner: AnyFuture | None
 
     has_sources = True
 
-    def sources(self) -> tuple[Future[Any], ...]:
+    def sources(self) -> tuple[AnyFuture, ...]:
         inner = self._inner
         return () if inner is None else (inner,)
 
     def cancel(self) -> bool:
-        """Cancel this future only, and leave the other one alone."""
+        """Cancel this future, and leave the other one alone."""
         inner = self._inner
         if inner is not None:
             inner._unregister(self)
         return super().cancel()
 
-    def __call__(self, inner: Any) -> None:
+    def __call__(self, inner: AnyFuture) -> None:
         need_stack(8)
         self._inner = None
         if claim(self) is None:
@@ -283,8 +296,12 @@ class _Shield(Derived[T]):
         settle(self, *outcome_of(inner, "shield()"))
 
 
-def shield(awaitable: Any) -> Future[Any]:
-    """A future that has the outcome of this one, but whose cancellation does not cancel it."""
+def shield(awaitable: Any) -> AnyFuture:
+    """Return a future with the outcome of `awaitable`, whose cancellation does not cancel that.
+
+    A coroutine becomes a task. Raises TypeError for what cannot be awaited. A coroutine can be
+    given only in a task of a pool; else RuntimeError is raised.
+    """
     inner = _as_future(awaitable, "shield()")
     outer: _Shield[Any] = _Shield()
     outer._inner = inner

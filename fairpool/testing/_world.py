@@ -27,8 +27,8 @@ from math import inf
 from types import ModuleType
 from typing import Any
 
-import fairpool._api.group
 import fairpool._api.pool
+import fairpool._api.taskgroup
 import fairpool._core.here
 import fairpool._core.report
 import fairpool._core.signals
@@ -524,7 +524,7 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]
     yield fairpool._scheduler.queues, "set", new_set
     yield fairpool._scheduler.generators, "set", new_set
     yield fairpool._scheduler.lifecycle, "set", new_set
-    yield fairpool._api.group, "set", new_set
+    yield fairpool._api.taskgroup, "set", new_set
     yield concurrent.futures._base, "set", new_set
     yield concurrent.futures._base, "id", number_of
     yield fairpool._scheduler.backlog, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]

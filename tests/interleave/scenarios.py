@@ -735,6 +735,29 @@ def queue_hands_over() -> None:
         assert sorted(future.result() for future in gets) == [0, 1]
 
 
+def join_waits_for_later_items() -> None:
+    """Everything is done for a moment, while a task joins after the next `put`."""
+    with pool_of(2) as pool:
+        queue: fairpool.Queue[int] = fairpool.Queue()
+        queue.put_nowait(1)
+        queue.get_nowait()
+        early = pool.submit(queue.join)
+        done: list[None] = []
+
+        async def put_and_join() -> None:
+            queue.put_nowait(2)
+            await queue.join()
+            assert done, "joined before the item that it saw was done"
+
+        late = pool.submit(put_and_join)
+        queue.task_done()
+        assert pool.submit(queue.get).result() == 2
+        done.append(None)
+        queue.task_done()
+        early.result()
+        late.result()
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 

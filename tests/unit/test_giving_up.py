@@ -150,7 +150,7 @@ class Acquire(InTask):
         self.semaphore.release()
 
     def left(self) -> int:
-        return len(self.semaphore._permits._waiters)
+        return len(self.semaphore._permits)
 
 
 class Get(InTask):
@@ -164,7 +164,7 @@ class Get(InTask):
         self.queue.put_nowait(1)
 
     def left(self) -> int:
-        return len(self.queue._ready._waiters)
+        return len(self.queue._ready)
 
 
 class Put(InTask):
@@ -181,7 +181,7 @@ class Put(InTask):
 
     def left(self) -> int:
         assert self.queue._places is not None
-        return len(self.queue._places._waiters)
+        return len(self.queue._places)
 
 
 class Join(InTask):
@@ -219,7 +219,7 @@ class Wait(InTask):
         self.event.set()
 
     def left(self) -> int:
-        return registered(self.event._gate)
+        return len(self.event._gate)
 
 
 class Registered(ThreadCallback):

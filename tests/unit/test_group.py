@@ -28,9 +28,9 @@ from fairpool import (
     sleep,
     yield_now,
 )
-from fairpool._api.group import TaskGroup, Timeout, timeout, timeout_at
-from fairpool._api.primitives import Event
-from fairpool._core.runqueue import RunQueue
+from fairpool._api.event import Event
+from fairpool._api.taskgroup import TaskGroup
+from fairpool._api.timeout import Timeout, timeout, timeout_at
 from fairpool._core.threads import monotonic
 
 WORKERS = 4
@@ -531,10 +531,10 @@ def test_group_that_is_about_to_finish_waits_for_a_task_that_was_just_added() ->
 
 
 def test_group_whose_last_child_ends_just_before_it_waits() -> None:
-    """E1 and E2 of the last child come between the parent's look for children and V1."""
+    """The last child's `wake` comes between the parent's look for children and its `enqueue`."""
 
     async def main() -> None:
-        class Completions(RunQueue):
+        class WaitingParent(type(TaskGroup()._waiting_parent)):  # type: ignore[misc]
             def append(self, completion: Any) -> None:
                 ending.set()
                 while group._children:
@@ -542,7 +542,7 @@ def test_group_whose_last_child_ends_just_before_it_waits() -> None:
                 super().append(completion)
 
         async with TaskGroup() as group:
-            group._completions = Completions()
+            group._waiting_parent = WaitingParent(group._children)
             ending = Event()
             group.create_task(fail_after(ending, CancelledError()))
 
@@ -743,7 +743,7 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The deadline has won, but its request is not there yet when the block is left."""
-    real = fairpool._api.group._interrupt
+    real = fairpool._api.timeout.interrupt
     decided, left = threading.Event(), threading.Event()
 
     def late(task: Any, request: Any) -> None:
@@ -751,7 +751,7 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
         assert left.wait(TIMEOUT)  # 3. the block is being left, and waits
         real(task, request)
 
-    monkeypatch.setattr(fairpool._api.group, "_interrupt", late)
+    monkeypatch.setattr(fairpool._api.timeout, "interrupt", late)
     limits: list[Timeout] = []
 
     async def main() -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairpool import FairPool
-from fairpool._api.primitives import Event
+from fairpool._api.event import Event
 from fairpool._core.token import Latch
 
 

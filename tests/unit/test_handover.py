@@ -395,7 +395,7 @@ def test_coroutines_that_nobody_else_holds_are_not_looked_up(
 ) -> None:
     # Only a matter of cost: this is the path of almost every coroutine.
     claims: list[Any] = []
-    for module in ("_tasks.task", "_api.tasks", "_api.group"):
+    for module in ("_tasks.task", "_api.tasks", "_api.taskgroup"):
         monkeypatch.setattr(f"fairpool.{module}.claim_coroutine", claims.append)
 
     async def main() -> None:

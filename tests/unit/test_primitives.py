@@ -19,16 +19,10 @@ import pytest
 from kit import TIMEOUT
 
 from fairpool import CancelledError, FairPool, Future, create_task, gather, sleep, yield_now
-from fairpool._api.primitives import (
-    BoundedSemaphore,
-    Event,
-    Queue,
-    QueueEmpty,
-    QueueFull,
-    QueueShutDown,
-    Semaphore,
-    _Permits,
-)
+from fairpool._api.event import Event
+from fairpool._api.permits import Permits
+from fairpool._api.queue import Queue, QueueEmpty, QueueFull, QueueShutDown
+from fairpool._api.semaphore import BoundedSemaphore, Semaphore
 from fairpool._core.runqueue import RunQueue
 
 WORKERS = 4
@@ -109,10 +103,10 @@ def test_event_cancelled_wait_leaves_the_event_alone(workers: int) -> None:
     async def main() -> None:
         event = Event()
         first, second = create_task(event.wait()), create_task(event.wait())
-        await until(lambda: len(event._gate._status) == 3)  # type: ignore[arg-type]
+        await until(lambda: event._gate.waiting() == 2)
         first.cancel()
         assert await ending(first) == "cancelled"
-        assert len(event._gate._status) == 2  # type: ignore[arg-type]  # nothing is left behind
+        assert len(event._gate) == 1  # nothing is left behind
         event.set()
         assert await ending(second) == "done"
 
@@ -203,11 +197,11 @@ def test_semaphore_permit_that_is_just_coming_is_not_overtaken() -> None:
         semaphore = Semaphore(0)
         waiting = create_task(semaphore.acquire())
         await settle()
-        semaphore._permits._free.append(None)  # a `release` has come as far as M1
+        semaphore._permits.free.append(None)  # a `release` has come as far as `change`
         late = create_task(semaphore.acquire())
         await settle()
         assert (waiting.done(), late.done()) == (True, False)
-        semaphore._permits._match()  # it goes on
+        semaphore._permits.serve()  # it goes on
         await settle()
         assert not late.done()
         semaphore.release()
@@ -459,13 +453,15 @@ def test_queue_join_is_not_woken_by_a_moment_before_it_came() -> None:
                 time.sleep(0)
 
         early: Future[None] = Future()
-        queue._joiners[early] = None  # 1. somebody waits
+        queue._joiners.append(early)  # 1. a task waits
         queue._unfinished = scripted = ScriptedRunQueue(queue._unfinished)
+        queue._joiners.unfinished = scripted
+        scripted.script = [lambda: None]  # the look before any task is taken up
         # 2. `task_done` takes the last item off, and sees that; 3. another one comes, and a joiner
-        scripted.script = [put_and_join]
+        scripted.script += [lambda: None, put_and_join]
         queue.task_done()
         assert early.done()
-        assert [each.done() for each in queue._joiners] == [True, False]
+        assert len(queue._joiners) == 1
         queue.get_nowait()
         queue.task_done()
         joining[0].result(TIMEOUT)
@@ -476,6 +472,7 @@ def test_queue_join_that_meets_the_last_task_done_returns() -> None:
     queue.put_nowait(1)
     queue.get_nowait()
     queue._unfinished = scripted = ScriptedRunQueue(queue._unfinished)
+    queue._joiners.unfinished = scripted
     scripted.script = [queue.task_done]  # after the first look of `join`, before it is in the line
     with FairPool(1) as pool:
         pool.submit(queue.join).result(TIMEOUT)
@@ -536,7 +533,7 @@ def test_queue_put_that_meets_a_shutdown_keeps_its_item() -> None:
     # P1, then the shutdown, then P2, with nobody who takes the item: `put` fails, nothing is left.
     queue: Queue[int] = Queue()
 
-    class Ready(_Permits):
+    class Ready(Permits):
         def give(self) -> None:
             queue.shutdown()
             super().give()

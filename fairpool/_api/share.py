@@ -1,0 +1,107 @@
+"""`Share`: a view of a pool, whose work is charged to one principal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from concurrent.futures import wait as wait_for_all
+from typing import Any, Protocol, TypeVar
+
+from fairpool._api.map import map_calls
+from fairpool._api.types import AnyFuture
+from fairpool._core.accounts import CURRENT, Principal
+from fairpool._core.errors import stays_here
+from fairpool._core.token import Latch
+from fairpool._tasks.future import Future
+from fairpool._tasks.task import Task
+
+__all__ = ["Share"]
+
+T = TypeVar("T")
+
+
+class Pool(Protocol):
+    """What a share needs of its pool."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
+
+
+class Share(Executor):
+    """A view of a pool, whose work is charged to one principal with a weight.
+
+    `pool.share(name, weight)` makes one. What is submitted here is charged to the share, and so is
+    all that it submits, chains or hands to a lock: the principal follows the `contextvars` context.
+    Workers serve the share first whose tasks have used the least time for its weight. Work without
+    a share gets every other turn. A lock with `order="usage"` does the same with the time in it.
+
+    All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
+    """
+
+    __slots__ = ("_closed", "_pending", "_pool", "_principal")
+
+    __reduce_ex__ = stays_here("call pool.share(name, weight) of a pool in the other process")
+
+    def __init__(self, pool: Pool, principal: Principal) -> None:
+        self._pool = pool
+        self._principal = principal
+        self._pending: set[AnyFuture] = set()
+        self._closed = Latch()
+
+    @property
+    def name(self) -> str:
+        """The name that `pool.share` was given."""
+        return self._principal.name
+
+    @property
+    def weight(self) -> float:
+        """The weight that `pool.share` was given: twice the weight gets twice the time."""
+        return self._principal.weight
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """As `FairPool.submit`, charged to this share. RuntimeError also after its `shutdown`."""
+        if self._closed:
+            raise self._closed_error()
+        token = CURRENT.set(self._principal)
+        try:
+            future = self._pool.submit(fn, *args, **kwargs)
+        finally:
+            CURRENT.reset(token)
+        future.__dict__["_principal"] = self._principal  # for its chains: see `Scheduler.link`
+        self._pending.add(future)
+        future._register(self._pending.discard)
+        if self._closed.is_set() and future.cancel():  # after the `add`: see `shutdown`
+            raise self._closed_error()
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As `FairPool.map`, charged to this share."""
+        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work through this view; with `wait`, return when all its work is done.
+
+        With `cancel_futures`, work that was not started is cancelled. The pool goes on, and so does
+        the principal: `pool.share` gives another view of it.
+        """
+        self._closed.set()  # a `submit` that does not see this has added its future before
+        pending = self._pending.copy()
+        if cancel_futures:
+            for future in pending:
+                if isinstance(future, Task):
+                    future.drop()
+        if wait:
+            wait_for_all(pending)
+
+    def _closed_error(self) -> RuntimeError:
+        return RuntimeError(f"cannot schedule new futures after shutdown of {self!r}")
+
+    def __repr__(self) -> str:
+        return f"<Share {self.name}, weight {self.weight:g}, of {self._pool!r}>"
