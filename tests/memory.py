@@ -24,5 +24,5 @@ def of_the_package() -> Counter[str]:
     return Counter(
         f"{kind.__module__}.{kind.__qualname__}"
         for kind in map(type, gc.get_objects())
-        if kind.__module__.startswith("fairpool.")
+        if kind.__module__.partition(".")[0] == "fairpool"
     )

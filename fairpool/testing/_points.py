@@ -44,7 +44,9 @@ def code_of(modules: Iterable[ModuleType], codes: Iterable[CodeType] = ()) -> li
         files.add(getattr(module, "__file__", None))
         things = list(vars(module).values())
         for thing in things:
-            if isinstance(thing, type) and thing.__module__ == module.__name__:
+            # A public class names its package, not its module.
+            package = module.__name__.partition(".")[0]
+            if isinstance(thing, type) and thing.__module__ in (module.__name__, package):
                 things += vars(thing).values()
             for name in ("fget", "fset", "fdel", "func", "__func__", "__wrapped__"):
                 if isinstance(inner := getattr(thing, name, None), FunctionType):
