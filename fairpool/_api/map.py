@@ -1,4 +1,4 @@
-"""`map_calls`: `Executor.map` over any `submit`."""
+"""`map_calls`: `Executor.map` by any `submit`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
+from fairpool._api.types import AnyFuture, Function
 from fairpool._core.threads import monotonic
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import Future
@@ -17,14 +18,14 @@ T = TypeVar("T")
 
 
 def map_calls(
-    submit: Callable[..., Future[Any]],
+    submit: Callable[..., AnyFuture],
     fn: Callable[..., T],
     iterables: tuple[Iterable[Any], ...],
     timeout: float | None,
     chunksize: int,
     buffersize: int | None,
 ) -> Iterator[T]:
-    """The results of `fn` over the iterables, in order, from calls made by `submit`."""
+    """Return the results of `fn` over the iterables, in order, from calls made by `submit`."""
     if not callable(fn):
         raise TypeError(f"map() takes a callable first, not {fn!r}")
     if not isinstance(chunksize, int):
@@ -33,12 +34,12 @@ def map_calls(
         raise ValueError(f"chunksize must be at least 1, not {chunksize!r}")
     if buffersize is not None:
         if not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
+            raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
         if buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+            raise ValueError(f"buffersize must be None or at least 1, not {buffersize!r}")
     deadline = None if timeout is None else monotonic() + timeout
     calls = zip(*iterables)  # noqa: B905 (as the built-in map, to the shortest)
-    tasks: Iterator[Future[Any]]
+    tasks: Iterator[AnyFuture]
     made: deque[list[Any]] | None = None
     if chunksize == 1:
         tasks = (submit(fn, *args) for args in calls)
@@ -56,11 +57,11 @@ def _put(made: deque[list[Any]], results: list[Any]) -> list[Any]:
     return results
 
 
-def _call_each(fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], results: list[Any]) -> Any:
+def _call_each(fn: Function, calls: Iterable[tuple[Any, ...]], results: list[Any]) -> Any:
     """Put the results of a chunk into the list, up to the first call that raises.
 
-    What that raises is what the task ends with. Returns None, or a coroutine that does the rest,
-    from the first call on that gives a coroutine.
+    The task ends with that exception. Where a call returns a coroutine, this returns one that
+    awaits it and makes the other calls; else None.
     """
     rest = iter(calls)
     for args in rest:
@@ -73,7 +74,7 @@ def _call_each(fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], results
 
 
 async def _await_each(
-    fn: Callable[..., Any], rest: Iterator[tuple[Any, ...]], results: list[Any], first: Any
+    fn: Function, rest: Iterator[tuple[Any, ...]], results: list[Any], first: Any
 ) -> None:
     results.append(await first)
     for args in rest:
@@ -85,12 +86,12 @@ async def _await_each(
 
 
 def _results(
-    pending: deque[Future[Any]],
+    pending: deque[AnyFuture],
     made: deque[list[Any]] | None,
-    more: Iterator[Future[Any]] | None,
+    more: Iterator[AnyFuture] | None,
     deadline: float | None,
 ) -> Iterator[Any]:
-    """What the tasks return; where they are chunks, what each has `made`, and how it ended."""
+    """Yield what the tasks return. Of chunks: the results that each `made`, then its exception."""
     try:
         while pending:
             timeout = None if deadline is None else deadline - monotonic()
@@ -103,15 +104,15 @@ def _results(
             future = pending.popleft()
             if more is not None:
                 try:
-                    pending.extend(islice(more, 1))  # before the consumer has its turn, not after
-                except Exception as error:  # of the input: it is raised where it comes
+                    pending.extend(islice(more, 1))  # before the consumer goes on, not after
+                except Exception as error:  # of the input: raised at its place in the results
                     pending.append(Future())
                     pending[-1].set_exception(error)
                     if made is not None:
                         made.append([])
                     more = None
             while results:
-                yield results.pop()  # and what is yielded is the consumer's alone
+                yield results.pop()  # no reference is kept to a result that was yielded
             if made is not None:
                 future.result()
             future = None  # type: ignore[assignment]

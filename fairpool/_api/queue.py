@@ -80,7 +80,7 @@ class Queue(Generic[T]):
         "_unfinished",
     )
 
-    __reduce_ex__ = stays_here("take the items out, and put them into a Queue of the other process")
+    __reduce_ex__ = stays_here("make a Queue in the other process, and put the items into it")
 
     # An item lies in a box, a list of its own. `box.pop` decides which caller has the item. There
     # is one permit in `_ready` for each box in `_items`, and while the queue is open, a box is

@@ -106,7 +106,7 @@ class _SleepRequest(Timer):
 
     def _suspend(self, continuation: Continuation) -> None:
         self[TARGET] = continuation
-        continuation.task._pool.timers.start(self)
+        continuation.task._pool.timers.start(self)  # type: ignore[attr-defined]
 
     def cancel(self) -> None:
         """The coroutine stops sleeping: the timer must not keep it until the deadline."""

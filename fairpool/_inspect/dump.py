@@ -1,27 +1,28 @@
-"""`dump`: what a pool is doing, in text, for a person who looks at one that hangs.
+"""`dump`: what a pool is doing, as text, for a person who examines one that hangs.
 
-Reads single attributes and takes atomic copies (`_core.atomicity`); takes no lock that a stuck
-worker could hold.
+It reads single attributes (*plain read*) and takes copies (*atomic call*). It takes no lock that a
+stuck worker could hold.
 """
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+from typing import TextIO
 
 from fairpool._core.foreign import describe, is_a
-from fairpool._core.waitgraph import waits
+from fairpool._core.waitgraph import Node, waits
+from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.future import Future
 from fairpool._tasks.state import is_final
 
 __all__ = ["dump"]
 
-# How many suspended coroutines are listed: there may be a million.
+# The most suspended coroutines that are listed: there may be a million.
 SUSPENDED_MAX = 20
 
 
-def dump(scheduler: Any, file: TextIO) -> None:
-    """Print a pool's workers, its backlog, what waits or is suspended, and the locks in use."""
+def dump(scheduler: Scheduler, file: TextIO) -> None:
+    """Print a pool's workers, its backlog, the tasks that wait, and the locks in use."""
     parking = scheduler.parking
     workers = scheduler.workers.copy()
     lines = [str(scheduler)]
@@ -46,13 +47,13 @@ def dump(scheduler: Any, file: TextIO) -> None:
     print("\n".join(lines), file=file, flush=True)
 
 
-def _suspended(scheduler: Any, workers: list[Any]) -> list[str]:
-    """The coroutines that were suspended, and have not ended; without those that a worker runs."""
+def _suspended(scheduler: Scheduler, workers: list[Worker]) -> list[str]:
+    """Return a line for each coroutine that was suspended, and that no worker runs."""
     running = {id(worker.item) for worker in workers}
     waiting = [each for each in scheduler.suspended.copy() if id(each) not in running]
     lines = ["  suspended, or about to go on:"] if waiting else []
     for continuation in waiting[:SUSPENDED_MAX]:
-        # Not the place in its code: frames must not be looked at while it may go on.
+        # Not the place in its code: the frame of a coroutine that may go on must not be read.
         awaited = continuation.awaited
         what = "" if awaited is None else f" waits for {_short(awaited)}"
         lines.append(f"    {_short(continuation.task)}{what}")
@@ -61,7 +62,7 @@ def _suspended(scheduler: Any, workers: list[Any]) -> list[str]:
     return lines
 
 
-def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
+def _state(worker: Worker, parked: set[Worker], searching: set[Worker]) -> str:
     if worker in parked:
         return "parked"
     if worker in searching:
@@ -69,7 +70,7 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
     reason, item, fn = worker.wait, worker.item, worker.doing
     if item is None:
         return "in the initializer" if worker.initializes else "between tasks"
-    # What has no task is the child of a gather; or a lock, between two sections of a pass.
+    # An item without a task is a child of a gather, or a lock between two sections of a pass.
     task = item.task or item
     if not is_a(task, Future):
         return f"serves {_short(task)}"
@@ -85,8 +86,8 @@ def _state(worker: Worker, parked: set[Any], searching: set[Any]) -> str:
     return f"blocked in {running}, waiting for {what}"
 
 
-def _short(awaited: Any) -> str:
+def _short(awaited: Node) -> str:
     if is_a(awaited, Future):
         name = awaited._describe()
         return f"<{name + ' ' if name else ''}{id(awaited):#x} {awaited._state.lower()}>"
-    return str(awaited._describe())  # a lock, or the wish to enter one
+    return str(awaited._describe())  # a lock, or the request for one

@@ -566,7 +566,7 @@ BUGS = [
         "            for waiter in waiters:\n",
         "            for waiter in self.items():\n",
         s.join_waits_for_later_items,
-        3000,
+        12000,
     ),
     Bug(
         "an event is cleared twice, and whoever waits at the second gate is left there",
