@@ -108,8 +108,8 @@ GONE_FROM_PROSE: tuple[str, ...] = (
 WHO: dict[str, int] = {
     "docs": 1,
     "docs/protocols": 19,
-    "fairpool/_core": 8,
-    "fairpool/_locks": 6,
+    "fairpool/_core": 4,
+    "fairpool/_locks": 5,
     "fairpool/_scheduler": 16,
     "fairpool/_tasks": 13,
     "fairpool/testing": 4,
