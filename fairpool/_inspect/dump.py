@@ -6,6 +6,7 @@ stuck worker could hold.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TextIO
 
 from fairpool._core.foreign import describe, is_a
@@ -62,7 +63,7 @@ def _suspended(scheduler: Scheduler, workers: list[Worker]) -> list[str]:
     return lines
 
 
-def _state(worker: Worker, parked: set[Worker], searching: set[Worker]) -> str:
+def _state(worker: Worker, parked: Container[object], searching: Container[object]) -> str:
     if worker in parked:
         return "parked"
     if worker in searching:
