@@ -415,7 +415,7 @@ BUGS = [
         s.group_meets_its_last_child,
         3000,
         guarantee=3,
-        proof="fairpool/_api/group.py",
+        proof="fairpool/_tasks/waitlist.py",
     ),
     Bug(
         "a child leaves its group before it has asked the parent to end",
@@ -426,7 +426,7 @@ BUGS = [
         s.group_meets_failure,
         200,
         guarantee=8,
-        proof="fairpool/_api/group.py",
+        proof="fairpool/_api/taskgroup.py",
     ),
     # --- callers ------------------------------------------------------------------------------
     Bug(
@@ -534,7 +534,7 @@ BUGS = [
         s.permits_are_kept,
         500,
         guarantee=3,
-        proof="fairpool/_api/primitives.py",
+        proof="fairpool/_tasks/waitlist.py",
     ),
     Bug(
         "a permit given to a cancelled task is lost",
@@ -545,7 +545,7 @@ BUGS = [
         s.permits_are_kept,
         8000,
         guarantee=8,
-        proof="fairpool/_api/primitives.py",
+        proof="fairpool/_api/permits.py",
     ),
     Bug(
         "a permit for one that was cancelled meanwhile is lost",
@@ -557,7 +557,7 @@ BUGS = [
         s.permits_are_kept,
         1000,
         guarantee=8,
-        proof="fairpool/_api/primitives.py",
+        proof="fairpool/_api/permits.py",
     ),
     Bug(
         "a join is woken that came after the moment at which all was done",
@@ -567,6 +567,8 @@ BUGS = [
         "            for waiter in self.items():\n",
         s.join_waits_for_later_items,
         12000,
+        guarantee=3,
+        proof="fairpool/_tasks/waitlist.py",
     ),
     Bug(
         "an event is cleared twice, and whoever waits at the second gate is left there",
@@ -577,7 +579,7 @@ BUGS = [
         s.event_is_cleared_by_two,
         60000,
         guarantee=3,
-        proof="fairpool/_api/primitives.py",
+        proof="fairpool/_api/event.py",
     ),
     # --- locks: in and out --------------------------------------------------------------------
     Bug(
