@@ -18,7 +18,7 @@ __all__ = ["publish"]
 PACKAGE = "fairpool"
 
 # What the package keeps in the `__dict__` of a future, which a user's subclass shares.
-NOTES = frozenset({"_begun", "_crowd", "_ended", "_name", "_notified", "_principal", "_view"})
+NOTES = frozenset({"_adapter", "_begun", "_crowd", "_ended", "_name", "_notified", "_principal"})
 
 
 def publish(things: Iterable[object]) -> None:
