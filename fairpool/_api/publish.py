@@ -51,8 +51,6 @@ def _public_names(self: object) -> list[str]:
     if _is_ours(kind):
         return [name for name in names if not _is_private(name)]
     ours = {base for each in kind.__mro__ if _is_ours(each) for base in each.__mro__}
-    hidden = {name for each in ours for name in vars(each) if _is_private(name)} | NOTES
-    for each in kind.__mro__:
-        if each not in ours:
-            hidden.difference_update(vars(each))
-    return [name for name in names if name not in hidden]
+    private = {name for each in ours for name in vars(each) if _is_private(name)} | NOTES
+    users = {name for each in kind.__mro__ if each not in ours for name in vars(each)}
+    return [name for name in names if name not in private or name in users]
