@@ -96,7 +96,6 @@ GONE_FROM_PROSE: tuple[str, ...] = (
     "nominate",
     "errand",
     "wish",
-    "spree",
     "patience",
     "look_out",
     "look_around",
@@ -114,9 +113,8 @@ WHO: dict[str, int] = {
     "docs": 8,
     "docs/protocols": 10,
     "fairpool/_core": 4,
-    "fairpool/_locks": 5,
+    "fairpool/_locks": 4,
     "fairpool/_scheduler": 16,
-    "fairpool/_tasks": 5,
     "fairpool/testing": 4,
 }
 
