@@ -31,11 +31,11 @@ def check_int(name: str, value: object) -> None:
 class Permits(WaitList):
     """A number of permits, and the tasks that wait for one."""
 
-    __slots__ = ("_closed", "_dry", "_fresh", "_limit", "free")
+    __slots__ = ("_closed", "_dry", "_fresh", "_last", "free")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self._limit = limit
+        self._last = limit - 1
         # Permits that were never taken are not stored: there may be very many.
         self._fresh = count()
         self._dry = limit <= 0  # a hint: once it is set, no fresh permit is left
@@ -53,9 +53,9 @@ class Permits(WaitList):
             if self._dry:
                 return False
             number = next(self._fresh)  # unique count
-            if number + 1 >= self._limit:
+            if number >= self._last:  # (no sum here: it might need memory, with the permit taken)
                 self._dry = True
-            return number < self._limit
+            return number <= self._last
         return True
 
     def take_at_once(self) -> bool:
@@ -72,7 +72,11 @@ class Permits(WaitList):
 
     def give(self) -> None:
         """Give a permit back, or add one."""
-        self.free.append(None)  # change
+        try:
+            self.free.append(None)  # change
+        except MemoryError:
+            start_new_thread(self.give, ())
+            return
         try:
             self.serve()  # wake
         except SHORT_OF_ROOM:
@@ -100,7 +104,7 @@ class Permits(WaitList):
             try:
                 while waiter is not None and not wake(waiter, not self._closed):
                     waiter = self.take()  # that one was cancelled
-            except RecursionError:  # it was not claimed
+            except SHORT_OF_ROOM:  # it was not claimed
                 self.appendleft(waiter)
                 if not self._closed:
                     self._put_back()
