@@ -18,7 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, as_completed, wait
 from typing import Any
 
-from soak.world import SLOW_SECTION, TIMEOUT, Account, Mishap, World
+from kit import Mishap
+from soak.world import SLOW_SECTION, TIMEOUT, Account, World
 
 import fairpool
 from fairpool import (
