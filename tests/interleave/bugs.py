@@ -364,7 +364,7 @@ BUGS = [
         "        if is_done:  # recheck_awaited\n",
         "        if False:\n",
         s.cancel_meets_wake,
-        100,
+        500,
         guarantee=8,
         proof="tasks",
     ),
