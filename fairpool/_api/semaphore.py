@@ -49,7 +49,9 @@ class Semaphore:
         """Take a permit, after waiting for one; return True. A cancelled call has taken none."""
         if self._permits.take_at_once():
             return True
-        return bool(await wait_in(self._permits, Future()))
+        # No call after the wait: without memory for it the permit would be lost.
+        taken: bool = await wait_in(self._permits, Future())
+        return taken
 
     def release(self) -> None:
         """Give a permit back: to the task that has waited longest, if any. From any thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures import wait as wait_for_all
+from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
 from fairpool._api.map import map_calls
@@ -61,11 +62,9 @@ class Share(Executor):
         """As `FairPool.submit`, charged to this share. RuntimeError also after its `shutdown`."""
         if self._closed:
             raise self._closed_error()
-        token = CURRENT.set(self._principal)
-        try:
-            future = self._pool.submit(fn, *args, **kwargs)
-        finally:
-            CURRENT.reset(token)
+        context = copy_context()  # so that nothing of the caller's has to be put back
+        context.run(CURRENT.set, self._principal)
+        future = context.run(self._pool.submit, fn, *args, **kwargs)
         future.__dict__["_principal"] = self._principal  # for its chains: see `Scheduler.link`
         self._pending.add(future)
         future._register(self._pending.discard)

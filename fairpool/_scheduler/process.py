@@ -64,7 +64,7 @@ def _wait_and_close_all() -> None:
         for thread in threads:
             try:
                 Thread.join(thread)  # that of its own class may be what tells it to stop
-            except RuntimeError:  # it is just being started
+            except (RuntimeError, AssertionError):  # it is just being started; see `threads.join`
                 yield_cpu()
     _close_all()
 

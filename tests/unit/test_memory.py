@@ -27,6 +27,7 @@ import fairpool
 import fairpool._locks.tasks
 import fairpool._scheduler.worker
 import fairpool._tasks.thread_wait
+from fairpool._core.accounts import CURRENT
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="watches all instructions"),
@@ -90,6 +91,7 @@ class Sweep:
 
     def check(self) -> None:
         """Nothing is lost. All of it waits: another thread may still have to hand over a lock."""
+        assert CURRENT.get() is None
         place = self.place
         for lock in [*place.locks, place.state.lock]:
             assert lock.acquire(timeout=TIMEOUT), f"{lock}"

@@ -1,4 +1,4 @@
-"""What `_sync` adds to what it imports: waits that can be interrupted, and Ctrl-C."""
+"""Waits that can be interrupted, Ctrl-C, and joins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from kit import PATIENCE
 
 from fairpool._core.signals import acquire, handle_ctrl_c
-from fairpool._core.threads import Lock
+from fairpool._core.threads import Lock, join
 
 pytestmark = pytest.mark.thread_unsafe(reason="signals are the main thread's")
 
@@ -146,3 +146,19 @@ def test_no_other_signal_is_touched() -> None:
     before, seen = handlers(), []
     handle_ctrl_c(lambda signum, frame: None, lambda: seen.append(handlers()))
     assert seen == [before]
+
+
+def test_a_join_goes_on_where_two_threads_join_one() -> None:
+    """Up to 3.12 the second may find the thread ended, and not yet noted as such."""
+    asked = iter([AssertionError, AssertionError])
+
+    class JoinedTwice(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            for error in asked:
+                raise error
+            super().join(timeout)
+
+    thread = JoinedTwice(target=int)
+    thread.start()
+    join(thread)
+    assert not thread.is_alive()
