@@ -1103,20 +1103,6 @@ BUGS = [
     ),
     # --- locks: usage order -------------------------------------------------------------------
     Bug(
-        "a request that was given up on its way into the line stays in it",
-        "_locks.usage",
-        "UsageQueue._join_line",
-        """        if item.given_up and item in self._lined:  # see `give_up`
-            self._lined.discard(item)
-            line.give_up(item)
-""",
-        "",
-        k.usage_order_drops_sections,
-        2000,
-        guarantee=10,
-        proof="usage",
-    ),
-    Bug(
         "the chosen request is chosen although it was given up",
         "_locks.usage",
         "UsageQueue.first",
