@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import wait
 from types import coroutine
@@ -71,6 +72,7 @@ class Sweep:
 
     def __init__(self) -> None:
         self.lost: list[str] = []
+        self.handler = signal.getsignal(signal.SIGINT)
 
     def renew(self) -> None:
         """A new place, with its only worker."""
@@ -92,6 +94,7 @@ class Sweep:
     def check(self) -> None:
         """Nothing is lost. All of it waits: another thread may still have to hand over a lock."""
         assert CURRENT.get() is None
+        assert signal.getsignal(signal.SIGINT) is self.handler
         place = self.place
         for lock in [*place.locks, place.state.lock]:
             assert lock.acquire(timeout=TIMEOUT), f"{lock}"
