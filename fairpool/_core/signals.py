@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from fairpool._core.here import here
-from fairpool._core.threads import Event, is_main_thread, monotonic, yield_cpu
+from fairpool._core.threads import Event, is_main_thread, monotonic
 
 __all__ = ["LONGEST_BLIND_WAIT", "acquire", "get", "handle_ctrl_c", "wait_until_set"]
 
@@ -75,11 +75,9 @@ def handle_ctrl_c(handler: Callable[[int, Any], object], body: Callable[[], None
         _signal.signal(_signal.SIGINT, handler)
         body()
     finally:
-        put_back = False
-        while not put_back:
-            try:
-                if _signal.getsignal(_signal.SIGINT) is handler:
-                    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-                put_back = True
-            except MemoryError:  # what undoes waits for memory: see docs/protocols/room.md
-                yield_cpu()
+        try:
+            if _signal.getsignal(_signal.SIGINT) is handler:
+                _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        except MemoryError:  # once more: see "Memory" in docs/protocols/room.md
+            if _signal.getsignal(_signal.SIGINT) is handler:
+                _signal.signal(_signal.SIGINT, _signal.default_int_handler)

@@ -266,7 +266,8 @@ def _allocating(code: CodeType) -> frozenset[int]:
         elif (
             name.startswith(ALLOCATES)
             and name != "CALL_INTRINSIC_1"
-            and (name != "BINARY_OP" or instruction.argrepr != "&")  # with a mask: it is small
+            # With a mask: it is small. `x[y]` is one of these from 3.14 on.
+            and (name != "BINARY_OP" or instruction.argrepr not in ("&", "[]"))
         ):
             found.add(instruction.offset)
     return frozenset(found)
