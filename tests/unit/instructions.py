@@ -273,6 +273,9 @@ def _allocating(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
+LOADS_CONSTANT = ("LOAD_CONST", "LOAD_COMMON_CONSTANT")  # the second for None from 3.15 on
+
+
 @functools.cache
 def _own_functions() -> set[str]:
     """The names of the package's functions, but for those that a container or a lock has, too.
@@ -291,7 +294,7 @@ def _own_functions() -> set[str]:
 def _ends_with(instructions: list[dis.Instruction], index: int) -> bool:
     """Whether a CALL is that of an `__exit__`, one of the package's own, at the end of a `with`."""
     before = [i for i in instructions[max(index - 4, 0) : index] if i.opname != "PRECALL"]
-    return [i.argval for i in before[-3:] if i.opname == "LOAD_CONST"] == [None] * 3
+    return [i.argrepr for i in before[-3:] if i.opname in LOADS_CONSTANT] == ["None"] * 3
 
 
 def _callee(instructions: list[dis.Instruction], index: int) -> object:
