@@ -123,10 +123,7 @@ WHO: dict[str, int] = {
 }
 
 # Pages that still have lines over 100 columns.
-LONG_LINES: tuple[str, ...] = (
-    "docs/protocols/room.md",
-    "docs/protocols/tickets.md",
-)
+LONG_LINES: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):

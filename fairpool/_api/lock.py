@@ -92,7 +92,7 @@ class Lock(Combiner, Executor):
         section.lock = self
         section.ticket = monotonic_ns()
         self.line_up(section)
-        if (scheduler.close_reason or self._closed) and section.drop():  # S2 of shutdown.md
+        if (scheduler.close_reason or self._closed) and section.drop():  # shutdown: recheck_closed
             raise scheduler.closed_error() if scheduler.close_reason else self._closed_error()
         self.see_to_queue()  # not before: it may start a worker, and nobody would join that
         return section

@@ -181,7 +181,7 @@ class KeyedLock:
     def line_up(self, item: Any) -> None:
         """Put a waiter into the queue. The caller sees to the queue then, or takes it out again."""
         self.queue.append(item)  # combining: enqueue
-        if not self.in_use:  # before S2 of shutdown.md: whoever closes the pool is to find it
+        if not self.in_use:  # before recheck_closed: the thread that closes the pool finds it
             self.scheduler.locks_in_use.add(self.entry)  # combining: list_lock
 
     def see_to_queue(self) -> None:
@@ -289,7 +289,7 @@ class KeyedLock:
             self.asked = monotonic_ns()
         scheduler = self.scheduler
         if not scheduler.max_workers:
-            scheduler.pending_locks.add(self)  # S0
+            scheduler.pending_locks.add(self)  # before enqueue: see joining.md
         if scheduler.broken is not None:
             need_stack()
             end_item(self)
@@ -301,14 +301,14 @@ class KeyedLock:
             target = worker
         if target is None or target.scheduler is not scheduler:
             target = None
-            scheduler.injector.append(self)  # S1
+            scheduler.injector.append(self)  # parking: enqueue
         else:
             if worker is not None and worker.item is self:
                 worker.item = None
-            target.home_queue.append(self)  # S1
+            target.home_queue.append(self)  # parking: enqueue
         # It is given away: what follows may not fail.
         try:
-            scheduler.notify_or_abandon(target)  # S3
+            scheduler.notify_or_abandon(target)  # parking: notify
         except SHORT_OF_ROOM:
             try:
                 start_new_thread(scheduler.notify_or_abandon, (target,))

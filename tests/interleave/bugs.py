@@ -755,7 +755,7 @@ BUGS = [
         "Combiner.run",
         """                self.owner = None  # before its task can be anywhere else
                 worker.item = self
-                publish(continuation)  # S1
+                publish(continuation)  # parking: enqueue
 """,
         """                publish(continuation)
                 self.owner = None
@@ -889,10 +889,10 @@ BUGS = [
         proof="combining",
     ),
     Bug(
-        "who asks for a pass wakes nobody (S3)",
+        "who asks for a pass wakes nobody (`notify`)",
         "_locks.key",
         "KeyedLock.dispatch",
-        "            scheduler.notify_or_abandon(target)  # S3\n",
+        "            scheduler.notify_or_abandon(target)  # parking: notify\n",
         "            pass\n",
         k.MEETS["section", "thread"],
         50,
@@ -1437,10 +1437,10 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a lock is written down as pending_locks after it was put into a queue (S0 after S1)",
+        "a lock is written down as pending_locks after it was put into a queue",
         "_locks.key",
         "KeyedLock.dispatch",
-        """            scheduler.pending_locks.add(self)  # S0
+        """            scheduler.pending_locks.add(self)  # before enqueue: see joining.md
 """,
         """            scheduler.injector.append(self)
             scheduler.notify()
