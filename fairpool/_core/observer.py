@@ -60,7 +60,11 @@ class Observer:
         """The key of a lock was given to a waiter; None: to a worker, which will run a pass."""
 
     def stolen(self, thief: Any, item: Any) -> None:
-        """A worker has taken an item from another worker's queue."""
+        """A worker has taken an item from another worker's run queue (`WorkFinder._steal`).
+
+        Without an event: what it takes besides (`_take_more`), the published continuations
+        (`_take_published`) and the locks (`_take_service`) of other workers.
+        """
 
     def parked(self, worker: Any) -> None:
         """A worker is about to park."""

@@ -111,7 +111,7 @@ class Charging(Combiner):
         self._give_way()
         worker = here.worker
         if worker.item.task is None:
-            worker.task  # noqa: B018 (as in `Combiner.__aenter__`)
+            worker.task  # noqa: B018 (as in `TaskEntry.__aenter__`)
         if worker.scheduler is not self.scheduler or _get_running_loop():
             return self.enter_external(worker)
         request = worker.item.request
@@ -164,7 +164,7 @@ class Charging(Combiner):
         self.hand_over_key_safely()
 
     def line_up(self, item: Waiter) -> None:
-        """As that of `Combiner`."""
+        """As that of `KeyedLock`."""
         item.share = item.principal()
         Combiner.line_up(self, item)
 

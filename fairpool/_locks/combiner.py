@@ -1,8 +1,8 @@
-"""`Combiner`: a lock with its pass, the work of the worker that serves it now.
+"""`Combiner`: the lock, and its pass.
 
-Whoever holds the lock's key and has no section to run is its *combiner*, a role and not a thread.
-It takes the oldest request and runs its section, publishes the rest of its task (the continuation,
-with its ticket) for idle workers, and takes the next request: a *pass*.
+The class `Combiner` is the lock. The *combiner* is a role: the worker that runs the lock's *pass*,
+with the key. It takes the oldest request and runs its section, publishes the rest of its task (the
+continuation, with its ticket) for idle workers, and takes the next request.
 
 A lock is made of layers, each in its module: `KeyedLock` (queue, key, hand-over), `LockExit` (the
 end of a section, accounting, giving up), `LockHelp` (waiting threads that help), `ThreadEntry`,
@@ -134,8 +134,8 @@ class Combiner(TaskEntry):
                     return continuation.suspended(outcome, worker)
                 self.owner = None  # before its task can be anywhere else
                 worker.item = self
-                publish(continuation)  # S1
-                if slots:  # S3
+                publish(continuation)  # parking: enqueue
+                if slots:  # parking: notify
                     notify()
                 continuation = None  # it may have ended meanwhile
             elif item.is_section:
@@ -154,8 +154,8 @@ class Combiner(TaskEntry):
                 worker.item = self
                 if following is not None:
                     following.ticket = item.ticket
-                    publish(following)  # S1
-                    if slots:  # S3
+                    publish(following)  # parking: enqueue
+                    if slots:  # parking: notify
                         notify()
                 item = following = None  # what it has raised leads to this frame: no cycle
             else:

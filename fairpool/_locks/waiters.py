@@ -170,7 +170,7 @@ class ExternalWaiter(Waiter, Future[None]):
 
 
 class Sweep(LockRequest):
-    """A thread that sweeps a lock's queue waits at the head of it: see `Combiner.sweep`."""
+    """A thread that sweeps a lock's queue waits at the head of it: see `LockExit.sweep`."""
 
     __slots__ = ("taken",)
 

@@ -12,8 +12,9 @@ Guarantees:
 - No queue starves: the sources take turns, and every `STEPS_BETWEEN_SCANS` steps a worker looks at
   other queues before its own.
 
-This code assumes that a worker's attributes are written by its own thread only; `exited` orders its
-end against those that queue a lock with it (`give_back`).
+This code assumes that the attributes here are written by the worker's own thread. `exited` orders
+its end against the threads that queue a lock with it: they see `exited`, and call `give_back` for
+it. So `give_back` of a worker that has exited is called by any thread.
 """
 
 from __future__ import annotations

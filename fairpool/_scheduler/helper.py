@@ -27,7 +27,7 @@ class _NeverEmpty(list[Any]):
 
 
 class Helper(Caller):
-    """A thread that waits for a lock (`Combiner.recruit_helper`), for one step of somebody else's.
+    """A thread that waits for a lock (`LockHelp.recruit_helper`), for one step of somebody else's.
 
     It has come with a slot, and is in `searching`, as its stay.
     """

@@ -49,7 +49,7 @@ class Queues:
         self.workers: list[Worker] = []
         self.locks: set[Any] = set()  # weak references to all of them
         # Those of them that somebody is in, or waits for, and some that are just out of use: what
-        # looks whether there are such looks only at these. See `Combiner.take_unused_key`.
+        # looks whether there are such looks only at these. See `KeyedLock.take_unused_key`.
         self.locks_in_use: set[Any] = set()
         # Locks that lie in a queue to be served, or have done so; kept where there are no threads.
         self.pending_locks: set[Combiner] = set()

@@ -10,8 +10,9 @@ Guarantees:
 - A worker never ends because of what a task, a callback or an initializer raises.
 - A worker parks only after it has looked at every queue, listed as parked and without its slot.
 
-This code assumes that a `Worker`'s attributes are written by its own thread only (`dump` reads them
-from others and may see a moment ago).
+This code assumes that a `Worker`'s attributes are written by its own thread (`dump` reads them from
+others and may see a moment ago). Two exceptions: the thread that unparks a worker writes `woken`
+and `needs_slot`; `give_back` of a worker that has exited is called by other threads, too.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ __all__ = ["Until", "Worker"]
 # Whether a thread is to leave the loop.
 Until = Callable[[], bool]
 
-# How often a searching worker looks around before it parks. 500 looks, about 50 µs, were best in
-# the prototype (design notes: a section/rest of 15/60 µs reaches 0.88 of its bound with 500 looks
-# and 0.45 with 50). With the GIL, one look: searching would only keep the others from running.
+# How often a searching worker looks around before it parks. docs/performance.md has the reason
+# ("Searching without `sched_yield`"). With the GIL, one look: searching would only keep the others
+# from running.
 LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
 
 # At how many run queues it looks meanwhile, at most: a look goes through all of them, 0.12 µs
@@ -55,7 +56,10 @@ QUEUES_WHILE_SEARCHING = 6400
 
 
 class Worker(WaitingWorker):
-    """One thread of a pool. All methods but `run` and `join` are for its own thread."""
+    """One thread of a pool. Its own thread calls the methods.
+
+    Exceptions: other threads call `join`, `claim_start`, and `give_back` when it has exited.
+    """
 
     __slots__ = (
         "_start_token",

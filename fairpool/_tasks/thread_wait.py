@@ -16,7 +16,7 @@ from fairpool._tasks.state import Final
 __all__ = ["SPIN_LIMIT", "ThreadCallback", "spin_wait", "wait", "wait_watchfully"]
 
 # How often a thread looks at a future before it parks on it. A look with its `yield_cpu` is about
-# 0.5 µs and a wake-up 30 to 100 µs (design notes), so this spends at most about one wake-up to save
+# 0.5 µs and a wake-up 30 to 100 µs, so this spends at most about one wake-up to save
 # one. With the GIL, a thread that looks keeps the one it waits for from running.
 SPIN_LIMIT = 60 if FREE_THREADED else 0
 
