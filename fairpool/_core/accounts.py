@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from fairpool._core.room import put_in_any_case
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
@@ -375,9 +376,11 @@ class Shares(list[Principal]):
 
     def settle(self, active: Iterable[Principal], now: int) -> None:
         """Bring the ledger up to date for these, unless another thread is just doing so."""
-        if not self.token.take():
-            return
+        mine: list[None] = []
         try:
+            self.token.take_into(mine)
+            if not mine:
+                return
             ledger = self.ledger
             for principal in active:
                 account = ledger.accounts[principal]
@@ -392,7 +395,11 @@ class Shares(list[Principal]):
                     account.listed = True
                     ledger.arrive(account, now)
         finally:
-            self.token.put()
+            if mine:
+                try:
+                    self.token.append(None)
+                except MemoryError:
+                    put_in_any_case(list.append, self.token, None)
 
     def _deactivate(self, principal: Principal) -> None:
         """Take it out of `active`: it has nothing queued, it seems."""

@@ -18,6 +18,9 @@ from fairpool._core.room import EMPTY, put_in_any_case
 __all__ = ["Latch", "Token", "fence"]
 
 
+_pop = list.pop
+
+
 class Token(list[None]):
     """What only one can have: of several threads that `take` it, one gets it."""
 
@@ -34,6 +37,18 @@ class Token(list[None]):
         except EMPTY:
             return False
         return True
+
+    def take_into(self, mine: list[None]) -> None:
+        """Take it, and note in an empty list of the caller's that the caller has it.
+
+        In one C call: whatever interrupts it (Ctrl-C) finds the token in one of the two. The call
+        stands in a `try` whose `finally` puts the token back if it is noted, with `append`: `put`
+        could be interrupted before it has begun.
+        """
+        try:
+            mine.extend(map(_pop, (self,)))
+        except IndexError:
+            pass
 
     def put(self) -> None:
         """Give it back, or hand it out. At most one token is there at a time, says the caller."""

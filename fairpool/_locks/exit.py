@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairpool._core.here import here
-from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.room import SHORT_OF_ROOM, need_stack, put_in_any_case
 from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._locks.host import LockWorker
 from fairpool._locks.key import KeyedLock
@@ -155,23 +155,29 @@ class LockExit(KeyedLock):
         queue = self.queue
         while queue.is_half_empty():
             need_stack()
-            try:
-                queue.idle.pop()  # combining: begin_sweep
-            except IndexError:
-                return  # another one is doing it, and looks again after `end_sweep`
             sweep = Sweep()
+            mine: list[None] = []
             try:
+                queue.idle.take_into(mine)  # combining: begin_sweep
+                if not mine:
+                    return  # another one is doing it, and looks again after `end_sweep`
                 # Three times: a combiner takes one of them, and the queue is still not empty.
                 queue.sweep((sweep, sweep, sweep), sweep.taken, has_given_up)
             finally:
-                got_key = not sweep.end()  # combining: claim_sweep
-                while queue.discard(sweep):
-                    pass
-                queue.idle.put()  # combining: end_sweep
-                if got_key:
-                    self.hand_over_key_safely()
-                elif self.scheduler.pending_locks:
-                    self.scheduler.notify_if_work()  # a waiter in its hands was overlooked
+                if mine:
+                    try:
+                        got_key = not sweep.end()  # combining: claim_sweep
+                        while queue.discard(sweep):
+                            pass
+                    finally:
+                        try:
+                            queue.idle.append(None)  # combining: end_sweep
+                        except MemoryError:
+                            put_in_any_case(list.append, queue.idle, None)
+                    if got_key:
+                        self.hand_over_key_safely()
+                    elif self.scheduler.pending_locks:
+                        self.scheduler.notify_if_work()  # a waiter in its hands was overlooked
 
     def cancel_sections(self, submitted_only: bool = False) -> None:
         """Cancel the sections that wait here now: all that are tasks, or those of `submit` only."""

@@ -144,6 +144,7 @@ class Caller(Worker):
                 start_new_thread(self.give_back, ())
             self._free_slot()  # joining: leave_slots
         try:
+            scheduler.searching.discard(self)  # an interrupt may have left it there
             scheduler.notify_if_work()  # joining: last_look
             if scheduler.is_ending():
                 # Those that parked while there was still work are to see that there is none.

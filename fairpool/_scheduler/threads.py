@@ -15,7 +15,7 @@ from logging import CRITICAL, WARNING
 from fairpool._core.here import here
 from fairpool._core.park import Parking
 from fairpool._core.report import log
-from fairpool._core.room import strike_off
+from fairpool._core.room import put_in_any_case, strike_off
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.timer import Timers
@@ -192,17 +192,26 @@ class Threads(Queues):
 
     def _start_again_later(self) -> None:
         """No worker could be started, and nobody else may come to look at what is queued."""
-        if not self._starts_again.take():  # the timer will see to it
-            return
+        mine: list[None] = []
         try:
+            self._starts_again.take_into(mine)
+            if not mine:  # the timer will see to it
+                return
             self.timers.add(monotonic() + START_AGAIN_AFTER, self)
+            mine.clear()  # the timer has it
         except Exception:
-            self._starts_again.put()
             log(CRITICAL, "%s could not start its timer thread, either", self._prefix)
+        finally:
+            if mine:
+                try:
+                    self._starts_again.append(None)
+                except MemoryError:
+                    put_in_any_case(list.append, self._starts_again, None)
 
     def wake(self) -> None:
         """On the timer thread: it is time to try to start a worker again."""
-        self._starts_again.put()  # before the attempt, which may fail again
+        if not self._starts_again:  # it is there if an interrupt came when the timer was set
+            self._starts_again.put()  # before the attempt, which may fail again
         self.notify_if_work()
 
     def _overlooks_server(self) -> bool:

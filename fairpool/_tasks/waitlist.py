@@ -17,6 +17,9 @@ Protocol:
 - One thread at a time serves, so that no task is passed over while the list is swept. It does
   `lock_out` (take `idle`), hands out, does `let_in` (put it back), and looks again. A thread that
   does not get `idle` has nothing to do: the look after the other thread's `let_in` sees its change.
+  An interrupt (Ctrl-C) does not lose `idle`: `lock_out` takes and notes it in one C call, and
+  `let_in` is the first call of the `finally`. Where an error ends `serve`, the look that others
+  rely on is made all the same, and another thread serves.
 - A future is claimed once: by the waker, which then finishes it, or by the cancellation of its
   task. Giving up costs the same however many wait (`WaitQueue`).
 
@@ -28,7 +31,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairpool._core.room import SHORT_OF_ROOM, need_stack
+from fairpool._core.room import SHORT_OF_ROOM, need_stack, put_in_any_case
 from fairpool._core.runqueue import WaitQueue
 from fairpool._core.threads import start_new_thread
 from fairpool._tasks.future import Future
@@ -76,16 +79,31 @@ class WaitList(WaitQueue):
 
     def serve(self) -> None:
         """Hand out what there is, to those that wait for it."""
-        while self.holds_work() and (self.offers() or (self.given_up and self.is_half_empty())):
-            if not self.idle.take():  # lock_out
-                return
+        try:
+            while self.holds_work() and (self.offers() or (self.given_up and self.is_half_empty())):
+                mine: list[None] = []
+                try:
+                    self.idle.take_into(mine)  # lock_out
+                    if not mine:
+                        return
+                    if self.given_up:
+                        self._sweep()
+                    if self and self.offers():
+                        self.hand_out()
+                finally:
+                    if mine:
+                        try:
+                            self.idle.append(None)  # let_in
+                        except MemoryError:
+                            put_in_any_case(list.append, self.idle, None)
+        except BaseException:
+            # Other threads may have relied on the look that this one does not come to.
             try:
-                if self.given_up:
-                    self._sweep()
-                if self and self.offers():
-                    self.hand_out()
-            finally:
-                self.idle.put()  # let_in
+                if self.holds_work() and self.offers():
+                    start_new_thread(self.serve, ())
+            except (RuntimeError, MemoryError):
+                pass  # the first error is the one to raise
+            raise
 
     def serve_anyhow(self) -> None:
         """As `serve`; on another stack, where this one has no room for it."""

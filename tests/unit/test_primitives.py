@@ -7,9 +7,11 @@ several, with cancellation, and count.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,12 +19,14 @@ from typing import Any
 
 import pytest
 from kit import TIMEOUT
+from unit.instructions import Places, moments
 
 from fairpool import CancelledError, FairPool, Future, create_task, gather, sleep, yield_now
 from fairpool._api.event import Event
 from fairpool._api.permits import Permits
 from fairpool._api.queue import Queue, QueueEmpty, QueueFull, QueueShutDown
 from fairpool._api.semaphore import BoundedSemaphore, Semaphore
+from fairpool._core.accounts import Shares
 from fairpool._core.runqueue import RunQueue
 
 WORKERS = 4
@@ -773,3 +777,92 @@ def test_sleeping_tasks_do_not_keep_a_permit() -> None:
         assert not semaphore.locked()
 
     run_on(2, main)
+
+
+# --- what ends `serve` before its time ------------------------------------------------------------
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.thread_unsafe(reason="watches all instructions")
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_an_interrupt_anywhere_in_a_release_stops_no_later_one(gives_up: bool) -> None:
+    # The interrupted release may be lost, with the task that it would have woken. The others serve.
+    for moment in moments(interrupts=True, places=Places()):
+        semaphore = Semaphore(0)
+        permits = semaphore._permits
+        waiters: list[Future[Any]] = [Future() for _ in range(3)]
+        permits.extend(waiters)
+        if gives_up:
+            waiters[0].cancel()
+            waiters[1].cancel()
+            permits.given_up += [None, None]  # the queue is swept
+        with contextlib.suppress(KeyboardInterrupt), moment.do(interrupt):
+            semaphore.release()
+        last: Future[Any] = Future()
+        permits.append(last)
+        for _ in range(4):
+            semaphore.release()
+        try:
+            assert last.result(TIMEOUT) is True
+        except TimeoutError:
+            raise AssertionError(moment) from None
+
+
+@pytest.mark.thread_unsafe(reason="watches all instructions")
+def test_an_interrupt_anywhere_in_settle_leaves_the_token() -> None:
+    for moment in moments(interrupts=True, places=Places()):
+        shares = Shares()
+        with contextlib.suppress(KeyboardInterrupt), moment.do(interrupt):
+            shares.settle([], 0)
+        assert shares.token == [None], moment
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError, MemoryError])
+def test_an_error_in_serve_loses_no_wake_up_of_another_thread(error: type[BaseException]) -> None:
+    class Failing(Permits):
+        __slots__ = ("fails",)
+
+        def hand_out(self) -> None:
+            if not self.fails:
+                super().hand_out()
+                return
+            self.fails = False
+            # It finds `idle` taken, and relies on the look after `let_in`.
+            other = threading.Thread(target=self.give)
+            other.start()
+            other.join(TIMEOUT)
+            raise error
+
+        def offers(self) -> bool:
+            return self.fails or super().offers()
+
+    permits = Failing(0)
+    permits.fails = True
+    waiter: Future[Any] = Future()
+    permits.append(waiter)
+    with pytest.raises(error):
+        permits.serve()
+    assert waiter.result(TIMEOUT) is True
+
+
+def test_an_error_in_serve_is_raised_where_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(Permits):
+        __slots__ = ()
+
+        def hand_out(self) -> None:
+            raise KeyboardInterrupt
+
+    def fail(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("fairpool._tasks.waitlist.start_new_thread", fail)
+    permits = Failing(1)
+    permits.append(Future())
+    with pytest.raises(KeyboardInterrupt):
+        permits.serve()
+    assert permits.idle == [None]
