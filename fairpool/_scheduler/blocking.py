@@ -9,6 +9,7 @@ Guarantees:
 - A worker that waits holds no slot: `free_slot` comes before `last_look`, and both before the wait.
 - A slot comes back once for each that was given up: `_owed` is the arbiter, where a time-out and
   the completion of the future meet.
+- It comes back at the end of the last wait of those that overlap, in whatever order they end.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class blocked:
                 raise
             self._worker = worker
         elif (outer := worker.wait) is not None:
+            self._worker, self._interrupted = worker, outer
             worker.wait = self
             try:
                 outer.withhold_slot()
@@ -91,12 +93,14 @@ class blocked:
                 outer.owe_again()
                 worker.wait = outer
                 raise
-            self._worker, self._interrupted = worker, outer
         return self
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         worker = self._worker
         if worker is None:
+            return
+        if worker.wait is not self:
+            self._leave_to_inner(worker)
             return
         outer = self._interrupted
         if outer is not None:
@@ -112,6 +116,21 @@ class blocked:
         self.return_slot()
         if self._key_loan is not None:
             self._key_loan.end()
+
+    def _leave_to_inner(self, worker: SlotOwner) -> None:
+        """This wait ends before the one that has interrupted it, which takes its place.
+
+        A generator can do that, by a `with blocking()` around its `yield`.
+        """
+        inner = worker.wait
+        while inner is not None and inner._interrupted is not self:
+            inner = inner._interrupted
+        if inner is None:  # it has ended before
+            return
+        if inner is worker.wait:  # else the slot is withheld until what interrupts that has ended
+            self.owe_again()
+        inner._key_loan, inner._owed = self._key_loan, self._owed
+        inner._interrupted = self._interrupted
 
     def _give_up_slot(self, worker: SlotOwner) -> None:
         scheduler = worker.scheduler

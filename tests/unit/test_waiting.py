@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from kit import TIMEOUT, occupy
 
 from fairpool import DeadlockError, FairPool, Future, blocking
+from fairpool._core.here import here
 from fairpool._core.waitgraph import waits
 from fairpool._scheduler.worker import Worker
 
@@ -363,6 +364,34 @@ def test_blocking_may_be_nested_and_waited_in(make_pool: MakePool) -> None:
     assert pool.submit(blocks).result(TIMEOUT) == 9
     pool.shutdown()
     parking = pool._scheduler.parking
+    assert len(parking.free_slots) - len(parking.overcommits) == 1
+
+
+@pytest.mark.parametrize("order", ["ab", "abc", "bac", "bca", "acb", "cab", "cba"])
+def test_blocking_may_overlap(make_pool: MakePool, order: str) -> None:
+    # Each is left by a generator. The slot comes back with the last one, and nothing stays behind.
+    pool = make_pool(1)
+    parking = pool._scheduler.parking
+
+    def blocks() -> Generator[None]:
+        with blocking():
+            yield
+
+    def overlap() -> list[bool]:
+        worker = here.worker
+        open_ones = {name: blocks() for name in sorted(order)}
+        for block in open_ones.values():
+            next(block)
+        had_slot = []
+        for name in order:
+            had_slot.append(worker.has_slot)
+            open_ones[name].close()
+            pool.submit(int).result()  # one that waits as well
+        assert worker.wait is None
+        return [*had_slot, worker.has_slot]
+
+    assert pool.submit(overlap).result(TIMEOUT) == [False] * len(order) + [True]
+    pool.shutdown()
     assert len(parking.free_slots) - len(parking.overcommits) == 1
 
 
