@@ -13,7 +13,7 @@ Guarantees:
   as a caller, nor cuts off a step of the package's (a second one does): KeyboardInterrupt is raised
   in the code of the own task, or that is cancelled, and it is raised when the task is final.
 
-This code assumes, beside what `_worker` does, that signal handlers are called on the main thread.
+This code assumes, beside what `worker` does, that signal handlers are called on the main thread.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fairpool._scheduler.worker import Worker
 from fairpool._tasks.future import Future
 from fairpool._tasks.state import is_final
 from fairpool._tasks.task import Task
-from fairpool._tasks.thread_wait import spin_wait
+from fairpool._tasks.thread_wait import ThreadCallback, spin_wait
 
 __all__ = ["AwaitingCaller", "Caller", "LastCaller"]
 
@@ -250,7 +250,18 @@ class Caller(Worker):
 
     def wait_for_event(self, adopted: Any, timeout: float | None) -> bool:
         """As that of `Worker`; and as `_block_on`."""
-        self._block_on(adopted.announce(), timeout)
+        future = adopted.announce()
+        if not self.scheduler.max_workers:
+            self._block_on(future, timeout)
+            return bool(adopted.event.is_set())
+        # Not in the event's own `wait`: Ctrl-C would not end that. See `may_be_cut_off`.
+        with blocked("event", adopted, lends_key=True):
+            waiter = ThreadCallback()
+            try:
+                future.register_for_now(waiter)
+                waiter.park(timeout, adopted.futures[0]._pool)
+            finally:
+                future._unregister(waiter)
         return bool(adopted.event.is_set())
 
     # --- Ctrl-C ----------------------------------------------------------------------------------

@@ -583,10 +583,10 @@ def test_foreign_code_on_a_thread_that_wakes_its_own_worker_waits_for_nobody() -
         assert here.notifying is None, moment
 
 
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("where", ["outside", "in a worker", "in a caller"])
 @pytest.mark.parametrize("wait", ["result", "exception", "wait", "as_completed", "then"])
 def test_a_wait_gets_past_a_searcher_that_is_held_up(
-    wait: str, inside: bool, make_pool: Callable[..., FairPool]
+    wait: str, where: str, make_pool: Callable[..., FairPool]
 ) -> None:
     # CPython 3.13t calls `__del__` on the thread that made the object, when that is woken: nobody
     # can see it coming.
@@ -609,7 +609,12 @@ def test_a_wait_gets_past_a_searcher_that_is_held_up(
             parking.searching.discard(held_up)
             parking.release_slot()
 
-    assert (pool.submit(submit_and_wait).result(TIMEOUT) if inside else submit_and_wait()) == 0
+    if where == "in a caller":
+        assert pool.run(submit_and_wait) == 0
+    elif where == "in a worker":
+        assert pool.submit(submit_and_wait).result(TIMEOUT) == 0
+    else:
+        assert submit_and_wait() == 0
 
 
 # --- in a real pool ---------------------------------------------------------------------------

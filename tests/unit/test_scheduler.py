@@ -873,6 +873,7 @@ needs_signals = pytest.mark.skipif(
         "pool.submit(gate.wait).result()",
         "pool.submit(gate.wait).exception(100)",
         "concurrent.futures.wait([pool.submit(gate.wait)])",
+        "pool.run(lambda: concurrent.futures.wait([pool.submit(gate.wait)], 100))",
         "pool.submit(gate.wait) and pool.__exit__(None, None, None)",
         "[pool.submit(gate.wait) for _ in range(100)]",
     ],
