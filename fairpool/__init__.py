@@ -5,10 +5,11 @@
     with FairPool() as pool:
         print(pool.submit(pow, 2, 10).result())
 
-The house. A room imports only from the rooms above it in this list (tests/test_layering.py):
+The house. A room imports only from the rooms of lower rank (tests/test_layering.py):
 
-    0  _core       atomicity, threads and clock, parking, queues, timers, accounts, errors
-    1  _tasks      futures, tasks, chains, gather; the wait-for graph
+    0  _core       atomicity, threads and clock, parking, queues, timers, accounts, errors,
+                   the wait-for graph
+    1  _tasks      futures, tasks, chains, gather
     2  _locks      a lock's queue, its combiner, ticket and usage order
     3  _scheduler  workers, callers, and what the workers of one pool share
     4  _inspect    a pool's state in text

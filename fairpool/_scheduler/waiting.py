@@ -203,7 +203,7 @@ class WaitingWorker(WorkFinder):
         """
         if not self.initializes or (isinstance(awaited, Future) and is_final(awaited)):
             return
-        lock = getattr(awaited, "lock", awaited)  # that of a section, or of a guest
+        lock = getattr(awaited, "lock", awaited)  # that of a section, or of an external waiter
         if self.scheduler in (getattr(lock, "scheduler", None), getattr(awaited, "_pool", None)):
             raise DeadlockError("an initializer must not wait for its own pool")
 

@@ -137,7 +137,7 @@ class LockRequest(Waiter, list[Any]):
     __lt__, __le__ = object.__lt__, object.__le__  # type: ignore[operator]
     __gt__, __ge__ = object.__gt__, object.__ge__  # type: ignore[operator]
 
-    # For the search for cycles of waits: see `_waits`.
+    # For the search for cycles of waits: see `_core.waitgraph`.
     has_sources = True
     holds_continuation = False
     relation = " held by "  # of the lock, which it describes, to its source
