@@ -115,11 +115,6 @@ GONE_FROM_PROSE: tuple[str, ...] = (
 # At most so many sentences whose subject is "who ..." or "whoever ...", by room or folder.
 WHO: dict[str, int] = {
     "docs": 8,
-    "docs/protocols": 3,
-    "fairpool/_core": 4,
-    "fairpool/_locks": 4,
-    "fairpool/_scheduler": 12,
-    "fairpool/testing": 4,
 }
 
 # Pages that still have lines over 100 columns.

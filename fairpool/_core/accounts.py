@@ -104,7 +104,7 @@ class Host(Protocol):
         """Wake a worker for what was queued, if a slot is free."""
 
     def principal_of(self, item: Item) -> Principal | None:
-        """Who is charged for an item."""
+        """Return the principal that is charged for an item; None: nobody is."""
 
 
 class Account:

@@ -1,4 +1,4 @@
-"""Ctrl-C: waits that the main thread can be interrupted in, and who handles the key meanwhile.
+"""Ctrl-C: waits that the main thread can be interrupted in, and the handler of the key meanwhile.
 
 Rule: only SIGINT, and only where Python's own handler is installed. The program's own handlers are
 left alone, and see what they always saw.

@@ -1,7 +1,7 @@
 """`Token` and `Latch`: the two smallest agreements between threads.
 
-A token decides a race: it is taken at most once for each time that it was put, whoever comes. A
-latch is a flag that stays set, and a read of it that is ordered.
+A token decides a race: it is taken at most once for each time that it was put. A latch is a
+flag that stays set, and a read of it that is ordered.
 
 Assumes: atomic call, mutex order (`atomicity`). Both are lists, because each step is then one
 atomic call, and because the truth value of a list costs nothing: `if token` and `if latch` are
@@ -70,7 +70,7 @@ class Latch(list[Any]):
     def is_set(self) -> bool:
         """Whether it is set, ordered against every `set` (mutex order).
 
-        If not, then whoever sets it later sees all that this thread wrote before.
+        If not, a thread that sets it later sees all that this thread wrote before.
         """
         return bool(self.copy())
 

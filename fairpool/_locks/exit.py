@@ -130,7 +130,7 @@ class LockExit(KeyedLock):
     # --- giving up --------------------------------------------------------------------------------
 
     def forget(self, item: Any) -> None:
-        """A request was given up. Whoever has claimed it calls this, after that."""
+        """A request was given up. Its claimer calls this, after the claim."""
         if self.queue.give_up(item):
             self.sweep()
         self._tell_workers()

@@ -48,8 +48,8 @@ def end_item(lock: GrantedLock) -> None:
 class ThreadWaiter(LockRequest):
     """A thread's request to enter: of a plain function, or of a thread that is no worker.
 
-    It holds the lock on which its thread parks. Whoever claims it wakes the thread: to let it in,
-    or to have it help (`recruit_helper`).
+    It holds the lock on which its thread parks. Its claimer wakes the thread: to let it in, or to
+    have it help (`recruit_helper`).
     """
 
     __slots__ = (

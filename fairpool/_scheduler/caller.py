@@ -7,7 +7,7 @@ Guarantees:
 
 - A caller leaves as soon as its own task is final, also in the middle of a pass, unless somebody
   else's plain function is on its stack at that moment: then it leaves when that has returned.
-- What lies with a caller when it leaves is given back, and whoever may be needed for it is woken.
+- What lies with a caller when it leaves is given back, and a worker is woken for it.
 - A thread that waits for a lock may be a caller for one step: a `Helper`.
 - Ctrl-C, where Python's own handler is installed, neither ends what the main thread runs for others
   as a caller, nor cuts off a step of the package's (a second one does): KeyboardInterrupt is raised
@@ -298,7 +298,7 @@ class Caller(Worker):
 
 
 class LastCaller(Caller):
-    """Who shuts down a pool without threads runs what is left in it."""
+    """The thread that shuts down a pool without threads, and runs what is left in it."""
 
     __slots__ = ()
 

@@ -142,7 +142,8 @@ class WorkFinder:
         first = self._take_service() if self._scans_locks and self.scheduler.locks else None
         task = first or self.look()
         if task is not None and self.queue:
-            # What a steal took besides was in no queue for a moment: who parked then has missed it.
+            # What a steal took besides was in no queue for a moment. A worker that parked then has
+            # missed it.
             self.scheduler.notify_if_work()
         return task
 

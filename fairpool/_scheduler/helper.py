@@ -76,4 +76,4 @@ class Helper(Caller):
         """It has a slot."""
 
     def _free_slot(self) -> None:
-        """Whoever waits on its stack gives the slot back: `Combiner._come_back`."""
+        """Nothing: its thread gives the slot back when it waits again (`LockHelp._come_back`)."""

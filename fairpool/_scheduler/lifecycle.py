@@ -150,7 +150,7 @@ class LifeCycle(Generators):
         if closings:
             self._cancels_closings = True
         self.cancels_all = True
-        # Whoever is suspended for the first time adds itself, and then looks at the flag.
+        # A coroutine that is suspended for the first time is added, and then looks at the flag.
         for continuation in self.suspended.copy():
             if self.cancels(continuation.task):
                 continuation.task.interrupt("the pool is ending")
@@ -197,7 +197,7 @@ class LifeCycle(Generators):
                     if not self.workers.copy():
                         self._abandon_queued(error)
                         raise
-            # After the look at the queues: whoever has taken the last task is in `threads`.
+            # After the look at the queues: the worker with the last task is in `threads`.
             threads = self.threads.copy()
             if not threads:
                 if not over and not here.notifying:
@@ -206,8 +206,8 @@ class LifeCycle(Generators):
                 if self._close_generators():
                     continue
                 # What is run after this, a `put` that comes to its `notify` late or the link of a
-                # chain, has timers of its own: whoever is listed later has seen the new ones
-                # (mutex order), and nobody is left who has seen the old ones.
+                # chain, has timers of its own: a worker that is listed later has seen the new
+                # ones (mutex order), and none is left that has seen the old ones.
                 used.append(self.timers)
                 self.timers = self._make_timers()
                 self.timers.close()
@@ -233,7 +233,7 @@ class LifeCycle(Generators):
     def after_fork(self) -> None:
         """Start again from nothing, closed: the threads are in the parent process."""
         for lock in self.all_locks():
-            lock.queue.clear()  # who waits there is in the parent process, and is served there
+            lock.queue.clear()  # its waiters are in the parent process, and are served there
         self.injector.clear()  # the task that forked goes on here, and its worker holds this queue
         self._reset()
         self._forked = True

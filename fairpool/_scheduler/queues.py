@@ -146,8 +146,8 @@ class Queues:
 
     def is_in_section(self, task: Task[Any] | None) -> bool:
         """Whether this task, which runs on the calling thread, holds a lock of the pool."""
-        # Who is inside has written it down itself, or was told by who let it in. And the lock came
-        # into use before.
+        # A task that is inside has written it down itself, or was told by the thread that let it
+        # in. And the lock came into use before.
         used = self.used_locks()
         for lock in used:
             owner = lock.owner

@@ -17,7 +17,7 @@ __all__ = ["Host", "Joined", "Life", "Slots", "Sources"]
 
 
 class Sources(Protocol):
-    """Where work lies, and who is told of it."""
+    """Where work lies, and the calls that tell workers of it."""
 
     injector: RunQueue
     workers: list[Any]

@@ -127,8 +127,8 @@ class Worker(WaitingWorker):
         scheduler = self.scheduler
         if not scheduler.has_initializer:
             return True
-        # It may take long, or meet the others in a barrier: who queues a task must not count on
-        # this worker meanwhile.
+        # It may take long, or meet the others in a barrier: a thread that queues a task must not
+        # count on this worker meanwhile.
         self.withdraw()
         scheduler.notify_if_work()
         # It keeps its slot wherever it blocks: the one that took its place would have to be
@@ -380,7 +380,7 @@ class Worker(WaitingWorker):
         return True
 
     def _unlist(self) -> bool:
-        """End (True), unless there is work and a slot: who queued it may have counted on us."""
+        """End (True), unless there is work and a slot: its submitter may have counted on us."""
         scheduler = self.scheduler
         here.worker = None  # what is submitted on this thread from here on goes to the injector
         scheduler.workers.remove(self)

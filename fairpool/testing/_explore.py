@@ -274,7 +274,7 @@ class Explorer:
 
     def _failure(self, run: Run, luck: int, seed: int | str, shrink: bool = True) -> Failure:
         before = len(run.decisions)
-        # Who is stuck is waited for, each time.
+        # A stuck thread is waited for, each time.
         shrink = shrink and not isinstance(run.errors[0], Stuck)
         decisions = self._shrink(run, luck) if shrink else run.decisions
         last = self.execute(Replay(decisions), luck, record=True)

@@ -98,7 +98,7 @@ def is_failure(error: BaseException) -> bool:
 
     All but Ctrl-C, and the ways in which pytest and hypothesis leave a test that has not failed.
     """
-    for module, name in WAYS_OUT:  # not imported here: who raises them has done so
+    for module, name in WAYS_OUT:  # not imported here: the code that raises them has done so
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return False
@@ -250,7 +250,7 @@ class Run:
         self.point()
 
     def usual(self, runnable: list[Controlled]) -> Controlled:
-        """Who goes on if nothing else is decided: the one that runs, else the oldest."""
+        """Return the thread to go on if nothing else is decided: the running one, or the oldest."""
         if self.current in runnable and not (self.yields and len(runnable) > 1):
             return self.current
         return next(each for each in runnable if each is not self.current)

@@ -455,7 +455,7 @@ class _Worker(Worker):
 class _Timed(Lock):
     """A lock that spends what it takes to enter, and writes down who has waited, and for how long.
 
-    Whoever enters is stored to `owner`, and None when the section has ended.
+    `owner` is the one that has entered, and None when the section has ended.
     """
 
     def __init__(self, scheduler: Any, name: str | None) -> None:
