@@ -289,7 +289,7 @@ class KeyedLock:
             self.asked = monotonic_ns()
         scheduler = self.scheduler
         if not scheduler.max_workers:
-            scheduler.pending_locks.add(self)  # before enqueue: see joining.md
+            scheduler.pending_locks.add(self)  # joining: mark_pending
         if scheduler.broken is not None:
             need_stack()
             end_item(self)

@@ -1437,10 +1437,10 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a lock is written down as pending_locks after it was put into a queue",
+        "a lock is written down as pending_locks after it was put into a queue (`mark_pending`)",
         "_locks.key",
         "KeyedLock.dispatch",
-        """            scheduler.pending_locks.add(self)  # before enqueue: see joining.md
+        """            scheduler.pending_locks.add(self)  # joining: mark_pending
 """,
         """            scheduler.injector.append(self)
             scheduler.notify()
