@@ -20,7 +20,7 @@ from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Princip
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM, put_in_any_case
 from fairpool._core.runqueue import SHORT, RunQueue
-from fairpool._core.threads import monotonic_ns
+from fairpool._core.threads import monotonic_ns, yield_cpu
 from fairpool._core.token import Token
 from fairpool._locks.charging import ChargingQueue
 from fairpool._locks.combiner import Combiner
@@ -40,6 +40,10 @@ SLACK = 1_000_000 * VIRTUAL_NANOSECOND
 # For so long (ns) after it was seen last. The switch interval of a GIL build: there, a task
 # that has work to do may not come to do it for that long.
 HOLD_BACK = 5_000_000
+
+# How often a look at all requests waits for one that moves. A move takes a microsecond, but a
+# signal handler may look in the midst of a move of its own thread.
+LOOKS_AT_A_MOVE = 1000
 
 
 class _StrictLedger(Ledger):
@@ -225,15 +229,24 @@ class UsageQueue(ChargingQueue):
             self.discard(sweep)
             return sweep
         for account in self.ledger.accounts.copy().values():
-            item = self._first_of(account)
-            if item is not None:
-                self.remove(item)
+            while (item := self._first_of(account)) is not None:
+                try:
+                    self.remove(item)
+                except ValueError:  # given up just now
+                    continue
                 return item
         return None
 
     def items(self) -> list[Any]:
         """All that wait, at one moment, oldest first. From any thread."""
-        found = {*RunQueue.items(self), *self._lined.copy()}
+        for _ in range(LOOKS_AT_A_MOVE):
+            found = {*RunQueue.items(self)}
+            # Looked at between the two, because a request is in neither while it moves.
+            moves = self._moves
+            found.update(self._lined.copy())
+            if not moves:
+                break
+            yield_cpu()
         return sorted(found, key=_ticket_of)
 
     def how_many(self, has_given_up: Callable[[Any], bool]) -> int:
@@ -288,10 +301,10 @@ class UsageQueue(ChargingQueue):
         account = self.ledger.find(item.share)
         line = account.queue
         if line.is_half_empty():
-            waiting = [each for each in line.items() if each in self._lined]
             line.given_up.clear()
-            RunQueue.clear(line)
-            line.extend(waiting)
+            for _ in range(len(line)):
+                if (each := line.take()) is not None and each in self._lined:
+                    line.append(each)  # in the place that has become free
         if not self._anyone_of(account):
             self.ledger.arrive(account, now)
             self._turns.pop(account, None)

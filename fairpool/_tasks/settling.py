@@ -49,6 +49,9 @@ def claim(future: FutureState[Any]) -> tuple[Any, ...] | None:
     if type(status) is not list:
         return None
     try:
+        # Once claimed, it stays so: then no callback is taken out, which might be looked for.
+        if type(status[0]) is not tuple:
+            return None
         first = status.pop(0)  # claim
     except IndexError:
         return None  # claimed, and without a callback

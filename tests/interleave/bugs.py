@@ -247,7 +247,7 @@ BUGS = [
         "    if type(future._status) is not list:  # recheck\n",
         "    if False:\n",
         s.one_claim,
-        1000,
+        3000,
         guarantee=7,
         proof="future",
     ),

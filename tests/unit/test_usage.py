@@ -294,6 +294,45 @@ def test_a_request_that_is_given_up_on_its_way_into_the_line(desk: Desk) -> None
     assert request not in line
 
 
+def test_a_request_given_up_just_before_it_is_taken_is_passed_over(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = desk.ask("a"), desk.ask("a")
+    first_of = UsageQueue._first_of
+
+    def and_give_up(queue: UsageQueue, account: Any) -> Any:
+        item = first_of(queue, account)
+        if item is one and not one.given_up:
+            one.given_up = True
+            queue.give_up(one)
+        return item
+
+    desk.queue._line_up(desk.now)
+    monkeypatch.setattr(UsageQueue, "_first_of", and_give_up)
+    assert desk.queue.take() is other
+
+
+def test_a_look_at_all_requests_sees_one_that_moves(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = desk.ask("a")
+    moves, moved = threading.Event(), threading.Event()
+    join_line = UsageQueue._join_line
+
+    def slowly(queue: UsageQueue, item: Any, now: int) -> None:
+        moves.set()
+        moved.wait(TIMEOUT)
+        join_line(queue, item, now)
+
+    monkeypatch.setattr(UsageQueue, "_join_line", slowly)
+    mover = threading.Thread(target=desk.queue._line_up, args=(desk.now,))
+    mover.start()
+    assert moves.wait(TIMEOUT)
+    monkeypatch.setattr(_usage, "yield_cpu", lambda: (moved.set(), mover.join()))
+    assert desk.queue.items() == [request]
+    mover.join()
+
+
 def test_emptying_the_queue_returns_all_of_it(strict: Desk) -> None:
     one_ahead(strict)
     held = strict.ask("a")
