@@ -114,7 +114,6 @@ GONE_FROM_PROSE: tuple[str, ...] = (
 
 # At most so many sentences whose subject is "who ..." or "whoever ...", by room or folder.
 WHO: dict[str, int] = {
-    "docs": 8,
 }
 
 # Pages that still have lines over 100 columns.

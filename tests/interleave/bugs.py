@@ -571,7 +571,7 @@ BUGS = [
         proof="fairpool/_tasks/waitlist.py",
     ),
     Bug(
-        "an event is cleared twice, and whoever waits at the second gate is left there",
+        "an event is cleared twice, and a task at the second gate is left there",
         "_api.event",
         "Event.clear",
         "            gate.successor.setdefault(None, _Gate())  # atomic: one for all\n",
@@ -666,7 +666,7 @@ BUGS = [
         proof="combining",
     ),
     Bug(
-        "who queues a section does not try the key (`try_key`)",
+        "a thread that queues a section does not try the key (`try_key`)",
         "_locks.key",
         "KeyedLock.see_to_queue",
         "        if self.key.acquire(False):  # combining: try_key\n",
@@ -889,7 +889,7 @@ BUGS = [
         proof="combining",
     ),
     Bug(
-        "who asks for a pass wakes nobody (`notify`)",
+        "a thread that asks for a pass wakes nobody (`notify`)",
         "_locks.key",
         "KeyedLock.dispatch",
         "            scheduler.notify_or_abandon(target)  # parking: notify\n",
@@ -1318,7 +1318,7 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "who lends a thread does not claim its stay (`claim_helper`)",
+        "a helper does not claim its waiter (`claim_helper`)",
         "_locks.helping",
         "LockHelp.recruit_helper",
         "                parker = waiter.pop()  # joining: claim_helper\n",
@@ -1367,7 +1367,7 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "who has lost the claim of a busy stay lets its thread in",
+        "a combiner that has lost the claim of a busy waiter lets its thread in",
         "_locks.waiters",
         "ThreadWaiter.grant",
         "                    helper.leaving = True  # its turn has come; only an optimization\n"
@@ -1404,7 +1404,7 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "who gives up takes a stay that is being lent for one that was let in",
+        "a thread that gives up takes a waiter that is lent for one that was let in",
         "_locks.threads",
         "ThreadEntry._gave_up",
         "            if self.owner is waiter.owner:\n                return False\n",
@@ -1476,7 +1476,7 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "who gives way is published although somebody else resumes it",
+        "a task that gives way is published although somebody else resumes it",
         "_locks.tasks",
         "_GiveWay._suspend",
         "        if continuation.disarm():\n",
@@ -1487,7 +1487,7 @@ BUGS = [
         proof="tickets",
     ),
     Bug(
-        "who gives way is published and stays armed",
+        "a task that gives way is published and stays armed",
         "_locks.tasks",
         "_GiveWay._suspend",
         "        if continuation.disarm():\n",
