@@ -113,8 +113,7 @@ GONE_FROM_PROSE: tuple[str, ...] = (
 )
 
 # At most so many sentences whose subject is "who ..." or "whoever ...", by room or folder.
-WHO: dict[str, int] = {
-}
+WHO: dict[str, int] = {}
 
 # Pages that still have lines over 100 columns.
 LONG_LINES: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import os
 import pathlib
 import sys
@@ -168,8 +169,13 @@ class Moment:
 
     @contextmanager
     def do(self, action: Callable[[], object]) -> Iterator[None]:
-        """In what this encloses, call `action` at this moment; what it raises is raised there."""
-        traced = sys.gettrace()
+        """In what this encloses, call `action` at this moment; what it raises is raised there.
+
+        The collector rests meanwhile: what is raised in a callback of its, or in a finalizer, is
+        lost.
+        """
+        traced, collects = sys.gettrace(), gc.isenabled()
+        gc.disable()
         if sys.version_info < (3, 12):
             sys.settrace(_trace_call)
         try:
@@ -178,6 +184,8 @@ class Moment:
         finally:
             if sys.version_info < (3, 12):
                 sys.settrace(traced)
+            if collects:
+                gc.enable()
 
     @contextmanager
     def do_in(self, *threads: int, action: Callable[[], object]) -> Iterator[None]:
