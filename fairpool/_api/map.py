@@ -92,6 +92,7 @@ def _results(
     deadline: float | None,
 ) -> Iterator[Any]:
     """Yield what the tasks return. Of chunks: the results that each `made`, then its exception."""
+    future: AnyFuture | None = None
     try:
         while pending:
             timeout = None if deadline is None else deadline - monotonic()
@@ -101,7 +102,9 @@ def _results(
                 pending[0]._wait(timeout)
                 results = made.popleft()
                 results.reverse()
-            future = pending.popleft()
+            # No reference is kept to a result that is yielded, nor to a future that has it.
+            future = None if made is None else pending[0]
+            pending.popleft()
             if more is not None:
                 try:
                     pending.extend(islice(more, 1))  # before the consumer goes on, not after
@@ -112,12 +115,11 @@ def _results(
                         made.append([])
                     more = None
             while results:
-                yield results.pop()  # no reference is kept to a result that was yielded
-            if made is not None:
+                yield results.pop()
+            if future is not None:
                 future.result()
-            future = None  # type: ignore[assignment]
     finally:
         # What is raised holds this frame, so this holds no future: no cycle.
-        more = future = None  # type: ignore[assignment]
+        more = future = None
         while pending:
             pending.popleft().cancel()

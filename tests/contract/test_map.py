@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import itertools
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor
 
@@ -173,3 +176,18 @@ def test_lazy_input_after_shutdown(fair: FairPool | Lock) -> None:
         for result in results:
             rest.append(result)
     assert rest in ([], ["1"])  # what was accepted before
+
+
+class Kept:
+    """A result, to which there may be a weak reference."""
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_map_keeps_no_result_that_it_has_yielded(executor: Executor, chunksize: int) -> None:
+    for result in executor.map(lambda _: Kept(), range(7), chunksize=chunksize):
+        there = weakref.ref(result)
+        del result
+        end = time.monotonic() + TIMEOUT
+        while there() is not None:  # its worker may still have the task in hand
+            gc.collect()
+            assert time.monotonic() < end
