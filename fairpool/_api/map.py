@@ -36,7 +36,7 @@ def map_calls(
         if not isinstance(buffersize, int):
             raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
         if buffersize < 1:
-            raise ValueError(f"buffersize must be None or at least 1, not {buffersize!r}")
+            raise ValueError(f"buffersize must be None or > 0, not {buffersize!r}")
     deadline = None if timeout is None else monotonic() + timeout
     calls = zip(*iterables)  # noqa: B905 (as the built-in map, to the shortest)
     tasks: Iterator[AnyFuture]
