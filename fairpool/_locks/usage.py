@@ -18,7 +18,6 @@ from weakref import ref
 
 from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Principal
 from fairpool._core.report import log
-from fairpool._core.room import SHORT_OF_ROOM, put_in_any_case
 from fairpool._core.runqueue import SHORT, RunQueue
 from fairpool._core.threads import monotonic_ns, yield_cpu
 from fairpool._core.token import Token
@@ -44,6 +43,8 @@ HOLD_BACK = 5_000_000
 # How often a look at all requests waits for one that moves. A move takes a microsecond, but a
 # signal handler may look in the midst of a move of its own thread.
 LOOKS_AT_A_MOVE = 1000
+
+_take_oldest = deque.popleft
 
 
 class _StrictLedger(Ledger):
@@ -88,6 +89,7 @@ class UsageQueue(ChargingQueue):
         "_lined",
         "_lock",
         "_moves",
+        "_moving",
         "_numbers",
         "_recent",
         "_served",
@@ -97,7 +99,9 @@ class UsageQueue(ChargingQueue):
     )
 
     # _lined:   the requests in lines that are neither served nor given up
-    # _moves:   (key) 1 while a request is on its way from the arrivals into its line, else 0
+    # _moving:  (key) the request on its way from the arrivals into its line. It stays in there if
+    #           an error or an interrupt cuts the move off, and the next look goes on
+    # _moves:   (key) 1 while there may be one, else 0
     # _heap:    (key) the shares that wait: (weighted usage, ticket, number, account). The usage
     #           only grows: an entry that is behind is put right when it has come to the top
     # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
@@ -117,6 +121,7 @@ class UsageQueue(ChargingQueue):
             self._recent = ledger.recent
         self._lined: set[Any] = set()
         self._moves = 0
+        self._moving: list[Any] = []
         self._heap: list[tuple[int, int, int, Account]] = []
         self._numbers = count()
         self._turns: dict[Account, int] = {}
@@ -168,7 +173,9 @@ class UsageQueue(ChargingQueue):
         A caller that has left something held back, and finds no timer armed, must look again.
         """
         self.rotate(0)
-        return deque.__len__(self) > 0 or (self._held and not self._armed.copy())
+        if deque.__len__(self) or self._moving:
+            return True
+        return self._held and not self._armed.copy()
 
     def begin(self, principal: Principal | None, now: int) -> bool:
         """A section begins at once, because nobody waits (key), unless it is to be held back."""
@@ -243,6 +250,7 @@ class UsageQueue(ChargingQueue):
             found = {*RunQueue.items(self)}
             # Looked at between the two, because a request is in neither while it moves.
             moves = self._moves
+            found.update(self._moving.copy())
             found.update(self._lined.copy())
             if not moves:
                 break
@@ -259,6 +267,7 @@ class UsageQueue(ChargingQueue):
         self.given_up.clear()
         self.idle = Token()
         self._lined.clear()
+        self._moving.clear()
         self._moves = 0
         for account in self.ledger.accounts.values():
             account.queue.clear()
@@ -277,24 +286,25 @@ class UsageQueue(ChargingQueue):
 
         Stops at a thread that sweeps the arrivals, and returns that: it is to be served next.
         """
-        item = None
-        while deque.__len__(self):
+        moving = self._moving
+        while moving or deque.__len__(self):
             self._moves = 1
-            try:
-                item = deque.popleft(self)
-                if not item.has_section and not item.given_up:
+            if not moving:
+                try:
+                    # In one C call: an interrupt (Ctrl-C) finds the request in one of the two.
+                    moving.extend(map(_take_oldest, (self,)))
+                except IndexError:
+                    break
+            item = moving[0]
+            if not item.given_up:
+                if not item.has_section:
                     deque.appendleft(self, item)
+                    moving.clear()
+                    self._moves = 0
                     return item  # type: ignore[no-any-return]
-                if not item.given_up:
-                    self._join_line(item, now)
-            except IndexError:
-                return None
-            except SHORT_OF_ROOM:
-                if item is not None and item not in self._lined:
-                    deque.appendleft(self, item)
-                raise
-            finally:
-                self._moves = 0
+                self._join_line(item, now)
+            moving.clear()
+        self._moves = 0
         return None
 
     def _join_line(self, item: Any, now: int) -> None:
@@ -376,15 +386,7 @@ class UsageQueue(ChargingQueue):
     def _first_of(self, account: Account) -> Any:
         """The oldest that waits of a share, or None."""
         line = account.queue
-        while line:
-            try:
-                item = line.popleft()
-            except IndexError:  # it was given up
-                break
-            try:
-                line.appendleft(item)
-            except MemoryError:
-                put_in_any_case(RunQueue.appendleft, line, item)
+        while (item := line.first()) is not None:
             if item in self._lined:
                 return item
             line.discard(item)  # given up, perhaps while it was not in the line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from kit import TIMEOUT, in_time, occupy
+from unit.instructions import Places, moments
 
 import fairpool
 from fairpool import FairPool, Lock
@@ -310,6 +312,23 @@ def test_a_request_given_up_just_before_it_is_taken_is_passed_over(
     desk.queue._line_up(desk.now)
     monkeypatch.setattr(UsageQueue, "_first_of", and_give_up)
     assert desk.queue.take() is other
+
+
+@pytest.mark.thread_unsafe(reason="watches all instructions")
+def test_an_interrupt_anywhere_in_a_look_loses_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for moment in moments(interrupts=True, places=Places()):
+        desk = Desk(monkeypatch)
+        for name in "aab":
+            desk.ask(name)
+        with contextlib.suppress(KeyboardInterrupt), moment.do(interrupt):
+            desk.queue.first()
+        assert len(desk.queue) >= len(desk.queue.items()) == 3, moment
+        assert sorted(str(desk.serve()) for _ in range(3)) == ["a", "a", "b"], moment
+        assert desk.serve() is None
+        assert len(desk.queue) == 0
 
 
 def test_a_look_at_all_requests_sees_one_that_moves(
