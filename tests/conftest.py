@@ -22,6 +22,7 @@ import sysconfig
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 from watchdog import Watchdog
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -66,6 +67,12 @@ def pytest_configure() -> None:
     global _watchdog
     # Output is not captured at this moment, so that file descriptor 2 is the real one.
     _watchdog = Watchdog(os.dup(2))
+
+    # Where `CI` is set, hypothesis would try the same examples in each run. And it would make its
+    # random generator after the freeze below, not find it among what the collector looks at, and
+    # warn.
+    settings.register_profile("fairpool", settings.get_profile("default"), print_blob=True)
+    settings.load_profile("fairpool")
 
     # A shell without job control starts what it puts in the background with SIGINT ignored, and
     # children inherit that: the tests about Ctrl-C would wait for ever.
