@@ -137,9 +137,9 @@ class Entrant(Protocol):
 
     # task:  the task that it runs, if any
     # ready: what a task awaits that enters at once
-    # spree: consecutive acquires that went before what is published here
+    # consecutive_acquires: how often its task has gone before what is published here
     ready: Any
-    spree: int
+    consecutive_acquires: int
 
     @property
     def task(self) -> Any:

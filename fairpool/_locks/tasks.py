@@ -74,9 +74,9 @@ class TaskEntry(ThreadEntry):
             or _get_running_loop()
         ):
             return self.enter_external(worker)
-        if home is None and not self.queue and worker.published and not worker.spree:
+        if home is None and not self.queue and worker.published and not worker.consecutive_acquires:
             return self.enter_later()
-        if home is None and (not worker.published or worker.spree):
+        if home is None and (not worker.published or worker.consecutive_acquires):
             # A section shorter than its own migration: spin for its end before going through the
             # queue. Not past those that are in there. With bound methods of this thread's own: each
             # read of a shared attribute would delay the task that is inside.

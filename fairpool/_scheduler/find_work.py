@@ -43,7 +43,7 @@ SAMPLE_MASK = 15
 
 # How often a task may enter a lock of tiny sections, which is free, before what its worker has
 # published: a suspension each time would cost as much as several such sections.
-SPREE_MAX = 32
+MAX_CONSECUTIVE_ACQUIRES = 32
 
 # How long the home worker of a lock is given to come and serve it, where it searches and where it
 # runs something else (ns).
@@ -77,11 +77,12 @@ class WorkFinder:
         "_free_slots",
         "_inline",
         "_known",
-        "_on_spree",
+        "_last_acquirer",
         "_sampled",
         "_scans_locks",
         "_share_turn",
         "_turn",
+        "consecutive_acquires",
         "exited",
         "forked",
         "home_queue",
@@ -89,7 +90,6 @@ class WorkFinder:
         "published",
         "queue",
         "scheduler",
-        "spree",
         "steals",
         "steps",
     )
@@ -101,8 +101,9 @@ class WorkFinder:
         self.home_queue = RunQueue()  # locks whose home this is, and which are to be served
         self.exited = False
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
-        self.spree = 0  # how often the last one has gone before what is published here
-        self._on_spree: Any = None  # which one that is
+        # How often the last acquirer has gone before what is published here.
+        self.consecutive_acquires = 0
+        self._last_acquirer: Any = None
         self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
         self._turn = self._scans_locks = self._critical = self._share_turn = False
         self._sampled = 0  # when the continuation began that is being timed (ns), if one is
@@ -285,13 +286,13 @@ class WorkFinder:
 
     def may_go_first(self) -> bool:
         """Whether a task may enter a lock of tiny sections once more, before what is published."""
-        if self._on_spree is not self.item:
-            self._on_spree = self.item
-            self.spree = 0
-        self.spree += 1
-        if self.spree < SPREE_MAX:
+        if self._last_acquirer is not self.item:
+            self._last_acquirer = self.item
+            self.consecutive_acquires = 0
+        self.consecutive_acquires += 1
+        if self.consecutive_acquires < MAX_CONSECUTIVE_ACQUIRES:
             return True
-        self.spree = 0
+        self.consecutive_acquires = 0
         return False
 
     def publish(self, item: Any) -> None:

@@ -291,7 +291,7 @@ class Worker(WaitingWorker):
         It may be the last reference to something of the user's, whose `__del__` takes long, or
         waits for a task. And a parked worker keeps nothing alive.
         """
-        self.item = self._on_spree = None
+        self.item = self._last_acquirer = None
         self.fn = None
 
     def _repay_overcommit(self) -> bool:

@@ -496,7 +496,7 @@ SHRUNK: Values = {
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 1,
     (fairpool._scheduler.find_work, "STEPS_BETWEEN_SCANS"): 5,
     (fairpool._scheduler.worker, "STEPS_BETWEEN_SCANS"): 5,
-    (fairpool._scheduler.find_work, "SPREE_MAX"): 2,
+    (fairpool._scheduler.find_work, "MAX_CONSECUTIVE_ACQUIRES"): 2,
     (fairpool._scheduler.find_work, "STEAL_MAX"): 2,
     (fairpool._core.signals, "LONGEST_BLIND_WAIT"): inf,
 }

@@ -44,7 +44,7 @@ from fairpool._locks import tasks as tasks_module
 from fairpool._locks import threads as threads_module
 from fairpool._locks.owners import ThreadOwner, current_owner
 from fairpool._locks.waiters import ThreadWaiter
-from fairpool._scheduler.find_work import SPREE_MAX
+from fairpool._scheduler.find_work import MAX_CONSECUTIVE_ACQUIRES
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.request import Request
 from fairpool._tasks.settling import claim, settle
@@ -1222,7 +1222,7 @@ def test_consecutive_acquires_end_in_a_yield_without_a_request(make_pool: MakePo
             await gate.wait()
 
     async def loop(name: str) -> None:
-        for _ in range(10 * SPREE_MAX):
+        for _ in range(10 * MAX_CONSECUTIVE_ACQUIRES):
             async with lock:
                 running.append(name)
 
@@ -1245,7 +1245,7 @@ def test_a_task_that_yielded_the_lock_waits_for_a_bounded_time(make_pool: MakePo
     lock = pool.lock()
     gate = fairpool.Event()
     turns: Counter[str] = Counter()
-    stop = 200 * SPREE_MAX
+    stop = 200 * MAX_CONSECUTIVE_ACQUIRES
 
     async def holder() -> None:
         async with lock:
@@ -1258,7 +1258,7 @@ def test_a_task_that_yielded_the_lock_waits_for_a_bounded_time(make_pool: MakePo
 
     async def yields() -> None:
         while turns.total() < stop:
-            for _ in range(SPREE_MAX - 1):
+            for _ in range(MAX_CONSECUTIVE_ACQUIRES - 1):
                 async with lock:
                     turns["yields"] += 1
             await yield_now()

@@ -457,7 +457,7 @@ class Foreign:
 
 
 @pytest.mark.parametrize("overcommits", [0, 1])
-@pytest.mark.parametrize("attribute", ["item", "fn", "_on_spree"])
+@pytest.mark.parametrize("attribute", ["item", "fn", "_last_acquirer"])
 def test_what_was_run_last_goes_before_others_count_on_the_worker(
     attribute: str, overcommits: int
 ) -> None:
