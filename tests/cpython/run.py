@@ -119,7 +119,7 @@ POKES = [
 DIFFERS = {
     "ThreadPoolExecutorTest.test_max_workers_negative": (
         "max_workers=0 is a pool whose workers are the callers of `run`, not an error "
-        "(tests/unit/test_arguments.py has the negative ones)"
+        "(tests/unit/api/test_arguments.py has the negative ones)"
     ),
 }
 

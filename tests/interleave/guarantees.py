@@ -36,47 +36,49 @@ GUARANTEES = (
     Guarantee(
         "One resumer",
         (
-            "unit/test_task.py::test_all_orders_of_run_suspend_wake_cancel_and_complete",
-            "unit/test_handover.py::test_the_second_that_gets_a_coroutine_object_is_refused",
+            "unit/tasks/test_task.py::test_all_orders_of_run_suspend_wake_cancel_and_complete",
+            "unit/tasks/test_coroutines.py::"
+            "test_the_second_that_gets_a_coroutine_object_is_refused",
         ),
     ),
     Guarantee(
         "Mutual exclusion, and ticket order",
         (
-            "unit/test_lock.py::test_all_orders_of_ask_step_cancel_and_release",
-            "unit/test_lock.py::test_ticket_order",
+            "unit/locks/test_lock.py::test_all_orders_of_ask_step_cancel_and_release",
+            "unit/locks/test_lock.py::test_ticket_order",
             "stress/test_lock_stress.py::test_programs_of_locks",
         ),
     ),
     Guarantee(
         "No lost wake-up",
         (
-            "unit/test_parking.py::test_submit_against_parking",
-            "unit/test_task.py::test_whatever_comes_in_the_midst_of_a_cancellation_or_a_wake_up",
-            "unit/test_future.py::test_two_parties_take_turns",
+            "unit/scheduler/test_parking.py::test_submit_against_parking",
+            "unit/tasks/test_task.py::"
+            "test_whatever_comes_in_the_midst_of_a_cancellation_or_a_wake_up",
+            "unit/tasks/test_future.py::test_two_parties_take_turns",
         ),
     ),
     Guarantee(
         "The combiner does not wait, and burdens nobody",
         (
-            "unit/test_lock.py::"
+            "unit/locks/test_lock.py::"
             "test_a_continuation_is_not_kept_waiting_by_locks_that_are_always_wanted",
-            "unit/test_usage.py::test_the_wait_is_bounded",
+            "unit/locks/test_usage.py::test_the_wait_is_bounded",
         ),
     ),
     Guarantee(
         "No deadlock from waiting",
         (
-            "unit/test_waiting.py::test_nested_results",
-            "unit/test_lock.py::test_no_task_is_run_on_top_of_a_critical_section",
+            "unit/scheduler/test_waiting.py::test_nested_results",
+            "unit/locks/test_lock.py::test_no_task_is_run_on_top_of_a_critical_section",
             "stress/test_storms.py::test_nested_waits",
         ),
     ),
     Guarantee(
         "A cycle raises",
         (
-            "unit/test_waiting.py::test_a_cycle_raises",
-            "unit/test_lock.py::test_a_cycle_of_locks_raises_in_one_member",
+            "unit/scheduler/test_waiting.py::test_a_cycle_raises",
+            "unit/locks/test_lock.py::test_a_cycle_of_locks_raises_in_one_member",
             "contract/test_await.py::test_mixed_cycles_are_errors",
         ),
     ),
@@ -84,23 +86,24 @@ GUARANTEES = (
         "Exceptions arrive once, whole",
         (
             "contract/test_submit.py::test_exception_is_the_one_that_was_raised",
-            "unit/test_future.py::test_every_order_of_steps_counts_each_event_once",
-            "unit/test_report.py::test_each_failure_that_nobody_retrieves_is_logged",
-            "unit/test_scheduler.py::test_the_worker_survives",
+            "unit/tasks/test_future.py::test_every_order_of_steps_counts_each_event_once",
+            "unit/core/test_report.py::test_each_failure_that_nobody_retrieves_is_logged",
+            "unit/scheduler/test_scheduler.py::test_the_worker_survives",
         ),
     ),
     Guarantee(
         "Cancellation is prompt and safe",
         (
             "contract/test_await.py::test_cancel_at_any_time",
-            "unit/test_as_asyncio.py::test_what_is_awaited_decides_what_a_cancellation_comes_to",
-            "unit/test_giving_up.py::test_what_comes_and_goes_is_not_kept",
+            "unit/tasks/test_cancelled_waits.py::"
+            "test_what_is_awaited_decides_what_a_cancellation_comes_to",
+            "unit/locks/test_giving_up.py::test_what_comes_and_goes_is_not_kept",
         ),
     ),
     Guarantee(
         "Context follows the task",
         (
-            "unit/test_task.py::test_the_context_is_the_tasks_own_on_whatever_worker",
+            "unit/tasks/test_task.py::test_the_context_is_the_tasks_own_on_whatever_worker",
             "contract/test_await.py::test_contexts_cross_into_the_pool",
         ),
         ("tasks",),
@@ -109,16 +112,16 @@ GUARANTEES = (
         "Nothing lost at the end",
         (
             "contract/test_shutdown.py::test_shutdown_runs_what_was_accepted",
-            "unit/test_scheduler.py::test_submit_against_shutdown",
-            "unit/test_lifetime.py::test_a_dropped_pool_runs_what_its_tasks_start",
+            "unit/scheduler/test_scheduler.py::test_submit_against_shutdown",
+            "unit/scheduler/test_lifetime.py::test_a_dropped_pool_runs_what_its_tasks_start",
             "soak/test_soak.py::test_soak",
         ),
     ),
     Guarantee(
         "Signals are Python's",
         (
-            "unit/test_joined.py::test_ctrl_c_anywhere_in_run_harms_nobody",
-            "unit/test_scheduler.py::test_ctrl_c_interrupts_at_once",
+            "unit/scheduler/test_joined.py::test_ctrl_c_anywhere_in_run_harms_nobody",
+            "unit/scheduler/test_scheduler.py::test_ctrl_c_interrupts_at_once",
         ),
     ),
     Guarantee(
@@ -133,7 +136,7 @@ GUARANTEES = (
         "Cost follows use",
         (
             "unit/test_costs.py::test_an_operation_does_not_look_at_what_it_does_not_use",
-            "unit/test_giving_up.py::test_giving_up_costs_the_same_however_many_wait",
+            "unit/locks/test_giving_up.py::test_giving_up_costs_the_same_however_many_wait",
         ),
         ("combining",),
     ),

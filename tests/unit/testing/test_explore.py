@@ -501,8 +501,8 @@ def test_wrong_arguments(options: dict[str, Any], error: type[Exception]) -> Non
 def test_the_same_in_another_process() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import test_testing\n"
-        "print(test_testing.failure(test_testing.lost_update))\n"
+        "import test_explore\n"
+        "print(test_explore.failure(test_explore.lost_update))\n"
     )
     folder = __file__.rpartition("/")[0]
     outputs = {
