@@ -105,6 +105,7 @@ class Permits(WaitList):
                 while waiter is not None and not wake(waiter, not self._closed):
                     waiter = self.take()  # that one was cancelled
             except SHORT_OF_ROOM:  # it was not claimed
+                assert waiter is not None
                 self.appendleft(waiter)
                 if not self._closed:
                     self._put_back()

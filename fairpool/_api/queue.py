@@ -46,7 +46,7 @@ class _Joiners(WaitList):
 
     __slots__ = ("unfinished",)
 
-    def __init__(self, unfinished: RunQueue) -> None:
+    def __init__(self, unfinished: RunQueue[None]) -> None:
         super().__init__()
         self.unfinished = unfinished
 
@@ -97,10 +97,11 @@ class Queue(Generic[T]):
     def __init__(self, maxsize: int = 0) -> None:
         check_int("maxsize", maxsize)
         self._maxsize = maxsize
-        self._items = RunQueue()  # of boxes
+        self._items: RunQueue[list[T]] = RunQueue()  # of boxes
         self._ready = Permits(0)
         self._places = Permits(maxsize) if maxsize > 0 else None
-        self._unfinished = RunQueue()  # one entry for each item without its `task_done`
+        # One entry for each item without its `task_done`.
+        self._unfinished: RunQueue[None] = RunQueue()
         self._joiners = _Joiners(self._unfinished)
         self._shut = Latch()
         self._taken_back: deque[None] = deque()  # one entry for each empty box in `_items`

@@ -260,7 +260,7 @@ class Principal:
         self.scheduler = scheduler
         self.name = name
         self.weight = weight
-        self.queue = RunQueue()
+        self.queue: RunQueue[Item] = RunQueue()
         self.charges: deque[int] = deque()
         self.estimate = QUANTUM
         self.listed = self.is_active = False

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fairpool._core.room import EMPTY
 from fairpool._core.token import Token
@@ -25,8 +25,10 @@ __all__ = ["SHORT", "RunQueue", "WaitQueue"]
 # In a queue up to this length, a waiter that gives up is searched for and taken out at once.
 SHORT = 64
 
+T = TypeVar("T")
 
-class _Look(list[Any]):
+
+class _Look(list[object]):
     """Collects all that it is compared with, and equals nothing of it.
 
     The comparison is `list.append`, in C, so a `count` in a deque stays one atomic call.
@@ -38,22 +40,22 @@ class _Look(list[Any]):
     __hash__ = None
 
 
-class RunQueue(deque[Any]):
+class RunQueue(deque[T]):
     """A FIFO of tasks. `append` puts one; `take` takes the oldest."""
 
     __slots__ = ()
 
-    def take(self) -> Any:
+    def take(self) -> T | None:
         """The oldest task, or None if there is none."""
         try:
             return self.popleft()
         except EMPTY:
             return None
 
-    def items(self) -> list[Any]:
+    def items(self) -> list[T]:
         """All items at one moment, oldest first. Takes nothing out."""
         while True:
-            look = _Look()
+            look: Any = _Look()
             try:
                 deque.count(self, look)
             except RecursionError:
@@ -62,10 +64,10 @@ class RunQueue(deque[Any]):
                 continue
             return [*look]
 
-    def first(self) -> Any:
+    def first(self) -> T | None:
         """The oldest item, or None. Takes nothing out."""
         while True:
-            look = _Look()
+            look: Any = _Look()
             try:
                 deque.index(self, look, 0, 1)
             except ValueError:
@@ -76,7 +78,7 @@ class RunQueue(deque[Any]):
                 continue
             return look[0] if look else None
 
-    def remove(self, item: Any) -> None:
+    def remove(self, item: T) -> None:
         """Take this item out; ValueError if it is not in the queue."""
         while True:
             try:
@@ -85,7 +87,7 @@ class RunQueue(deque[Any]):
             except IndexError:  # as above
                 pass
 
-    def count(self, item: Any) -> int:
+    def count(self, item: T) -> int:
         """How often this item is in the queue."""
         while True:
             try:
@@ -106,7 +108,7 @@ class RunQueue(deque[Any]):
         return bool(self)
 
 
-class WaitQueue(RunQueue):
+class WaitQueue(RunQueue[T]):
     """Waiters, oldest first. Giving up takes the same time in a queue of any length.
 
     In a long queue a waiter that has given up stays for the time being. The queue is swept when
@@ -123,7 +125,7 @@ class WaitQueue(RunQueue):
         self.given_up: list[None] = []
         self.idle = Token()
 
-    def give_up(self, item: Any) -> bool:
+    def give_up(self, item: T) -> bool:
         """A waiter has given up; whether to sweep the queue now. From any thread."""
         if len(self) > SHORT or not self.discard(item):  # another thread has it, a sweeper perhaps
             self.given_up.append(None)
@@ -134,14 +136,14 @@ class WaitQueue(RunQueue):
         given_up = self.given_up
         return bool(given_up) and len(given_up) * 2 > deque.__len__(self)
 
-    def how_many(self, has_given_up: Callable[[Any], bool]) -> int:
+    def how_many(self, has_given_up: Callable[[T], bool]) -> int:
         """How many wait."""
         if not self.given_up:
             return len(self)
         return sum(not has_given_up(item) for item in self.items())
 
     def sweep(
-        self, heads: tuple[Any, ...], taken: list[Any], has_given_up: Callable[[Any], bool]
+        self, heads: tuple[T, ...], taken: list[T], has_given_up: Callable[[T], bool]
     ) -> None:
         """Take out the waiters that have given up. The caller has taken `idle`.
 
@@ -167,7 +169,7 @@ class WaitQueue(RunQueue):
                 kept.reverse()
             self.extendleft(kept)
 
-    def discard(self, item: Any) -> bool:
+    def discard(self, item: T) -> bool:
         """Take this item out; False if it is not in the queue."""
         try:
             self.remove(item)
@@ -175,7 +177,7 @@ class WaitQueue(RunQueue):
             return False
         return True
 
-    def _drop(self, item: Any) -> bool:
+    def _drop(self, item: T) -> bool:
         """As `discard`, in the deque itself: a subclass may keep requests elsewhere as well."""
         try:
             RunQueue.remove(self, item)

@@ -92,8 +92,9 @@ class Timers:
         self._name = name
         self._idle_timeout = idle_timeout
         self._numbers = count()
-        self._incoming = RunQueue()
-        self._cancelled = RunQueue()  # one item for each cancelled timer; only its length counts
+        self._incoming: RunQueue[Timer] = RunQueue()
+        # One item for each cancelled timer; only its length counts.
+        self._cancelled: RunQueue[None] = RunQueue()
         # How many timers were in the heap when the thread parked. `cancel` reads it after a call on
         # `_cancelled`; a call on that follows where it is written (fence).
         self._held = 0

@@ -11,12 +11,13 @@ plain reads, for where an old answer does no harm. A hot path may write `token.p
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TypeVar
 
 from fairpool._core.room import EMPTY, put_in_any_case
 
 __all__ = ["Latch", "Token", "fence"]
 
+T = TypeVar("T")
 
 _pop = list.pop
 
@@ -58,12 +59,12 @@ class Token(list[None]):
             put_in_any_case(list.append, self, None)
 
 
-class Latch(list[Any]):
+class Latch(list[Exception | None]):
     """A flag that is set once, or several times, and not taken back; with a reason, if need be."""
 
     __slots__ = ()
 
-    def set(self, reason: Any = None) -> None:
+    def set(self, reason: Exception | None = None) -> None:
         """Set it. From any thread. What the thread wrote before is seen where `is_set` is true."""
         self.append(reason)
 
@@ -74,12 +75,14 @@ class Latch(list[Any]):
         """
         return bool(self.copy())
 
-    def reason(self) -> Any:
+    def reason(self) -> Exception:
         """With what it was set first."""
-        return self.copy()[0]
+        reason = self.copy()[0]
+        assert reason is not None  # the caller knows what it was set with
+        return reason
 
 
-def fence(shared: deque[Any]) -> None:
+def fence(shared: deque[T]) -> None:
     """Order this thread's writes before its next reads (fence), and against calls on `shared`.
 
     Rotating by nothing changes nothing, and takes the mutex (mutex order).

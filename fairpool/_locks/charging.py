@@ -28,7 +28,7 @@ from fairpool._tasks.request import Once, Request, Waiter
 __all__ = ["Charging", "ChargingQueue"]
 
 
-class ChargingQueue(WaitQueue):
+class ChargingQueue(WaitQueue[Any]):
     """Requests, oldest first; sections are timed, and charged to shares."""
 
     __slots__ = ("current", "ledger", "since", "until")

@@ -60,7 +60,7 @@ class ServingHost(Protocol):
     # injector:      a lock in here is served by any worker
     max_workers: int
     pending_locks: set[Any]
-    injector: RunQueue
+    injector: RunQueue[Any]
     parking: Parking
 
     def notify(self) -> None:
@@ -119,7 +119,7 @@ class PassWorker(Protocol):
     item: Any
     scheduler: Any
     published: list[Any]
-    home_queue: RunQueue
+    home_queue: RunQueue[Any]
     leaving: bool
     stays: bool
     exited: bool

@@ -100,7 +100,7 @@ class KeyedLock:
         if not locks:
             locks.append(None)
 
-    def keep_requests_in(self, queue: WaitQueue) -> None:
+    def keep_requests_in(self, queue: WaitQueue[Any]) -> None:
         """This is the queue, in its order. Before anybody else knows the lock."""
         self.queue = queue
         self.rotate = queue.rotate

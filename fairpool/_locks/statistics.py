@@ -44,10 +44,10 @@ class Counters:
         self.last_server: Any = None
         self.mean = self.reviewed = self.busy_reviewed = 0
         # Run queues, because they can be looked at while others append.
-        self.waits = RunQueue(maxlen=SAMPLES)
+        self.waits: RunQueue[int] = RunQueue(maxlen=SAMPLES)
         # Written by the worker that takes the continuation, not by the key holder.
-        self.own = RunQueue(maxlen=SAMPLES)
-        self.others = RunQueue(maxlen=SAMPLES)
+        self.own: RunQueue[int] = RunQueue(maxlen=SAMPLES)
+        self.others: RunQueue[int] = RunQueue(maxlen=SAMPLES)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ HEAD_START_SEARCHING = 50_000
 HEAD_START_RUNNING = 30_000
 
 # The run queue of a worker whose thread has not come so far as to make its own. Always empty.
-_NO_QUEUE = RunQueue()
+_NO_QUEUE: RunQueue[Any] = RunQueue()
 
 
 def _lowest(lists: list[list[Any]]) -> list[Any] | None:
@@ -98,7 +98,8 @@ class WorkFinder:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
         self.published: list[Any] = []  # continuations, lowest ticket first
-        self.home_queue = RunQueue()  # locks whose home this is, and which are to be served
+        # Locks whose home this is, and which are to be served.
+        self.home_queue: RunQueue[Any] = RunQueue()
         self.exited = False
         self.item: Any = None  # the task or the continuation that this worker runs or has run last
         # How often the last acquirer has gone before what is published here.
@@ -183,7 +184,7 @@ class WorkFinder:
                 return task
         return None
 
-    def _take_more(self, queue: RunQueue) -> None:
+    def _take_more(self, queue: RunQueue[Any]) -> None:
         """Take half of what is left, too: a steal costs as much as several small tasks."""
         for _ in range(min(len(queue) >> 1, STEAL_MAX)):
             task = queue.take()

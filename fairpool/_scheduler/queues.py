@@ -43,7 +43,7 @@ class Queues:
 
     def _reset(self) -> None:
         """Begin with nothing: a new pool, or the child of a fork."""
-        self.injector = RunQueue()
+        self.injector: RunQueue[Any] = RunQueue()
         # The running mean of the continuations of critical sections (ns); 0: none was looked at.
         self.mean_continuation = 0
         self.workers: list[Worker] = []
@@ -73,7 +73,7 @@ class Queues:
         """Whether any worker has continuations of critical sections that others may take."""
         return any(worker.published.copy() for worker in self.workers.copy())
 
-    def queues(self) -> list[RunQueue]:
+    def queues(self) -> list[RunQueue[Any]]:
         """All of the pool's queues, at one moment."""
         return [*self._own_queues(), *(principal.queue for principal in self.shares.copy())]
 
@@ -81,7 +81,7 @@ class Queues:
         """How many tasks and continuations are queued, those of locks not counted."""
         return sum(map(len, self.queues()))
 
-    def _own_queues(self) -> list[RunQueue]:
+    def _own_queues(self) -> list[RunQueue[Any]]:
         """Those that are no share's: where locks lie that are to be served."""
         queues = [self.injector]
         for worker in self.workers.copy():

@@ -19,7 +19,7 @@ __all__ = ["Host", "Joined", "Life", "Slots", "Sources"]
 class Sources(Protocol):
     """Where work lies, and the calls that tell workers of it."""
 
-    injector: RunQueue
+    injector: RunQueue[Any]
     workers: list[Any]
     locks: set[Any]
     shares: Shares
@@ -59,7 +59,7 @@ class Life(Protocol):
     """How a pool thread begins and ends."""
 
     idle_timeout: float
-    exited_workers: RunQueue
+    exited_workers: RunQueue[Any]
 
     @property
     def has_initializer(self) -> bool: ...

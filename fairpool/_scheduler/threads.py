@@ -67,7 +67,8 @@ class Threads(Queues):
         super()._reset()
         self._numbers = count()
         self.threads: list[Worker] = []  # all workers whose threads may not have ended yet
-        self.exited_workers = RunQueue()  # those of them that have left their loop
+        # Those of them that have left their loop.
+        self.exited_workers: RunQueue[Worker] = RunQueue()
         self.parking = Parking(self.slot_count, self._start_worker, self._overlooks_server)
         self.free_slots = self.parking.free_slots  # at hand for the quick look of every submission
         self.searching = self.parking.searching

@@ -49,7 +49,7 @@ def wake(waiter: Future[Any], value: object) -> bool:
     return True
 
 
-class WaitList(WaitQueue):
+class WaitList(WaitQueue[Future[Any]]):
     """Tasks that wait for the same condition, each on a future of its own, oldest first."""
 
     __slots__ = ()
