@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-from fairpool._tasks.future import Future
-from fairpool._tasks.task import Task
+from fairpool._core.types import AnyCoroutine, Function
+from fairpool._tasks.future import AnyFuture
+from fairpool._tasks.task import AnyTask
 
 __all__ = ["AnyCoroutine", "AnyFuture", "AnyTask", "Function"]
-
-# Where the type of the result does not matter.
-AnyFuture = Future[Any]
-AnyTask = Task[Any]
-AnyCoroutine = Coroutine[Any, Any, Any]
-Function = Callable[..., Any]

@@ -16,4 +16,5 @@ accounts:  usage accounts: principals, ledgers, shares
 foreign:   what may be asked of objects of the user's
 report:    the log
 errors:    the exceptions
+types:     names for types that many signatures have
 """

@@ -26,7 +26,7 @@ from fairpool._tasks.settling import UserCallback, claim, fail, settle
 from fairpool._tasks.state import BY_HAND, CANCELLED, FAILED, FINISHED, Final, is_unclaimed
 from fairpool._tasks.thread_wait import wait
 
-__all__ = ["Derived", "Future"]
+__all__ = ["AnyFuture", "Derived", "Future"]
 
 T = TypeVar("T")
 
@@ -319,6 +319,10 @@ class Future(CallbackFuture[T]):
             state = "cancelled"
         what = self._describe()
         return f"<{type_name(self)} at {id(self):#x} {what + ' ' if what else ''}state={state}>"
+
+
+# Where the type of the result does not matter.
+AnyFuture = Future[Any]
 
 
 class Derived(Future[T]):

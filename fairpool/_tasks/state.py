@@ -30,6 +30,7 @@ __all__ = [
     "CANCELLED",
     "FAILED",
     "FINISHED",
+    "AnyState",
     "Final",
     "FutureState",
     "call_of",
@@ -111,6 +112,10 @@ class FutureState(_StdFuture[T]):
     def _is_notified(self) -> bool:
         """Whether a cancelled future that is worked by hand has seen its notification."""
         return "_notified" in self.__dict__
+
+
+# Where the type of the result does not matter.
+AnyState = FutureState[Any]
 
 
 def is_final(future: FutureState[Any]) -> bool:

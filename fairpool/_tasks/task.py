@@ -25,7 +25,7 @@ from fairpool._tasks.settling import claim, put_back, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, call_of
 from fairpool._tasks.step import fail_step, take_next
 
-__all__ = ["Task"]
+__all__ = ["AnyTask", "Task"]
 
 T = TypeVar("T")
 
@@ -219,6 +219,10 @@ class Task(CancellableTask[T]):
             return ""
         # It is suspended there, and stays so in a cycle: its frames may be looked at.
         return place_of(coroutine_state.coroutine)
+
+
+# Where the type of the result does not matter.
+AnyTask = Task[Any]
 
 
 def _drop(call: tuple[Any, ...]) -> None:
