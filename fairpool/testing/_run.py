@@ -469,9 +469,11 @@ class Run:
         me.unwindings += 1
         if me.unwindings > UNWINDINGS_MAX and me is not self.main:
             me.ended = True
+            # Started below `threading`, so the interpreter does not wait for it. Nor is anybody to
+            # wait for it who asks `threading` for the threads that run.
+            threading._active.pop(me.ident, None)  # type: ignore[attr-defined]
             self._pass_baton(me, self.main)
-            allocated = threading.Event()
-            allocated.wait()  # for ever: it is a daemon
+            threading.Event().wait()  # for ever
         raise Abandoned
 
     def close(self) -> None:

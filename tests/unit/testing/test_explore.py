@@ -163,6 +163,29 @@ def test_a_loop_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(failure(scenario).__cause__, Livelock)
 
 
+def test_a_thread_that_cannot_be_unwound_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_run, "STEPS_MAX", 5000)
+    monkeypatch.setattr(_run, "UNWINDINGS_MAX", 10)
+
+    def swallow() -> None:
+        while True:
+            try:
+                with threading.Lock():
+                    pass
+            except BaseException:
+                pass
+
+    def scenario(pool: FairPool) -> None:
+        threading.Thread(target=swallow, name="swallows").start()
+        pool.submit(int).result()
+
+    assert isinstance(failure(scenario).__cause__, Livelock)
+    # Else the end of the interpreter, and of every pool in it, would wait for it.
+    assert "swallows" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_an_exception_on_a_thread() -> None:
     def scenario(pool: FairPool) -> None:
         thread = threading.Thread(target=int, args=("x",))
