@@ -81,7 +81,7 @@ def jain_index(values: Iterable[float]) -> float:
 class Item(Protocol):
     """What a worker runs: a task, a continuation, a lock to serve, or a principal."""
 
-    def run(self, worker: Any) -> Any:
+    def run(self, worker: Any, /) -> Item | None:
         """Run it on this worker. Returns the item to run next, or None."""
 
 
@@ -126,15 +126,15 @@ class Account:
     # virtual_time: usage divided by weight, moved up where the principal came late
     # pace:         the virtual time of one nanosecond of use
     # seen:         when it last arrived, or ended a use (ns)
-    # queue:        its requests: (lock) a `WaitQueue`; (workers) the principal's run queue
+    # queue:        its requests; (workers) empty, because the principal has a run queue
     # listed:       (lock) whether it is in the heap; (workers) whether it had work at the last look
     # is_present:   whether it is in `Ledger.present`
 
-    def __init__(self, principal: Principal | None, queue: Any) -> None:
+    def __init__(self, principal: Principal | None) -> None:
         self.principal = principal
         self.weight = 1.0 if principal is None else principal.weight
         self.pace = round(VIRTUAL_NANOSECOND / self.weight)
-        self.queue = queue
+        self.queue: WaitQueue[Any] = WaitQueue()
         self.usage = 0
         self.virtual_time = 0
         self.seen = -ABSENCE
@@ -160,7 +160,7 @@ class Ledger:
         """The account of a principal; made if there is none."""
         account = self.accounts.get(principal)
         if account is None:
-            account = self.accounts[principal] = Account(principal, WaitQueue())
+            account = self.accounts[principal] = Account(principal)
         return account
 
     def arrive(self, account: Account, now: int) -> None:
@@ -284,7 +284,7 @@ class Principal:
         self.append(item)
         self.scheduler.notify_if_free()  # parking: notify
 
-    def run(self, worker: Worker) -> Any:
+    def run(self, worker: Worker) -> Item | None:
         """Serve it for a quantum: run the oldest task, and more if they are short.
 
         Returns as `Task.run`.
@@ -302,7 +302,7 @@ class Principal:
         worker.extra_steps -= 1  # the caller counts the quantum as a step, too
         began = clock()
         end = began + QUANTUM
-        following: Any = None
+        following: Item | None = None
         try:
             while True:
                 following = item.run(worker)
@@ -351,7 +351,7 @@ class Shares(list[Principal]):
         """Add a principal, unless there is one of this name; return the one that is there."""
         there = self.names.setdefault(principal.name, principal)  # atomic: the arbiter
         # Before it is listed: other threads look for it once it is.
-        self.ledger.accounts.setdefault(there, Account(there, there.queue))
+        self.ledger.accounts.setdefault(there, Account(there))
         if not there.listed:  # before a caller that gets it queues a task with it
             self.append(there)  # perhaps twice, which does no harm
             there.listed = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CoroutineType, MethodType, TracebackType
-from typing import Any, TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar
 
 __all__ = [
     "context_of",
@@ -29,12 +29,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-_is_subtype: Callable[[Any, Any], bool] = (
+_is_subtype: Callable[[type, type], bool] = (
     type.__subclasscheck__
 )  # that of C, whatever a metaclass has
-_traceback: Any = BaseException.__dict__["__traceback__"]
-_context: Any = BaseException.__dict__["__context__"]
-_cause: Any = BaseException.__dict__["__cause__"]
+_traceback = BaseException.__dict__["__traceback__"]
+_context = BaseException.__dict__["__context__"]
+_cause = BaseException.__dict__["__cause__"]
 
 # Unlike the attribute and the method of an exception, these are never the user's.
 traceback_of: Callable[[BaseException], TracebackType | None] = _traceback.__get__
@@ -44,7 +44,7 @@ set_cause: Callable[[BaseException, BaseException | None], None] = _cause.__set_
 with_traceback: Callable[[BaseException, TracebackType | None], BaseException] = (
     BaseException.with_traceback
 )
-exceptions_of: Callable[[Any], tuple[BaseException, ...]] = BaseExceptionGroup.__dict__[
+exceptions_of: Callable[[BaseException], tuple[BaseException, ...]] = BaseExceptionGroup.__dict__[
     "exceptions"
 ].__get__
 
@@ -78,7 +78,7 @@ def plain_text(text: str) -> str:
     return str.__str__(text)
 
 
-def place_of(coroutine: Any) -> str:
+def place_of(coroutine: object) -> str:
     """Where a suspended coroutine has got to: " (file:line)". The caller knows that it stays so."""
     frame = None
     while type(coroutine) is CoroutineType:  # what it awaits at last may be anything
@@ -91,8 +91,8 @@ def describe(what: object) -> str:
     """A short name for a function; a text stands for itself."""
     while type(what) is MethodType:
         what = what.__func__
-    name: Any = None
-    module: Any = None
+    name: object = None
+    module: object = None
     try:
         if is_a(what, str):
             return plain_text(what)

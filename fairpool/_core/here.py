@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from fairpool._core.threads import local
 
-__all__ = ["here"]
+__all__ = ["Taking", "here"]
+
+
+# The lists into which a thread is just taking parked workers: the innermost one, then the outer
+# ones.
+Taking: TypeAlias = "tuple[Sequence[object], Taking | None]"
 
 
 class _Here(local):
@@ -14,14 +20,14 @@ class _Here(local):
 
     # worker:       the worker whose loop runs on this thread: a pool thread's, or a caller's
     # caller:       the innermost caller on this thread; it handles Ctrl-C
-    # notifying:    the lists into which this thread is just taking parked workers, as (list, outer
-    #               one). A signal handler or a `__del__` may interrupt a `notify`, and nest another
+    # notifying:    set while this thread is in a `notify`. A signal handler or a `__del__` may
+    #               interrupt that, and nest another
     # thread_owner: the owner that stands for this thread at locks, once it has entered one
     # spin_limit:   limit of the spin wait before this thread parks on a future
 
     worker: Any = None
     caller: Any = None
-    notifying: Any = None
+    notifying: Taking | None = None
     thread_owner: Any = None
     spin_limit = 1 << 30
 

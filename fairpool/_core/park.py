@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from fairpool._core.here import here
 from fairpool._core.room import EMPTY, put_in_any_case
@@ -31,6 +31,9 @@ from fairpool._core.signals import acquire
 from fairpool._core.threads import Lock
 
 __all__ = ["Parker", "Parking", "is_taken_here"]
+
+
+T = TypeVar("T")
 
 
 class Parker:
@@ -58,7 +61,7 @@ class Parker:
 _NEVER = object()
 
 
-def _take(container: Any, into: list[Any]) -> None:
+def _take(container: deque[T] | list[T], into: list[T]) -> None:
     """Move the last item of a deque or a list to the end of another list, if there is one.
 
     In one C call: an interrupt (Ctrl-C) finds the item in one of the two.
@@ -115,7 +118,7 @@ class Parking:
         self.free_slots: deque[None] = deque([None]) * slots
         self.overcommits: deque[None] = deque()
         self.parked: list[Parked] = []
-        self.searching: set[Any] = set()
+        self.searching: set[object] = set()
 
     def notify(self) -> None:
         """Get one more worker to search, unless one searches or no slot is free.
@@ -169,7 +172,7 @@ class Parking:
         """Whether no worker runs, but for `but` ones whose slots the caller has in hand."""
         return len(self.free_slots) + but == self._total and not self.overcommits
 
-    def take_slot(self, searcher: Any) -> bool:
+    def take_slot(self, searcher: object) -> bool:
         """Take a free slot for a worker that is about to search; whether there was one."""
         if not _pop(self.free_slots):
             return False
@@ -211,7 +214,7 @@ class Parking:
             here.notifying = outer
 
 
-def is_taken_here(worker: Any) -> bool:
+def is_taken_here(worker: object) -> bool:
     """Whether the calling thread, further out, is just taking this worker out of `parked`."""
     taking = here.notifying
     while taking is not None:

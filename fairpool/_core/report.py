@@ -20,7 +20,7 @@ import logging
 from functools import partial
 from sys import is_finalizing
 from types import TracebackType
-from typing import Any
+from typing import TypeAlias
 
 from fairpool._core.foreign import describe
 from fairpool._core.here import here
@@ -35,8 +35,10 @@ LOGGER = logging.getLogger("concurrent.futures.fairpool")
 # How long (s) the end of the interpreter waits for a handler that is being called.
 LAST_WAIT = 5.0
 
+_ExcInfo: TypeAlias = bool | tuple[type[BaseException], BaseException, TracebackType | None]
 
-def log(level: int, message: str, *args: object, exc_info: Any = False) -> None:
+
+def log(level: int, message: str, *args: object, exc_info: _ExcInfo = False) -> None:
     """Log a message. Raises nothing but the Ctrl-C of a thread of the user's."""
     try:
         if type(this_thread()) is Stranger:  # logging asks for the current thread

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from fairpool._core.threads import yield_cpu
 
@@ -20,6 +20,9 @@ __all__ = [
     "stack_is_deep",
     "strike_off",
 ]
+
+C = TypeVar("C")
+T = TypeVar("T")
 
 # What a call raises for want of stack or memory. A step that undoes something handles both where it
 # needs no call of a Python function.
@@ -55,7 +58,7 @@ def need_stack(frames: int = 24) -> None:
         need_stack(frames - 1)
 
 
-def put_in_any_case(put: Callable[[Any, Any], None], container: Any, item: Any) -> None:
+def put_in_any_case(put: Callable[[C, T], None], container: C, item: T) -> None:
     """`put(container, item)` that waits for memory: a step that undoes something cannot give up."""
     while True:
         try:
@@ -66,7 +69,7 @@ def put_in_any_case(put: Callable[[Any, Any], None], container: Any, item: Any) 
             return
 
 
-def strike_off(entries: list[Any], entry: Any) -> bool:
+def strike_off(entries: list[T], entry: T) -> bool:
     """Take an entry out of a list; False if it is not in there. Does not fail for want of memory.
 
     `remove` needs some for its ValueError, or where the list should shrink.

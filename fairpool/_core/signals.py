@@ -10,10 +10,11 @@ import _signal  # type: ignore[import-not-found]
 from collections.abc import Callable
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Any
+from types import FrameType
+from typing import Protocol, TypeVar
 
 from fairpool._core.here import here
-from fairpool._core.threads import Event, is_main_thread, monotonic
+from fairpool._core.threads import Event, LockType, is_main_thread, monotonic
 
 __all__ = ["LONGEST_BLIND_WAIT", "acquire", "get", "handle_ctrl_c", "wait_until_set"]
 
@@ -24,8 +25,17 @@ LONGEST_BLIND_WAIT = 0.5
 
 YEAR = 31536000
 
+T = TypeVar("T")
 
-def acquire(lock: Any, timeout: float | None) -> bool:
+
+class _Caller(Protocol):
+    """A thread of the user's that works for a pool."""
+
+    def raise_in_wait(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C has come, and this is the place to raise it."""
+
+
+def acquire(lock: LockType, timeout: float | None) -> bool:
     """`lock.acquire`, from which the main thread looks up now and then. None: without end."""
     if not is_main_thread():
         # A lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
@@ -45,7 +55,7 @@ def wait_until_set(event: Event) -> None:
         look_up()
 
 
-def get(queue: SimpleQueue[Any]) -> Any:
+def get(queue: SimpleQueue[T]) -> T:
     """`queue.get`, from which the main thread looks up now and then."""
     if not is_main_thread():
         return queue.get()
@@ -59,11 +69,14 @@ def get(queue: SimpleQueue[Any]) -> Any:
 
 def look_up() -> None:
     """In a wait of the main thread: raise KeyboardInterrupt if Ctrl-C was pressed before it."""
-    if here.caller is not None:
-        here.caller.raise_in_wait()
+    caller: _Caller | None = here.caller
+    if caller is not None:
+        caller.raise_in_wait()
 
 
-def handle_ctrl_c(handler: Callable[[int, Any], object], body: Callable[[], None]) -> None:
+def handle_ctrl_c(
+    handler: Callable[[int, FrameType | None], object], body: Callable[[], None]
+) -> None:
     """Call `body`; on the main thread, have Ctrl-C call `handler` meanwhile, instead of raising.
 
     Only where Python's own handler is installed.

@@ -10,14 +10,13 @@ import os
 import sys
 import threading
 import time
+from _thread import LockType, get_ident, start_new_thread
 from _thread import allocate_lock as Lock
-from _thread import get_ident, start_new_thread
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from threading import Condition, Event, RLock, Thread, current_thread, local, main_thread
 from threading import enumerate as enumerate_threads
-from typing import Any
 from weakref import ref
 
 __all__ = [
@@ -25,6 +24,7 @@ __all__ = [
     "Condition",
     "Event",
     "Lock",
+    "LockType",
     "RLock",
     "Stranger",
     "Thread",
@@ -68,7 +68,7 @@ def is_main_thread() -> bool:
     return get_ident() == threading.main_thread().ident
 
 
-def read_by_many(*values: Any) -> None:
+def read_by_many(*values: object) -> None:
     """Speed up shared slot reads: for the values in slots of an object that many threads read.
 
     On CPython 3.13t the read of a slot takes the mutex of the value (3.13.5, `PyMember_GetOne`) if
@@ -102,11 +102,11 @@ class Stranger:
 
 
 # The threads that `threading` knows, by their idents. It has no public name.
-_known_threads: Any = getattr(threading, "_active", None)
+_known_threads: dict[int, Thread] | None = getattr(threading, "_active", None)
 _UNKNOWN = local()
 
 
-def this_thread() -> Any:
+def this_thread() -> Thread | Stranger:
     """The calling thread, with a `name` and an `ident`.
 
     `current_thread` makes a dummy for a thread that `threading` does not know, or not any more. If
@@ -124,7 +124,7 @@ def call_as_stranger(call: Callable[[], object]) -> None:
     try:
         call()
     finally:
-        if is_strange:
+        if is_strange and _known_threads is not None:
             # From 3.12 on the dummy is taken out when this reference to it is dropped.
             info = getattr(threading, "_thread_local_info", _UNKNOWN)
             vars(info).pop("_track_dummy_thread_ref", None)

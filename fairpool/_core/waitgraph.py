@@ -12,7 +12,7 @@ Assumes: mutex order, plain read and fence (`atomicity`). Proof: `docs/protocols
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 from fairpool._core.errors import DeadlockError
 from fairpool._core.foreign import describe
@@ -35,22 +35,20 @@ class Node(Protocol):
     """What waits, or is waited for: a future, or a request at a lock."""
 
     # has_sources: whether it knows its edges from birth
-    # _pool:       what runs it. None for a future that is worked by hand: its class may be the
-    #              user's, and have a `__hash__`
+    # _pool:       what runs it. None for a future without sources that is worked by hand: its class
+    #              may be the user's, and have a `__hash__`
     # relation:    the words before it in the name of a cycle
 
     @property
     def has_sources(self) -> bool: ...
 
     @property
-    def _pool(self) -> Any: ...
+    def _pool(self) -> object: ...
 
     @property
     def relation(self) -> str: ...
 
-    def done(self) -> bool: ...
-
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> Nodes:
         """What it waits for, besides the edges in the graph."""
 
     def waits_at(self, awaited: object) -> str:
@@ -59,19 +57,37 @@ class Node(Protocol):
     def _describe(self) -> str: ...
 
 
+class WaitingTask(Node, Protocol):
+    """A task that waits."""
+
+    def done(self) -> bool: ...
+
+
+class LockWait(Node, Protocol):
+    """A request that is queued at a lock."""
+
+    def give_up(self) -> bool:
+        """Wait no more; False if it was granted, or given up before."""
+
+
+Nodes: TypeAlias = tuple[Node, ...]
+
 # What a task waits for, and its function or coroutine. Compared by identity.
-Edge = tuple[tuple[Any, ...], Any]
+Edge: TypeAlias = tuple[Nodes, object]
+
+# The way by which a search has come to a node: the nodes before it, the last one first.
+_Way: TypeAlias = "tuple[Node, Edge | None, _Way | None]"
 
 # Item assignment takes the dict's mutex. `get` takes none (plain read): it sees what was written
 # before this thread's last item assignment (mutex order), or before its last call on another
 # container, as far as a fence goes.
-waiting_tasks: dict[Any, Edge] = {}
+waiting_tasks: dict[Node, Edge] = {}
 
 # Set once there are locks. Before, no coroutine can wait for one, and plain tasks are not asked.
 locks = Latch()
 
 
-def enter_wait(task: Node, what: object, awaited: tuple[Any, ...]) -> Edge | None:
+def enter_wait(task: WaitingTask, what: object, awaited: Nodes) -> Edge | None:
     """Write down that `task` waits for `awaited`; raise `DeadlockError` if that closes a cycle.
 
     Of all the waits that form a cycle, the one that is written last sees all the others. Returns
@@ -82,8 +98,8 @@ def enter_wait(task: Node, what: object, awaited: tuple[Any, ...]) -> Edge | Non
     if not write_wait(task, what, awaited):  # write_edge
         return outer
     try:
-        seen: set[Any] | None = None
-        pending: list[Any] = [*awaited]
+        seen: set[Node] | None = None
+        pending = [*awaited]
         while pending:  # follow_edges
             node = pending.pop()
             if node is task:
@@ -110,7 +126,7 @@ def enter_wait(task: Node, what: object, awaited: tuple[Any, ...]) -> Edge | Non
     return outer
 
 
-def write_wait(task: Node, what: object, awaited: tuple[Any, ...]) -> bool:
+def write_wait(task: WaitingTask, what: object, awaited: Nodes) -> bool:
     """Write down that `task` waits for `awaited`, and follow no edge; False if it has ended.
 
     A callback of the task may wait, for one: the task itself waits for nothing any more.
@@ -129,12 +145,12 @@ def leave_wait(task: Node, outer: Edge | None = None) -> None:
         waiting_tasks[task] = outer
 
 
-def waits() -> list[tuple[Any, Edge]]:
+def waits() -> list[tuple[Node, Edge]]:
     """All edges at one moment: (task, (awaited nodes, the task's function))."""
     return list(waiting_tasks.copy().items())
 
 
-def check_lock_wait(task: Node, request: Any) -> None:
+def check_lock_wait(task: Node, request: LockWait) -> None:
     """Raise `DeadlockError` if `task`, whose request is queued at a lock, would wait for ever.
 
     The caller has seen that the lock's owner waits for something, or did so last. A coroutine that
@@ -150,35 +166,28 @@ def check_lock_wait(task: Node, request: Any) -> None:
 # --- naming a cycle -------------------------------------------------------------------------------
 
 
-def _edges(node: Any) -> tuple[tuple[Any, ...], Edge | None]:
-    """All that `node` waits for, and its edge in the graph."""
-    edge = waiting_tasks.get(node)
-    return (node.sources(), None) if edge is None else (edge[0], edge)
-
-
-def _find_cycle(task: Node, first: tuple[Any, ...]) -> list[tuple[Any, Edge | None]] | None:
+def _find_cycle(task: Node, first: Nodes) -> list[tuple[Node, Edge | None]] | None:
     """The shortest path from `task` over `first` back to itself: each node, and its edge."""
-    steps: list[tuple[Any, Any, Any]] = [(each, None, None) for each in first]
-    seen = set()
-    for step in steps:  # grows meanwhile: breadth first
-        node = step[0]
+    steps: list[tuple[Node, _Way | None]] = [(each, None) for each in first]
+    seen: set[Node] = set()
+    for node, way in steps:  # grows meanwhile: breadth first
         if node is task:
             path = []
-            at: Any = step[2]
-            while at is not None:
-                path.append((at[0], at[1]))
-                at = at[2]
+            while way is not None:
+                before, edge, way = way
+                path.append((before, edge))
             return path[::-1]
         if (not node.has_sources and node._pool is None) or node in seen:
             continue  # as in `enter_wait`
         seen.add(node)
-        further, edge = _edges(node)
-        before = (node, edge, step[2])
-        steps.extend((following, None, before) for following in further)
+        edge = waiting_tasks.get(node)
+        longer = (node, edge, way)
+        further = node.sources() if edge is None else edge[0]
+        steps.extend((following, longer) for following in further)
     return None
 
 
-def _names_of_cycle(task: Node, first: tuple[Any, ...]) -> str | None:
+def _names_of_cycle(task: Node, first: Nodes) -> str | None:
     """The cycle that waiting for `first` closes, in words; None if there is none."""
     path = _find_cycle(task, first)
     if path is None:

@@ -28,7 +28,15 @@ from fairpool._core.park import Parker, is_taken_here
 from fairpool._core.report import log
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.signals import wait_until_set
-from fairpool._core.threads import FREE_THREADED, Event, join, new_thread, this_thread, yield_cpu
+from fairpool._core.threads import (
+    FREE_THREADED,
+    Event,
+    Thread,
+    join,
+    new_thread,
+    this_thread,
+    yield_cpu,
+)
 from fairpool._core.token import Token
 from fairpool._scheduler.find_work import STEPS_BETWEEN_SCANS
 from fairpool._scheduler.roles import Host
@@ -91,8 +99,9 @@ class Worker(WaitingWorker):
         # `needs_slot` is set.
         self.woken = False
         self.extra_steps = 0  # in the turns of shares
-        if name is None:  # a caller
-            self.thread = this_thread()
+        self.thread: Thread
+        if name is None:  # a caller, of whose thread only the name and the ident are asked for
+            self.thread = this_thread()  # type: ignore[assignment]
         else:
             self.thread = new_thread(self.run, name, daemon=False)
 

@@ -139,6 +139,7 @@ class LockRequest(Waiter, list[Any]):
 
     # For the search for cycles of waits: see `_core.waitgraph`.
     has_sources = True
+    _pool = None
     holds_continuation = False
     relation = " held by "  # of the lock, which it describes, to its source
 
