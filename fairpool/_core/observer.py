@@ -5,94 +5,182 @@ no flag, and no call. `attach` replaces the functions at which the events happen
 modules, by functions that also report; `detach` puts the originals back. A function is replaced
 only if an attached observer overrides the method of one of its events.
 
-Each event happens at one `Point`, or at a few where the original is written out on a hot path. The
+Each event happens at one *point*, or at a few where the original is written out on a hot path. The
 core has the mechanism and knows no points: `fairpool._inspect.points` lists them, room by room.
+What reports at a point calls `report`, which tells the observers.
 
 Guarantees: an event is reported on the thread that it happens on. A function that is called after
-`attach` has returned reports; a call that was under way then does not.
+`attach` has returned reports; a call that was under way then does not. After `detach` has returned,
+calls under way report nothing either. The seam keeps no task and no lock alive.
 Assumes: an observer raises nothing, does not wait, and is safe to be called by any thread.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-from fairpool._core.threads import Lock
+from fairpool._core.threads import Lock as Mutex
+from fairpool._core.threads import Thread
+from fairpool._core.types import Function
 
-__all__ = ["EVENTS", "Observer", "Point", "attach", "attached", "detach", "point"]
+__all__ = [
+    "EVENTS",
+    "Observer",
+    "Steps",
+    "attach",
+    "attached",
+    "detach",
+    "point",
+    "report",
+]
+
+
+# --- what an observer is told of ------------------------------------------------------------------
+
+# With the members on which it may rely. It compares by identity, and shows by `repr`.
+
+
+class Pool(Protocol):
+    """The scheduler of a pool."""
+
+    max_workers: int
+
+
+class Future(Protocol):
+    """A future; a task is one."""
+
+    def done(self) -> bool: ...
+
+    def cancelled(self) -> bool: ...
+
+
+class Item(Protocol):
+    """What a worker runs: a task, a continuation, the children of a gather, the pass of a lock."""
+
+    @property
+    def task(self) -> Future | None: ...
+
+
+class Worker(Protocol):
+    """A thread of a pool, or one that runs the pool's work for a while."""
+
+    thread: Thread
+
+
+class Lock(Protocol):
+    """A lock of a pool."""
+
+    name: str
+
+
+class Waiter(Protocol):
+    """What waits for a lock. `ticket`: since when (ns)."""
+
+    ticket: int
+
+
+class Wait(Protocol):
+    """A worker's wait: for what kind of thing, and for which."""
+
+    kind: str
+    thing: object
 
 
 class Observer:
     """Told of events. Each method does nothing; a subclass overrides those that it wants."""
 
-    def submitted(self, scheduler: Any, task: Any) -> None:
+    def submitted(self, scheduler: Pool, task: Future) -> None:
         """A task was made and is about to be queued."""
 
-    def settled(self, future: Any) -> None:
+    def settled(self, future: Future) -> None:
         """A future has become final. Its callbacks run before or after this."""
 
-    def work_taken(self, worker: Any, item: Any) -> None:
+    def work_taken(self, worker: Worker, item: Item) -> None:
         """A worker has taken an item, and is about to run it: a task, a continuation, a lock."""
 
-    def step_began(self, worker: Any, item: Any) -> None:
+    def step_began(self, worker: Worker, item: Item) -> None:
         """A worker begins a step of a task or a continuation."""
 
-    def step_ended(self, worker: Any, item: Any) -> None:
+    def step_ended(self, worker: Worker, item: Item) -> None:
         """The step has ended, or the task was suspended."""
 
-    def section_began(self, lock: Any, ticket: int, waited: int) -> None:
+    def section_began(self, lock: Lock, ticket: int, waited: int) -> None:
         """A critical section begins. `ticket`: when it asked (ns). `waited`: for how long (ns)."""
 
-    def section_ended(self, lock: Any) -> None:
-        """A critical section has ended."""
+    def section_ended(self, lock: Lock) -> None:
+        """A critical section has ended, whose beginning was reported."""
 
-    def pass_began(self, lock: Any, worker: Any) -> None:
+    def pass_began(self, lock: Lock, worker: Worker) -> None:
         """A combiner begins a pass."""
 
-    def pass_ended(self, lock: Any, worker: Any) -> None:
+    def pass_ended(self, lock: Lock, worker: Worker) -> None:
         """The pass has ended."""
 
-    def handed_off(self, lock: Any, target: Any) -> None:
+    def handed_off(self, lock: Lock, target: Waiter | None) -> None:
         """The key of a lock was given to a waiter; None: to a worker, which will run a pass."""
 
-    def stolen(self, thief: Any, item: Any) -> None:
+    def stolen(self, thief: Worker, item: Item) -> None:
         """A worker has taken an item from another worker's run queue (`WorkFinder._steal`).
 
         Without an event: what it takes besides (`_take_more`), the published continuations
         (`_take_published`) and the locks (`_take_service`) of other workers.
         """
 
-    def parked(self, worker: Any) -> None:
+    def parked(self, worker: Worker) -> None:
         """A worker is about to park."""
 
-    def unparked(self, worker: Any) -> None:
+    def unparked(self, worker: Worker) -> None:
         """A worker goes on after a park."""
 
-    def blocked(self, worker: Any, wait: Any) -> None:
-        """A worker is about to block in the midst of a task. `wait`: its `kind` and `thing`."""
+    def blocked(self, worker: Worker, wait: Wait) -> None:
+        """A worker is about to block in the midst of a task."""
 
-    def unblocked(self, worker: Any, wait: Any) -> None:
+    def unblocked(self, worker: Worker, wait: Wait) -> None:
         """The worker goes on."""
 
 
 EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_"))
 
 
-class _Several(Observer):
-    """Stands for several observers."""
+class _Report(Observer):
+    """Tells each attached observer of the events that it looks at."""
 
-    def __init__(self, observers: list[Observer]) -> None:
+    # _begun: the ids of what has begun, and not ended: see `begin`. Not the objects themselves,
+    #         which would be kept alive.
+
+    def __init__(self) -> None:
+        self._begun: set[int] = set()
+
+    def tell(self, observers: list[Observer]) -> None:
+        """These are attached now."""
         for event in EVENTS:
             methods = [getattr(each, event) for each in observers if _looks_at(each, event)]
             setattr(self, event, _calls(methods))
+        if not observers:
+            self._begun.clear()
+
+    def begin(self, thing: object) -> None:
+        """Note that `thing` has begun."""
+        self._begun.add(id(thing))
+
+    def has_begun(self, thing: object) -> bool:
+        return id(thing) in self._begun
+
+    def end(self, thing: object) -> bool:
+        """True to one caller for each `begin`, in whatever places the end of `thing` is seen."""
+        try:
+            self._begun.remove(id(thing))
+        except KeyError:
+            return False
+        return True
 
 
 def _calls(methods: list[Callable[..., None]]) -> Callable[..., None]:
-    def call(*args: Any) -> None:
+    def call(*args: object) -> None:
         for method in methods:
             method(*args)
 
@@ -103,26 +191,32 @@ def _looks_at(observer: Observer, event: str) -> bool:
     return getattr(type(observer), event) is not getattr(Observer, event)
 
 
-class Point(NamedTuple):
-    """Where events happen: one function of a class or of a module."""
-
-    owner: Any
-    name: str
-    events: tuple[str, ...]
-    wrap: Callable[[Any, Observer], Any]
+report = _Report()
 
 
-Wrap = Callable[[Any, Observer], Any]
+# --- where it happens -----------------------------------------------------------------------------
 
-_points: list[Point] = []
+# What is done around a call: see `point`. It is sent what the function has returned.
+Steps = Generator[None, Any, None]
+Reporter = Callable[..., Steps]
+
+# Where a function is found: in a class or in a module.
+Owner = type | ModuleType
+
+# The owner of a function, its name, the events, and what reports them.
+_points: list[tuple[Owner, str, tuple[str, ...], Reporter]] = []
 _observers: list[Observer] = []
-_replaced: list[tuple[Any, str, Any]] = []  # the place, the name, the original or `_INHERITED`
-_INHERITED: Any = object()
-_changing = Lock()
+# The place, the name, and the original or `_INHERITED`.
+_replaced: list[tuple[Owner, str, object]] = []
+_INHERITED = object()
+_changing = Mutex()
 
 
-def point(owner: type | ModuleType, name: str, *events: str) -> Callable[[Wrap], Wrap]:
-    """Decorate `wrap(original, observer)`, which makes the function that also reports `events`.
+def point(owner: Owner, name: str, *events: str) -> Callable[[Reporter], Reporter]:
+    """Decorate the generator that reports `events`, around each call of a function.
+
+    It gets the arguments of the call, which is made at its one `yield`. What the function returns
+    is the value of that. If the function raises, the generator is closed there.
 
     A function of a module is replaced in every module of the package that has imported it. A class
     may have inherited the function. Raises AttributeError if `owner` has none of this name: a
@@ -134,9 +228,9 @@ def point(owner: type | ModuleType, name: str, *events: str) -> Callable[[Wrap],
     if unknown or not events:
         raise ValueError(f"an observer is not told of {unknown or 'nothing'}")
 
-    def register(wrap: Wrap) -> Wrap:
-        _points.append(Point(owner, name, events, wrap))
-        return wrap
+    def register(reporter: Reporter) -> Reporter:
+        _points.append((owner, name, events, reporter))
+        return reporter
 
     return register
 
@@ -175,21 +269,39 @@ def attached(observer: Observer) -> Iterator[None]:
 
 
 def _replace() -> None:
-    if not _observers:
-        return
+    report.tell(_observers)
     looked_at = {event for event in EVENTS for each in _observers if _looks_at(each, event)}
-    observer = _observers[0] if len(_observers) == 1 else _Several(_observers)
-    for owner, name, events, wrap in _points:
+    for owner, name, events, reporter in _points:
         if looked_at.isdisjoint(events):
             continue
         original = getattr(owner, name)
-        observed = wrap(original, observer)
+        observed = _observed(original, reporter)
         for place, as_name in list(_places(owner, name, original)):
             _replaced.append((place, as_name, vars(place).get(as_name, _INHERITED)))
             setattr(place, as_name, observed)
 
 
-def _places(owner: Any, name: str, original: Any) -> Iterator[tuple[Any, str]]:
+def _observed(original: Function, reporter: Reporter) -> Function:
+    """The function that takes the place of `original`."""
+
+    def observed(*args: object, **kwargs: object) -> object:
+        steps = reporter(*args, **kwargs)
+        next(steps)
+        try:
+            result: object = original(*args, **kwargs)
+        except BaseException:
+            steps.close()
+            raise
+        try:
+            steps.send(result)
+        except StopIteration:
+            pass
+        return result
+
+    return observed
+
+
+def _places(owner: Owner, name: str, original: object) -> Iterator[tuple[Owner, str]]:
     """Where a function is found: in its class, or in each module that has imported it."""
     if not isinstance(owner, ModuleType):
         yield owner, name

@@ -44,6 +44,8 @@ class GrantedLock(Protocol):
 class LockOfWaiter(GrantedLock, Protocol):
     """A lock, as one that waits for it sees it."""
 
+    name: str
+
     def enqueue(self, item: Any, /) -> None:
         """Put a waiter into the queue, and have it served."""
 

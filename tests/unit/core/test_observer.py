@@ -6,9 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kit import Mishap
 
 from fairpool._core import observer as seam
-from fairpool._core.observer import EVENTS, Observer, attach, attached, detach, point
+from fairpool._core.observer import (
+    EVENTS,
+    Observer,
+    Steps,
+    attach,
+    attached,
+    detach,
+    point,
+    report,
+)
 
 
 class Thief:
@@ -33,22 +43,17 @@ def points() -> Iterator[None]:
     before = seam._points[:]
 
     @point(Thief, "steal", "stolen")
-    def report_steal(steal: Any, observer: Observer) -> Any:
-        def observed(self: Thief) -> str:
-            item: str = steal(self)
-            observer.stolen(self, item)
-            return item
-
-        return observed
+    def report_steal(thief: Any) -> Steps:
+        item = yield
+        report.stolen(thief, item)
 
     @point(Thief, "park", "parked", "unparked")
-    def report_park(park: Any, observer: Observer) -> Any:
-        def observed(self: Thief) -> None:
-            observer.parked(self)
-            park(self)
-            observer.unparked(self)
-
-        return observed
+    def report_park(thief: Any) -> Steps:
+        report.parked(thief)
+        try:
+            yield
+        finally:
+            report.unparked(thief)
 
     yield
     seam._points[:] = before
@@ -115,20 +120,63 @@ def test_a_function_that_a_class_inherits_is_left_inherited() -> None:
     class Heir(Thief):
         pass
 
-    @point(Heir, "steal", "stolen")
-    def report(steal: Any, observer: Observer) -> Any:
-        def observed(self: Thief) -> str:
-            observer.stolen(self, "nothing")
-            return "nothing"
+    seam._points.clear()
 
-        return observed
+    @point(Heir, "steal", "stolen")
+    def report_steal(thief: Any) -> Steps:
+        report.stolen(thief, "nothing")  # type: ignore[arg-type]
+        yield
 
     told = Told()
     with attached(told):
-        assert Heir().steal() == "nothing"
+        assert Heir().steal() == "loot"
         assert Thief().steal() == "loot"
     assert "steal" not in vars(Heir)
-    assert told.told == [("stolen", "nothing"), ("stolen", "loot")]
+    assert told.told == [("stolen", "nothing")]
+
+
+class Parker(Told):
+    def parked(self, worker: Any) -> None:
+        self.told.append(("parked",))
+
+    def unparked(self, worker: Any) -> None:
+        self.told.append(("unparked",))
+
+
+def test_a_function_that_raises_has_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def park(self: Thief) -> None:
+        raise Mishap
+
+    monkeypatch.setattr(Thief, "park", park)
+    told = Parker()
+    with attached(told), pytest.raises(Mishap):
+        Thief().park()
+    assert told.told == [("parked",), ("unparked",)]
+
+
+def test_a_call_under_way_reports_nothing_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Parker()
+
+    def park(self: Thief) -> None:
+        detach(told)
+
+    monkeypatch.setattr(Thief, "park", park)
+    attach(told)
+    Thief().park()
+    assert told.told == [("parked",)]
+
+
+def test_an_end_is_reported_once_for_each_beginning() -> None:
+    one, other = Thief(), Thief()
+    with attached(Told()):
+        assert not report.end(one)
+        report.begin(one)
+        report.begin(other)
+        assert report.has_begun(one)
+        assert report.end(one)
+        assert not report.end(one)
+        assert not report.has_begun(one)
+    assert not report.has_begun(other)
 
 
 def test_an_observer_does_nothing_by_itself() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import pytest
-from kit import in_time
+from kit import Mishap, in_time, until
 
-from fairpool import FairPool, blocking, gather, yield_now
+from fairpool import FairPool, Future, blocking, create_task, gather, yield_now
 from fairpool._core.observer import EVENTS, Observer
 from fairpool._inspect.points import attached
+from fairpool._locks import combiner
 
 pytestmark = pytest.mark.thread_unsafe(reason="functions of classes are replaced")
 
@@ -25,6 +28,9 @@ class Recorder(Observer):
 
     def count(self) -> Counter[str]:
         return Counter(name for name, _, _ in self.events)
+
+    def with_args(self, *names: str) -> list[tuple[str, tuple[Any, ...], int]]:
+        return [event for event in self.events if event[0] in names]
 
     def of(self, *names: str) -> list[str]:
         return [name for name, _, _ in self.events if name in names]
@@ -132,7 +138,80 @@ def test_nothing_is_told_afterwards() -> None:
             pool.submit(int).result()
         told = len(recorder.events)
         pool.submit(int).result()
-        assert len([1 for name, _, _ in recorder.events[told:] if name != "unparked"]) == 0
+    assert len(recorder.events) == told
+
+
+def test_nothing_is_kept_alive() -> None:
+    with attached(Recorder()):
+        future: Future[None] = Future()
+        future.set_result(None)
+    gone = ref(future)
+    del future
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_section_that_ends_while_its_pass_looks_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate: Future[None] = Future()
+
+    async def section() -> None:
+        await gate
+
+    def is_final_in_the_end(item: Any) -> bool:
+        if not gate.done():
+            gate.set_result(None)
+        until(item.done)  # on the other worker
+        return True
+
+    monkeypatch.setattr(combiner, "is_final", is_final_in_the_end)
+    recorder = Recorder()
+    with attached(recorder), FairPool(2) as pool:
+        in_time(lambda: pool.lock().submit(section).result())
+    assert recorder.of("section_began", "section_ended") == ["section_began", "section_ended"]
+
+
+def test_a_cancelled_section_has_not_begun() -> None:
+    recorder = Recorder()
+    with attached(recorder), FairPool(1) as pool:
+        lock = pool.lock()
+        with lock:
+            assert lock.submit(int).cancel()
+        lock.submit(int).result()
+    assert recorder.of("section_began", "section_ended") == ["section_began", "section_ended"] * 2
+
+
+def test_steps_that_a_pass_runs() -> None:
+    """Each task waits for the lock. The pass runs its step up to the end of the section."""
+
+    async def enter(lock: Any, after: str) -> None:
+        async with lock:
+            if after == "suspends inside":
+                await yield_now()
+        if after == "fails":
+            raise Mishap
+
+    async def main(lock: Any) -> list[Any]:
+        waiting = [enter(lock, after) for after in ("", "fails", "suspends inside", "")]
+        async with lock:
+            futures = [create_task(each) for each in waiting]
+            while lock.how_many_wait() < len(waiting):
+                await yield_now()
+        await gather(*futures, return_exceptions=True)
+        return futures
+
+    recorder = Recorder()
+    with attached(recorder), FairPool(1) as pool:
+        lock = pool.lock()
+        tasks = in_time(lambda: pool.submit(main, lock).result())
+    steps = [(name, item) for name, (_, item), _ in recorder.with_args("step_began", "step_ended")]
+    for each in {item for _, item in steps}:
+        mine = [name for name, item in steps if item is each]
+        assert mine == ["step_began", "step_ended"] * (len(mine) // 2)
+    # Up to the lock, up to the end of the section, and the rest. The last one leaves without delay.
+    began = Counter(item.task for name, item in steps if name == "step_began")
+    assert [began[task] for task in tasks] == [3, 3, 4, 2]
 
 
 def test_a_task_that_waits_blocks_its_worker() -> None:
