@@ -18,6 +18,7 @@ from weakref import ref
 
 from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Principal
 from fairpool._core.report import log
+from fairpool._core.room import put_in_any_case
 from fairpool._core.runqueue import SHORT, RunQueue
 from fairpool._core.threads import monotonic_ns, yield_cpu
 from fairpool._core.token import Token
@@ -45,6 +46,15 @@ HOLD_BACK = 5_000_000
 LOOKS_AT_A_MOVE = 1000
 
 _take_oldest = deque.popleft
+
+
+class _Mark:
+    """Stands in the deque while requests are in lines, so that its length says that some wait."""
+
+    given_up = False
+
+
+_MARK = _Mark()
 
 
 class _StrictLedger(Ledger):
@@ -78,7 +88,9 @@ class UsageQueue(ChargingQueue):
 
     The deque itself holds the *arrivals*: requests that the key holder has not seen yet. So a
     request arrives by one call on a deque, as in ticket order: two threads that meet at a container
-    lose 20 µs. The key holder moves the arrivals into *lines*, one for each share.
+    lose 20 µs. The key holder moves the arrivals into *lines*, one for each share. While any line
+    has requests, a mark stands in the deque: `if queue:` is asked three times a section, and must
+    not cost a call.
     """
 
     __slots__ = (
@@ -88,6 +100,7 @@ class UsageQueue(ChargingQueue):
         "_held",
         "_lined",
         "_lock",
+        "_marked",
         "_moves",
         "_moving",
         "_numbers",
@@ -102,6 +115,7 @@ class UsageQueue(ChargingQueue):
     # _moving:  (key) the request on its way from the arrivals into its line. It stays in there if
     #           an error or an interrupt cuts the move off, and the next look goes on
     # _moves:   (key) 1 while there may be one, else 0
+    # _marked:  (key) 1 only if the mark is in the deque or in `_moving`
     # _heap:    (key) the shares that wait: (weighted usage, ticket, number, account). The usage
     #           only grows: an entry that is behind is put right when it has come to the top
     # _turns:   (key) the shares that wait, the longest unserved first, and what `_served` was then
@@ -120,7 +134,7 @@ class UsageQueue(ChargingQueue):
             self.ledger = ledger = _StrictLedger()
             self._recent = ledger.recent
         self._lined: set[Any] = set()
-        self._moves = 0
+        self._marked = self._moves = 0
         self._moving: list[Any] = []
         self._heap: list[tuple[int, int, int, Account]] = []
         self._numbers = count()
@@ -131,10 +145,6 @@ class UsageQueue(ChargingQueue):
         self._armed: list[None] = []
         self.chooses = False
 
-    def __len__(self) -> int:
-        # In the order in which a request moves, so that it is counted at least once.
-        return deque.__len__(self) + self._moves + len(self._lined)
-
     def remove(self, item: Any) -> None:
         """Take a request out, to serve it (key). ValueError if it was given up."""
         if item in self._lined:
@@ -142,13 +152,14 @@ class UsageQueue(ChargingQueue):
                 self._lined.remove(item)  # atomic: the arbiter
             except KeyError:
                 raise ValueError("it does not wait") from None
+            self._mark()
             self.ledger.find(item.share).queue.discard(item)  # it is the first there
         else:
             RunQueue.remove(self, item)
 
     def give_up(self, item: Any) -> bool:
         """A request is given up; whether the arrivals are to be swept now. From any thread."""
-        if deque.__len__(self) <= SHORT:
+        if len(self) <= SHORT:
             try:
                 RunQueue.remove(self, item)
             except ValueError:
@@ -173,7 +184,7 @@ class UsageQueue(ChargingQueue):
         A caller that has left something held back, and finds no timer armed, must look again.
         """
         self.rotate(0)
-        if deque.__len__(self) or self._moving:
+        if len(self) > self._marked or self._moving:
             return True
         return self._held and not self._armed.copy()
 
@@ -255,6 +266,7 @@ class UsageQueue(ChargingQueue):
             if not moves:
                 break
             yield_cpu()
+        found.discard(_MARK)
         return sorted(found, key=_ticket_of)
 
     def how_many(self, has_given_up: Callable[[Any], bool]) -> int:
@@ -268,7 +280,7 @@ class UsageQueue(ChargingQueue):
         self.idle = Token()
         self._lined.clear()
         self._moving.clear()
-        self._moves = 0
+        self._marked = self._moves = 0
         for account in self.ledger.accounts.values():
             account.queue.clear()
 
@@ -286,8 +298,17 @@ class UsageQueue(ChargingQueue):
 
         Stops at a thread that sweeps the arrivals, and returns that: it is to be served next.
         """
+        try:
+            sweep = self._line_up_arrivals(now)
+            self._mark()
+        except BaseException:
+            self._mark()
+            raise
+        return sweep
+
+    def _line_up_arrivals(self, now: int) -> Sweep | None:
         moving = self._moving
-        while moving or deque.__len__(self):
+        while moving or len(self) > self._marked:
             self._moves = 1
             if not moving:
                 try:
@@ -296,7 +317,9 @@ class UsageQueue(ChargingQueue):
                 except IndexError:
                     break
             item = moving[0]
-            if not item.given_up:
+            if item is _MARK:
+                self._marked = 0
+            elif not item.given_up:
                 if not item.has_section:
                     deque.appendleft(self, item)
                     moving.clear()
@@ -306,6 +329,19 @@ class UsageQueue(ChargingQueue):
             moving.clear()
         self._moves = 0
         return None
+
+    def _mark(self) -> None:
+        """Have the mark in the deque if a line has requests, and else not."""
+        if not self._lined:
+            if self._marked:
+                self._marked = 0  # first, and last below: a mark too many only costs a look
+                self._drop(_MARK)
+        elif not self._marked:
+            try:
+                deque.append(self, _MARK)
+            except MemoryError:
+                put_in_any_case(deque.append, self, _MARK)
+            self._marked = 1
 
     def _join_line(self, item: Any, now: int) -> None:
         account = self.ledger.find(item.share)

@@ -1113,6 +1113,17 @@ BUGS = [
         guarantee=10,
         proof="usage",
     ),
+    Bug(
+        "the end of a section does not see the requests that are in lines (`mark`)",
+        "_locks.usage",
+        "UsageQueue._mark",
+        "                deque.append(self, _MARK)\n",
+        "                pass\n",
+        k.usage_order_serves_lines,
+        500,
+        guarantee=3,
+        proof="usage",
+    ),
     # --- locks: the end -----------------------------------------------------------------------
     Bug(
         "lock.submit does not look again whether the pool was closed (`recheck_closed`)",

@@ -867,6 +867,24 @@ def usage_order_meets_cancel() -> None:
     assert sorted(inside.order) in ([0, 1, 2], [0, 2]), inside.order
 
 
+def usage_order_serves_lines() -> None:
+    """Requests of two shares come while a thread is inside, and are in lines when it leaves."""
+    with pool_of(1) as pool:
+        inside = Inside(pool.lock(order="usage"))
+        shares = [pool.share("one"), pool.share("other")]
+
+        async def enter(who: int) -> None:
+            async with inside.lock:
+                inside.section(who)
+
+        with inside.lock:
+            tasks = [shares[who % 2].submit(enter, who) for who in range(3)]
+            pool.submit(int).result()
+        for each in tasks:
+            each.result()
+    assert sorted(inside.order) == [0, 1, 2], inside.order
+
+
 def usage_order_drops_sections() -> None:
     """The same with sections, of which two are dropped, and a thread."""
     with pool_of(1) as pool:
