@@ -6,12 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from types import CoroutineType
 from typing import Any, Protocol
 
-__all__ = ["AnyCoroutine", "Function", "Runnable"]
+__all__ = ["AnyCoroutine", "AnyWorker", "Function", "NativeCoroutine", "Runnable"]
 
 # A coroutine object of the user's: what it yields and takes, its worker knows.
 AnyCoroutine = Coroutine[Any, Any, Any]
+
+# One that is run step by step: native, or made of a generator, which has the same methods.
+NativeCoroutine = CoroutineType[Any, Any, Any]
+
+# A worker, as the argument of what it runs: each class that runs has a Protocol of its own for it.
+AnyWorker = Any
 
 # A function of the user's. Only the user knows its arguments, and the type of its result.
 Function = Callable[..., Any]
@@ -20,6 +27,5 @@ Function = Callable[..., Any]
 class Runnable(Protocol):
     """What lies in run queues: a task, a continuation, a gather, a lock to serve, a principal."""
 
-    # `worker` is the worker as the object sees it: a Protocol of its own room.
-    def run(self, worker: Any, /) -> Runnable | None:
+    def run(self, worker: AnyWorker, /) -> Runnable | None:
         """Run it on this worker, whose thread calls it. Returns what the worker runs next."""

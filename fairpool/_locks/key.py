@@ -92,7 +92,7 @@ class KeyedLock:
         self.asked = 0
         self.preferred: LockWorker | None = None
         self.home: LockWorker | None = None
-        self.leave_token = Leave(self)
+        self.leave_token = Leave(self)  # type: ignore[arg-type]  # it is all of a `Lock`
         self.leave_door = Once((self.leave_token,))
         self.ready = Once()
         self.stats = Counters()

@@ -218,7 +218,7 @@ class _Critical(Waiter, Task[Any]):
         return self.lock.owner is self
 
     @property
-    def lock_in_hand(self) -> Any:
+    def lock_in_hand(self) -> LockOfWaiter | None:  # type: ignore[override]
         """As that of `Combiner`: from when the section has ended until the pass notes that."""
         lock = self.lock
         return lock if lock.owner is self and is_final(self) else None

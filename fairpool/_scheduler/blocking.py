@@ -22,7 +22,6 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
 from fairpool._scheduler.roles import Host
-from fairpool._tasks.future import Future
 from fairpool._tasks.thread_wait import ThreadCallback
 
 __all__ = ["SlotWaiter", "blocked", "blocking"]
@@ -198,7 +197,7 @@ class SlotWaiter(ThreadCallback):
         super().__init__()
         self._wait = wait
 
-    def __call__(self, future: Future[Any]) -> None:
+    def __call__(self, future: object) -> None:
         self._wait.return_slot()
         super().__call__(future)
 

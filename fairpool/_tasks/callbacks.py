@@ -5,13 +5,12 @@ Protocol and proof: `docs/protocols/future.md` (`register`, `recheck`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fairpool._tasks.settling import run_callback, run_late
-from fairpool._tasks.state import FutureState
+from fairpool._tasks.state import AnyState, Callback, FutureState
 
-__all__ = ["CROWDED", "CallbackFuture", "Crowd"]
+__all__ = ["CROWDED", "AnyCallbackFuture", "CallbackFuture", "Crowd"]
 
 T = TypeVar("T")
 
@@ -20,7 +19,7 @@ T = TypeVar("T")
 CROWDED = 64
 
 
-class Crowd(dict[Callable[[Any], object], None]):
+class Crowd(dict[Callback, None]):
     """A callback for many: those of one future that may be taken out again, beyond `CROWDED`."""
 
     __slots__ = ("registered",)
@@ -35,11 +34,11 @@ class Crowd(dict[Callable[[Any], object], None]):
     def __init__(self) -> None:
         self.registered = False
 
-    def leave(self, callback: Callable[[Any], object]) -> bool:
+    def leave(self, callback: Callback) -> bool:
         """Take this one out; False if it is not in here."""
         return self.pop(callback, self) is None
 
-    def __call__(self, future: FutureState[Any]) -> None:
+    def __call__(self, future: AnyState) -> None:
         interrupt = None
         while self:
             for callback in self.copy():  # copy_crowd
@@ -57,7 +56,7 @@ class CallbackFuture(FutureState[T]):
 
     __slots__ = ()
 
-    def _register(self, callback: Callable[[Any], object]) -> None:
+    def _register(self, callback: Callback) -> None:
         """Have `callback(self)` called once this future is final: at once if it is already."""
         status = self._status
         if type(status) is list:
@@ -68,7 +67,7 @@ class CallbackFuture(FutureState[T]):
         else:
             run_callback(self, callback)
 
-    def register_for_now(self, callback: Callable[[Any], object]) -> None:
+    def register_for_now(self, callback: Callback) -> None:
         """As `_register`, for one that may be taken out again, and is not in there yet."""
         status = self._status
         if type(status) is not list:
@@ -80,7 +79,7 @@ class CallbackFuture(FutureState[T]):
             if type(self._status) is not list:  # recheck
                 run_late(self, status, callback)
 
-    def _join_crowd(self, callback: Callable[[Any], object]) -> None:
+    def _join_crowd(self, callback: Callback) -> None:
         crowd: Crowd = self.__dict__.setdefault("_crowd", Crowd())  # one for all
         crowd[callback] = None  # join_crowd
         if type(self._status) is not list:  # recheck_crowd
@@ -91,7 +90,7 @@ class CallbackFuture(FutureState[T]):
             self._register(crowd)
             crowd.registered = True
 
-    def _unregister(self, callback: Callable[[Any], object]) -> None:
+    def _unregister(self, callback: Callback) -> None:
         """Forget a callback that has not been called yet, if it is still there."""
         status = self._status
         if type(status) is not list:
@@ -103,6 +102,10 @@ class CallbackFuture(FutureState[T]):
         except ValueError:
             self._leave_crowd(callback)
 
-    def _leave_crowd(self, callback: Callable[[Any], object]) -> bool:
+    def _leave_crowd(self, callback: Callback) -> bool:
         crowd: Crowd | None = self.__dict__.get("_crowd")
         return crowd is not None and crowd.leave(callback)
+
+
+# Where the type of the result does not matter.
+AnyCallbackFuture = CallbackFuture[Any]

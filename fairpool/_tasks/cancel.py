@@ -20,11 +20,12 @@ from fairpool._core.here import here
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import start_new_thread
+from fairpool._core.types import Runnable
 from fairpool._core.waitgraph import leave_wait
-from fairpool._tasks.future import Future
-from fairpool._tasks.host import Pool
+from fairpool._tasks.future import AnyFuture, Future
+from fairpool._tasks.host import Pool, Worker
 from fairpool._tasks.request import Request
-from fairpool._tasks.state import CANCELLED, is_final
+from fairpool._tasks.state import CANCELLED, Callback, Status, is_final
 
 __all__ = ["CancelRequest", "CancellableTask", "Suspension", "may_hold_request"]
 
@@ -41,11 +42,11 @@ class CancelRequest:
         self.delivered = False
         self.withdrawn = False
 
-    def __call__(self, task: Future[Any]) -> None:
+    def __call__(self, task: AnyFuture) -> None:
         pass
 
 
-def may_hold_request(status: list[Any]) -> bool:
+def may_hold_request(status: Status) -> bool:
     """A quick look, for the usual case of one callback, that is none."""
     try:
         return len(status) > 1 or type(status[0]) is CancelRequest
@@ -80,10 +81,10 @@ class Suspension:
     # _error:     what the next step throws into the coroutine
     # _passed_on: the request that `awaited` has agreed to end for. What that ends with comes out
 
-    task: CancellableTask[Any]
+    task: AnyCancellable
     armed: list[None]
     awaited: Any
-    request: Any
+    request: Request | None
     _requested: bool
     _attention: bool
     _waits: bool
@@ -135,8 +136,12 @@ class Suspension:
         except SHORT_OF_ROOM:  # it is in no queue
             start_new_thread(pool.resume, (self,))
 
-    def __call__(self, future: Any) -> None:
+    def __call__(self, future: object) -> None:
         self.wake()
+
+    def run(self, worker: Worker) -> Runnable | None:
+        """Run the next step: see `Continuation`."""
+        raise NotImplementedError
 
     def interrupt(self) -> None:
         """A cancellation was requested (`request` is done)."""
@@ -278,7 +283,7 @@ class CancellableTask(Future[T]):
         if is_a(coroutine_state, Suspension):
             coroutine_state.interrupt()
 
-    def put_back(self, callback: Any) -> None:
+    def put_back(self, callback: Callback) -> None:
         """Called when a claim has taken out `callback` and put it back."""
         # A request may have been looked for in between, and missed: as if it had just been made.
         if type(callback) is CancelRequest:
@@ -316,3 +321,7 @@ class CancellableTask(Future[T]):
 
     def _has_news(self) -> bool:
         return any(not request.delivered for request in self.cancel_requests())
+
+
+# Where the type of the result does not matter.
+AnyCancellable = CancellableTask[Any]

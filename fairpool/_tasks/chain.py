@@ -7,20 +7,30 @@ from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
 from sys import getrefcount
 from types import CoroutineType, GeneratorType
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import getweakrefcount
 
 from fairpool._core.foreign import describe, is_a
+from fairpool._core.types import Function, Runnable
 from fairpool._tasks import host
 from fairpool._tasks.callbacks import Crowd
 from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.continuation import Continuation, end_suspended
 from fairpool._tasks.coroutines import HELD_BY_LOCAL, claim_coroutine, is_coroutine
 from fairpool._tasks.failure import Failure
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.host import Worker
 from fairpool._tasks.settling import outcome_of, put_back, settle
-from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, call_of
+from fairpool._tasks.state import (
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    Call,
+    Callback,
+    Outcome,
+    Status,
+    call_of,
+)
 from fairpool._tasks.step import fail_step, settle_and_take_next, take_next, taken_next
 from fairpool._tasks.task import Task
 from fairpool._tasks.wrap import is_future, wrap_future
@@ -41,7 +51,7 @@ class Handler:
     __slots__ = ("_types", "handler")
 
     def __init__(
-        self, handler: Callable[[Any], Any], types: tuple[type[BaseException], ...]
+        self, handler: Callable[[BaseException], object], types: tuple[type[BaseException], ...]
     ) -> None:
         self.handler = handler
         self._types = types
@@ -50,7 +60,7 @@ class Handler:
         return any(is_a(error, kind) for kind in self._types)
 
 
-def _run_in_any_case(source: Future[Any], fn: Callable[[], Any]) -> Any:
+def _run_in_any_case(source: AnyFuture, fn: Callable[[], object]) -> object:
     result = fn()
     if is_coroutine(result):
         claim_coroutine(result)
@@ -72,9 +82,9 @@ class Link(Task[T]):
 
     has_sources = True
 
-    def run(self, worker: Worker) -> Any:
+    def run(self, worker: Worker) -> Runnable | None:
         """As `Task.run`. The argument of the call is the outcome of the source."""
-        status: Any = self._status
+        status: Status = self._status  # type: ignore[assignment]
         try:
             call = status.pop(0)
         except (IndexError, AttributeError):  # claimed, or final
@@ -124,13 +134,13 @@ class Link(Task[T]):
         status.reverse()  # publish_fence
         return take_next(self, status, self._pool) if status else None
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[AnyFuture, ...]:
         if (call := call_of(self)) is None:
             return ()
         _, _, source, _, _, _, _ = call
         return (source,)
 
-    def _describe_call(self, call: tuple[Any, ...]) -> str:
+    def _describe_call(self, call: Call) -> str:
         _, on_result, _, _, _, on_error, in_any_case = call
         fn = next(fn for fn in (on_result, on_error, in_any_case) if fn is not None)
         return describe(fn.handler if type(fn) is Handler else fn)
@@ -140,7 +150,7 @@ class Link(Task[T]):
 
         A `finally_` is not cancelled: its source is, and then it runs.
         """
-        link: Any = self
+        link: AnyFuture = self
         answer = False
         while isinstance(link, Link) and (sources := link.sources()):
             if not link.is_clean_up():
@@ -161,16 +171,16 @@ class Link(Task[T]):
         _, _, _, _, _, _, in_any_case = call
         return in_any_case is not None
 
-    def __call__(self, source: Future[Any]) -> None:
+    def __call__(self, source: AnyFuture) -> None:
         """A link is a callback: its source is final, so it can be queued."""
         self._pool.resume(self)
 
     def take_over(
         self,
-        source: Future[Any],
+        source: AnyFuture,
         on_error: Handler | None,
-        in_any_case: Callable[[], Any] | None,
-    ) -> tuple[Any, ...] | None:
+        in_any_case: Callable[[], object] | None,
+    ) -> tuple[Function, *tuple[object, ...]] | None:
         """The function and the arguments for an outcome of `source` that `on_result` is not for.
 
         None if that is this link's own outcome, too: see `inherited`.
@@ -184,7 +194,7 @@ class Link(Task[T]):
                 return on_error.handler, failure.exception
         return None
 
-    def inherited(self, source: Future[Any]) -> tuple[Any, Any]:
+    def inherited(self, source: AnyFuture) -> Outcome:
         """The final state and the value of `source`, for this link.
 
         Nothing is raised on the way, so the traceback does not grow from link to link.
@@ -198,7 +208,7 @@ class Closing(Link[None]):
     __slots__ = ()
 
 
-def _waits_alone(link: Link[Any], source: Future[Any]) -> bool:
+def _waits_alone(link: Callback, source: AnyFuture) -> bool:
     """Whether nothing waits for `source` but `link`."""
     status = source._status
     return type(status) is list and all(

@@ -11,16 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import Condition, RLock
-from fairpool._tasks.callbacks import CallbackFuture
-from fairpool._tasks.host import CallingWorker
+from fairpool._tasks.callbacks import AnyCallbackFuture
+from fairpool._tasks.host import Worker
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 
 __all__ = ["ConditionAdapter", "adapter_of"]
+
+
+class StdWaiter(Protocol):
+    """A waiter of `concurrent.futures._base`."""
+
+    def add_result(self, future: AnyCallbackFuture, /) -> None: ...
+
+    def add_exception(self, future: AnyCallbackFuture, /) -> None: ...
+
+    def add_cancelled(self, future: AnyCallbackFuture, /) -> None: ...
 
 
 class ConditionAdapter:
@@ -32,14 +42,14 @@ class ConditionAdapter:
 
     __slots__ = ("condition", "heard", "registered", "told", "waiters")
 
-    def __init__(self, future: CallbackFuture[Any]) -> None:
+    def __init__(self, future: AnyCallbackFuture) -> None:
         self.condition = Condition(ConditionLock())  # type: ignore[arg-type]
-        self.heard: list[Any] = []  # the waiters that were told
+        self.heard: list[StdWaiter] = []  # the waiters that were told
         self.waiters = StdWaiters(future)
         self.registered = False
         self.told = False
 
-    def __call__(self, future: CallbackFuture[Any]) -> None:
+    def __call__(self, future: AnyCallbackFuture) -> None:
         if future._status is CANCELLED and future._pool is None and not future._is_notified():
             return  # the notification is still to come: as in the standard library
         lock: Any = self.condition._lock  # type: ignore[attr-defined]
@@ -78,7 +88,7 @@ class ConditionLock:
         self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
         self.on_release: Callable[[], object] | None = None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._lock, name)
 
     def release(self) -> None:
@@ -86,8 +96,8 @@ class ConditionLock:
         if self.on_release is not None and not self._is_owned():
             self._released()
 
-    def _release_save(self) -> Any:
-        state = self._lock._release_save()  # type: ignore[attr-defined]
+    def _release_save(self) -> object:
+        state: object = self._lock._release_save()  # type: ignore[attr-defined]
         if self.on_release is not None:
             self._released()
         return state
@@ -104,7 +114,7 @@ class ConditionLock:
         self.release()
 
 
-def tell(waiter: Any, future: CallbackFuture[Any]) -> None:
+def tell(waiter: StdWaiter, future: AnyCallbackFuture) -> None:
     """Tell a waiter of `concurrent.futures._base` that `future` is final."""
     if future._status is FINISHED:
         waiter.add_result(future)
@@ -114,24 +124,24 @@ def tell(waiter: Any, future: CallbackFuture[Any]) -> None:
         waiter.add_cancelled(future)
 
 
-class StdWaiters(list[Any]):
+class StdWaiters(list[StdWaiter]):
     """`Future._waiters`. A worker that installs a waiter is about to wait: it must not starve."""
 
     __slots__ = ("future",)
 
-    def __init__(self, future: CallbackFuture[Any]) -> None:
-        self.future: CallbackFuture[Any] | None = future
+    def __init__(self, future: AnyCallbackFuture) -> None:
+        self.future: AnyCallbackFuture | None = future
 
-    def append(self, waiter: Any) -> None:
+    def append(self, waiter: StdWaiter) -> None:
         if self.future is not None:
-            worker: CallingWorker | None = here.worker
+            worker: Worker | None = here.worker
             host = self.future._pool if worker is None else worker
             if host is not None:
                 host.adopt(waiter, self.future)
         list.append(self, waiter)
 
 
-def adapter_of(future: Any) -> ConditionAdapter:
+def adapter_of(future: AnyCallbackFuture) -> ConditionAdapter:
     """The adapter of `future`: made when it is first asked for, and the same for all."""
     if type(future._status) is list and future._pool is not None:
         future._pool.check_same_process()

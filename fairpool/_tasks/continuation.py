@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from contextvars import Context
 from logging import CRITICAL, WARNING
-from typing import Any
 
 from fairpool._core.errors import DeadlockError
 from fairpool._core.foreign import describe, with_traceback, without_frame
 from fairpool._core.report import log
 from fairpool._core.threads import monotonic_ns
+from fairpool._core.types import NativeCoroutine, Runnable
 from fairpool._core.waitgraph import enter_wait, leave_wait
-from fairpool._tasks.cancel import CancellableTask, Suspension, may_hold_request
+from fairpool._tasks.cancel import AnyCancellable, Suspension, may_hold_request
 from fairpool._tasks.host import Worker
-from fairpool._tasks.request import Leave, Request
+from fairpool._tasks.request import Leave, Request, Yielded
 from fairpool._tasks.settling import fail, settle
-from fairpool._tasks.state import CANCELLED, FINISHED
+from fairpool._tasks.state import CANCELLED, FINISHED, Status
 from fairpool._tasks.step import close_coroutine, fail_step, settle_and_take_next, taken_next
 from fairpool._tasks.wrap import RUN_IT_THERE, is_future, wrap_future
 
@@ -42,7 +42,7 @@ class Continuation(Suspension):
     # ticket: when its request for a lock arrived; written by the worker that runs its step, before
     #         it is published.
 
-    def __init__(self, task: CancellableTask[Any], context: Context, coroutine: Any) -> None:
+    def __init__(self, task: AnyCancellable, context: Context, coroutine: NativeCoroutine) -> None:
         self.task = task
         self.run_in = context.run
         self.coroutine = coroutine
@@ -63,7 +63,7 @@ class Continuation(Suspension):
         if entries and may_hold_request(entries) and task.cancel_requests():
             self._requested = self._attention = True
 
-    def run(self, worker: Worker) -> Any:
+    def run(self, worker: Worker) -> Runnable | None:
         """Run the next step. Returns as `Task.run`, or itself if the coroutine has only yielded."""
         worker.item = self
         if self._attention:
@@ -97,7 +97,7 @@ class Continuation(Suspension):
             kind = stats.others if request.ticket == self.ticket else stats.own
             kind.append(now - self.ticket)
 
-    def suspended(self, request: Any, worker: Worker) -> Any:
+    def suspended(self, request: Yielded, worker: Worker) -> Runnable | None:
         """A combiner has run a step, and this is what the coroutine has yielded. As `run`."""
         if request is None:
             worker.requeue(self)
@@ -108,20 +108,20 @@ class Continuation(Suspension):
             return None
         return following
 
-    def suspend(self, request: Any, worker: Worker) -> Any:
+    def suspend(self, request: Yielded, worker: Worker) -> Runnable | None:
         """The coroutine has yielded `request`, and `send` has returned. Returns as `run`."""
         kind = type(request)
         if kind is Request:
             return self._queue_up(request, worker)
         if kind is Leave:
-            return request.after_leave(self, worker)
+            return request.after_leave(self, worker)  # type: ignore[no-any-return]
         if self._arm(request):
             return None
         following = self._throw(worker)
         del self, worker, request  # no cycle: see `run`
         return following
 
-    def _queue_up(self, request: Request, worker: Worker) -> Any:
+    def _queue_up(self, request: Request, worker: Worker) -> Runnable | None:
         """Wait for a lock. Returns as `run`."""
         self.ticket = request.ticket
         self.request = self.awaited = request
@@ -144,7 +144,7 @@ class Continuation(Suspension):
             return self._throw(worker) if self._attend() else self._ask_again(request, worker)
         return following
 
-    def _ask_again(self, request: Request, worker: Worker) -> Any:
+    def _ask_again(self, request: Request, worker: Worker) -> Runnable | None:
         """The request was given up for a cancellation that was taken back. Returns as `run`."""
         given_up = request
         request = Request()
@@ -153,7 +153,7 @@ class Continuation(Suspension):
         request.ticket = monotonic_ns()
         return self._queue_up(request, worker)
 
-    def _throw(self, worker: Worker) -> Any:
+    def _throw(self, worker: Worker) -> Runnable | None:
         """Run a step that begins with `_error`. Returns as `run`."""
         while True:
             try:
@@ -175,7 +175,7 @@ class Continuation(Suspension):
         assert error is not None
         return error
 
-    def _arm(self, request: Any) -> bool:
+    def _arm(self, request: Yielded) -> bool:
         """Suspend (True); or False: `_error` is to be thrown into the coroutine at once."""
         try:
             suspend = getattr(request, "_suspend", None)
@@ -219,11 +219,11 @@ class Continuation(Suspension):
             # Woken meanwhile: it is resumed, asks again, and gets the error then.
         return True
 
-    def end(self, raised: BaseException) -> Any:
+    def end(self, raised: BaseException) -> Runnable | None:
         """The step has ended the coroutine."""
         task, coroutine = self.task, self.coroutine
         pool = task._pool
-        status: Any = task._status
+        status: Status = task._status  # type: ignore[assignment]  # it is claimed
         if self._waits:
             leave_wait(task)
         returned = type(raised) is StopIteration
@@ -274,8 +274,12 @@ def _foreign(request: object) -> TypeError:
 
 
 def suspend_first(
-    task: CancellableTask[Any], context: Context, coroutine: Any, request: Any, worker: Worker
-) -> Any:
+    task: AnyCancellable,
+    context: Context,
+    coroutine: NativeCoroutine,
+    request: Yielded,
+    worker: Worker,
+) -> Runnable | None:
     """A coroutine has yielded `request` in its first step on `worker`. Returns as `Task.run`."""
     try:
         continuation = Continuation(task, context, coroutine)
@@ -291,7 +295,7 @@ def suspend_first(
 
 
 def end_suspended(
-    task: CancellableTask[Any], coroutine: Any, request: Any, error: BaseException
+    task: AnyCancellable, coroutine: NativeCoroutine, request: Yielded, error: BaseException
 ) -> None:
     """There was no memory for the continuation of a coroutine: so this is the end of its task.
 

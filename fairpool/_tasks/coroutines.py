@@ -12,10 +12,11 @@ from itertools import repeat
 from operator import is_
 from sys import getrefcount
 from types import CoroutineType, GeneratorType
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import ref
 
 from fairpool._core.foreign import describe
+from fairpool._core.types import NativeCoroutine
 
 __all__ = [
     "HELD_BY_ARGUMENT",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def is_coroutine(what: Any) -> bool:
+def is_coroutine(what: object) -> TypeGuard[NativeCoroutine]:
     """Whether `what` can be run step by step: a native or a generator-based coroutine."""
     if type(what) is GeneratorType:
         return bool(what.gi_code.co_flags & CO_ITERABLE_COROUTINE)
@@ -37,7 +38,7 @@ def is_coroutine(what: Any) -> bool:
 
 # Weak references to the coroutine objects that have been claimed. References to one object are
 # equal, so the first that comes in stays. It leaves when its object is freed.
-_claimed: dict[ref[Any], ref[Any]] = {}
+_claimed: dict[ref[object], ref[object]] = {}
 _forget = _claimed.pop
 
 
@@ -67,7 +68,7 @@ def claim_coroutine(coroutine: Any) -> None:
         raise RuntimeError(f"{_which(coroutine)} has been started already: {_CALL_AGAIN}")
 
 
-def claim_all(coroutines: tuple[Any, ...]) -> None:
+def claim_all(coroutines: tuple[NativeCoroutine, ...]) -> None:
     """As `claim_coroutine` for each of these native ones; if one is refused, close the others.
 
     In few passes, most of them in C: a program may keep the list of what it gathers.
@@ -94,7 +95,7 @@ def claim_all(coroutines: tuple[Any, ...]) -> None:
 _CALL_AGAIN = "call its function once for each task, or await the task that runs it"
 
 
-def _which(coroutine: Any) -> str:
+def _which(coroutine: object) -> str:
     return f"the coroutine object {describe(coroutine)} at {id(coroutine):#x}"
 
 

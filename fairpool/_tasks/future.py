@@ -18,12 +18,21 @@ from fairpool._core.errors import stays_here
 from fairpool._core.foreign import is_a, type_name, with_traceback
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
+from fairpool._core.threads import Condition
 from fairpool._tasks.callbacks import CallbackFuture
-from fairpool._tasks.condition import adapter_of
+from fairpool._tasks.condition import StdWaiters, adapter_of
 from fairpool._tasks.failure import Failure
-from fairpool._tasks.host import CallingWorker, ChainHost
+from fairpool._tasks.host import Pool, Worker
 from fairpool._tasks.settling import UserCallback, claim, fail, settle
-from fairpool._tasks.state import BY_HAND, CANCELLED, FAILED, FINISHED, Final, is_unclaimed
+from fairpool._tasks.state import (
+    BY_HAND,
+    CANCELLED,
+    FAILED,
+    FINISHED,
+    Callback,
+    Final,
+    is_unclaimed,
+)
 from fairpool._tasks.thread_wait import wait
 
 __all__ = ["AnyFuture", "Derived", "Future"]
@@ -100,7 +109,7 @@ class Future(CallbackFuture[T]):
     def _wait(self, timeout: float | None) -> None:
         if type(self._status) is Final:
             return
-        worker: CallingWorker | None = here.worker
+        worker: Worker | None = here.worker
         wait_for = wait if worker is None else worker.wait_for
         try:
             if not wait_for(self, timeout):
@@ -108,7 +117,7 @@ class Future(CallbackFuture[T]):
         finally:
             del self  # what it raises may lead to this frame: no cycle
 
-    def __await__(self) -> Generator[Any, None, T]:
+    def __await__(self) -> Generator[object, None, T]:
         """Wait for the result without blocking: in a task of a pool, or in an asyncio loop.
 
         Raises the exception of the work, and `asyncio.CancelledError` if the future was cancelled.
@@ -128,7 +137,7 @@ class Future(CallbackFuture[T]):
         finally:
             del self  # the traceback holds this frame: no cycle
 
-    def _suspend(self, continuation: Any) -> None:
+    def _suspend(self, continuation: Callback) -> None:
         """Called by the worker of a coroutine that has yielded this future."""
         self.register_for_now(continuation)
 
@@ -136,11 +145,11 @@ class Future(CallbackFuture[T]):
 
     def then(
         self,
-        on_result: Callable[[T], Any],
-        on_error: Callable[[BaseException], Any] | None = None,
+        on_result: Callable[[T], object],
+        on_error: Callable[[BaseException], object] | None = None,
         *,
-        lock: Any = None,
-    ) -> Future[Any]:
+        lock: object = None,
+    ) -> AnyFuture:
         """Have `on_result(result)` called by a worker, and return the Future of what it returns.
 
         If this future fails, `on_error(exception)` is called instead, if it is given; else the new
@@ -156,8 +165,8 @@ class Future(CallbackFuture[T]):
         return self._link(on_result, on_error, (BaseException,), None, lock)
 
     def catch(
-        self, on_error: Callable[[BaseException], Any], *types: type[BaseException]
-    ) -> Future[Any]:
+        self, on_error: Callable[[BaseException], object], *types: type[BaseException]
+    ) -> AnyFuture:
         """As `then`, but called only if this future fails, with one of `types` (Exception)."""
         if not callable(on_error):
             raise TypeError(f"catch() takes a callable, not {on_error!r}")
@@ -166,7 +175,7 @@ class Future(CallbackFuture[T]):
                 raise TypeError(f"catch() takes exception types after the function, not {kind!r}")
         return self._link(None, on_error, types or (Exception,), None)
 
-    def finally_(self, fn: Callable[[], Any]) -> Future[T]:
+    def finally_(self, fn: Callable[[], object]) -> Future[T]:
         """Have `fn()` called once this future is final, however; the new future has its outcome.
 
         If `fn` raises, or the future or the coroutine that it returns fails, that is the outcome.
@@ -177,27 +186,27 @@ class Future(CallbackFuture[T]):
 
     def _link(
         self,
-        on_result: Callable[[T], Any] | None,
-        on_error: Callable[[BaseException], Any] | None,
+        on_result: Callable[[T], object] | None,
+        on_error: Callable[[BaseException], object] | None,
         types: tuple[type[BaseException], ...],
-        in_any_case: Callable[[], Any] | None,
-        lock: Any = None,
-    ) -> Future[Any]:
+        in_any_case: Callable[[], object] | None,
+        lock: object = None,
+    ) -> AnyFuture:
         if lock is not None:
             make = getattr(lock, "link", None)
             if make is None:
                 raise TypeError(f"then() takes a lock of a FairPool, not {lock!r}")
-            made: Future[Any] = make(self, on_result, on_error)
+            made: AnyFuture = make(self, on_result, on_error)
             return made
-        pool: ChainHost | None = self._pool
+        pool: Pool | None = self._pool
         if pool is None:
-            worker: CallingWorker | None = here.worker
+            worker: Worker | None = here.worker
             if worker is None:
                 raise RuntimeError(
                     f"no pool to run this on: {self!r} belongs to none; use it in a task"
                 )
             pool = worker.scheduler
-        link: Future[Any] = pool.link(self, on_result, on_error, types, in_any_case)
+        link: AnyFuture = pool.link(self, on_result, on_error, types, in_any_case)
         return link
 
     # --- being told --------------------------------------------------------------------------
@@ -275,11 +284,11 @@ class Future(CallbackFuture[T]):
     # --- what concurrent.futures.wait and as_completed use ---------------------------------------
 
     @property
-    def _condition(self) -> Any:  # type: ignore[override]
+    def _condition(self) -> Condition:  # type: ignore[override]
         return adapter_of(self).condition
 
     @property
-    def _waiters(self) -> Any:  # type: ignore[override]
+    def _waiters(self) -> StdWaiters:  # type: ignore[override]
         return adapter_of(self).waiters
 
     @property
@@ -294,7 +303,7 @@ class Future(CallbackFuture[T]):
             return "RUNNING"  # final, but the holder of the condition must not see that yet
         return "CANCELLED_AND_NOTIFIED" if status is CANCELLED else "FINISHED"
 
-    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+    def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
         """(done, cancelled, result, exception), for `asyncio` from 3.15 on."""
         status = self._status
         if type(status) is list:

@@ -25,15 +25,16 @@ from fairpool._core.foreign import is_a
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic_ns
-from fairpool._core.waitgraph import leave_wait
+from fairpool._core.types import NativeCoroutine, Runnable
+from fairpool._core.waitgraph import Edge, leave_wait
 from fairpool._tasks.continuation import suspend_first
 from fairpool._tasks.failure import Failure
-from fairpool._tasks.future import Future
-from fairpool._tasks.host import ForkingWorker, GatherHost, Pool
+from fairpool._tasks.future import AnyFuture, Future
+from fairpool._tasks.host import ForkingPool, ForkingWorker, Pool
 from fairpool._tasks.settling import claim, fail, outcome_of, settle
-from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, is_final
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Final, is_final
 from fairpool._tasks.step import Aggregate, fail_step, settle_and_take_next
-from fairpool._tasks.task import Task
+from fairpool._tasks.task import AnyTask, Task
 
 __all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
 
@@ -51,11 +52,14 @@ FORKED_MAX = 500
 FORKED_TIME = 2_000_000
 
 # What `Gather._start` returns for a child that has returned, and has not become a task.
-_RETURNED = object()
+_RETURNED: Runnable = Task()
 
 # In `_tasks`, for a child that was started, is no task yet, and is to be cancelled when it becomes
 # one.
-_TO_BE_CANCELLED = object()
+_TO_BE_CANCELLED: AnyFuture = Future()
+
+# Of children of any type, in their order.
+Results = list[Any]
 
 
 class Fork:
@@ -63,15 +67,15 @@ class Fork:
 
     __slots__ = ("fn", "gather", "item", "outer", "written")
 
-    def __init__(self, item: Any, fn: Any, gather: Gather) -> None:
+    def __init__(self, item: Any, fn: object, gather: Gather) -> None:
         self.item = item
         self.fn = fn
         self.gather = gather
         self.written = False  # whether `write_wait` was called
-        self.outer: Any = None
+        self.outer: Edge | None = None
 
 
-class Gather(Aggregate):
+class Gather(Aggregate[Results]):
     """The future of a `gather`. It is a callback of its children, and starts them."""
 
     __slots__ = (
@@ -103,19 +107,22 @@ class Gather(Aggregate):
         self._pool = None
         self._all = return_exceptions
         self._requested = False
-        self._results: list[Any] = [None] * size
-        self._tasks: dict[int, Any] = {}
+        self._results: Results = [None] * size
+        self._tasks: dict[int, AnyFuture] = {}
         self._ledger: list[int] = []
         self._unstarted: list[int] = []
 
-    def of_futures(self, children: list[Any]) -> None:
+    def of_futures(self, children: list[AnyFuture]) -> None:
         """Gather these. Called once, by the maker of the gather."""
         self._tasks.update(enumerate(children))
         for child in children:
             child._register(self)
 
     def of_coroutines(
-        self, coroutines: tuple[Any, ...], context: Context, eager_in: GatherHost | None
+        self,
+        coroutines: tuple[NativeCoroutine, ...],
+        context: Context,
+        eager_in: ForkingPool | None,
     ) -> None:
         """Have these run as children when a worker finds the gather in a queue.
 
@@ -128,7 +135,7 @@ class Gather(Aggregate):
 
     # --- starting children ----------------------------------------------------------------------
 
-    def run(self, worker: ForkingWorker) -> Any:
+    def run(self, worker: ForkingWorker) -> Runnable | None:
         """Start children, on the calling worker, which has taken the gather out of a queue.
 
         Returns what the worker is to run next, as `Task.run`.
@@ -169,7 +176,7 @@ class Gather(Aggregate):
         del self  # the error of a child, which it may hold now, leads to this frame: no cycle
         return following
 
-    def _start(self, index: int, worker: ForkingWorker) -> Any:
+    def _start(self, index: int, worker: ForkingWorker) -> Runnable | None:
         """Run a child's first step. Returns as `Task.run`; `_RETURNED` if it has not become a task.
 
         Its result is in its place then, and the caller has to account for it.
@@ -198,7 +205,7 @@ class Gather(Aggregate):
 
     # --- on top of the one that waits ------------------------------------------------------------
 
-    def __await__(self) -> Generator[Any, None, list[Any]]:
+    def __await__(self) -> Generator[object, None, Results]:
         """As `Future`; with `eager_start` the calling worker first starts what nobody has started.
 
         What that returns in its first step is there then, and nothing has to be suspended for it.
@@ -214,7 +221,7 @@ class Gather(Aggregate):
         if self._status is FINISHED:
             return self._value  # type: ignore[no-any-return]
         try:
-            return (yield from Future.__await__(self))  # type: ignore[no-any-return]
+            return (yield from Future.__await__(self))
         finally:
             del self  # the traceback holds this frame: no cycle
 
@@ -224,7 +231,7 @@ class Gather(Aggregate):
         They are still in a queue as well, for others: thieves get the oldest
         gather first, and with it the most work.
         """
-        scheduler: GatherHost = self._eager_in  # type: ignore[assignment]  # it has one
+        scheduler: ForkingPool = self._eager_in  # type: ignore[assignment]  # it has one
         unstarted = self._unstarted
         overcommits, outside = scheduler.parking.overcommits, scheduler.injector
         ended = 0
@@ -263,14 +270,14 @@ class Gather(Aggregate):
         # The error of a child, which this gather may hold now, leads to this frame: no cycle.
         del self, fork, following
 
-    def _task_of(self, index: int, worker: ForkingWorker) -> Task[Any]:
+    def _task_of(self, index: int, worker: ForkingWorker) -> AnyTask:
         """The task of the child that has just ended a step on this worker."""
         item = worker.item
         return self.make_task(index, worker.scheduler) if item is self else item.task  # type: ignore[no-any-return]
 
-    def make_task(self, index: int, pool: Pool) -> Task[Any]:
+    def make_task(self, index: int, pool: Pool) -> AnyTask:
         """Make a task of a child in its first step. Called by the worker that runs it, once."""
-        task: Task[Any] = Task()
+        task: AnyTask = Task()
         task._pool = pool
         task._status = [self]
         task._coroutine_state = self._coroutines[index]
@@ -279,10 +286,10 @@ class Gather(Aggregate):
             self._tasks[index] = task
             task.interrupt()
         elif first is not task:  # a `__del__` has asked for it meanwhile
-            return first  # type: ignore[no-any-return]
+            return first  # type: ignore[return-value]
         return task
 
-    def child(self, fn: Any) -> Any:
+    def child(self, fn: object) -> object:
         """The coroutine that a worker runs whose `item` is this gather; for `dump`."""
         return self._coroutines[fn] if type(fn) is int else fn
 
@@ -294,7 +301,7 @@ class Gather(Aggregate):
         """End the children that were not started with an error."""
         self._take_rest(FAILED, error)
 
-    def _take_rest(self, state: Any, error: BaseException | None) -> bool:
+    def _take_rest(self, state: Final, error: BaseException | None) -> bool:
         taken = 0
         while True:
             try:
@@ -313,11 +320,11 @@ class Gather(Aggregate):
 
     # --- ending ----------------------------------------------------------------------------------
 
-    def __call__(self, child: Any) -> None:
+    def __call__(self, child: AnyFuture) -> None:
         need_stack(12)
         self.child_ended(child, None)
 
-    def child_ended(self, child: Any, pool: Pool | None) -> Any:
+    def child_ended(self, child: AnyFuture, pool: Pool | None) -> Runnable | None:
         """A child that is a future is final. Returns as `take_next`, if `pool` is given."""
         try:
             if self._all or child._status is FINISHED:
@@ -357,7 +364,7 @@ class Gather(Aggregate):
             count = 0
         return True
 
-    def _finish(self, pool: Pool | None) -> Any:
+    def _finish(self, pool: Pool | None) -> Runnable | None:
         """All children have ended. Returns as `child_ended`."""
         if claim(self) is None:
             return None
@@ -379,7 +386,7 @@ class Gather(Aggregate):
             return None
         return self._conclude(FINISHED, results, pool)
 
-    def _conclude(self, state: Any, value: Any, pool: Pool | None) -> Any:
+    def _conclude(self, state: Final, value: object, pool: Pool | None) -> Runnable | None:
         """As `settle`; returns as `child_ended`."""
         if pool is not None:
             return settle_and_take_next(self, state, value, pool)
@@ -403,16 +410,16 @@ class Gather(Aggregate):
         self._requested = any(answers)
         return self._requested
 
-    def sources(self) -> tuple[Future[Any], ...]:
+    def sources(self) -> tuple[AnyFuture, ...]:
         # A plain read: a child that waits became a task before it wrote its edge, and that was
         # read before this.
         if not self._tasks or self.done():
             return ()
         children = self._tasks.copy().values()
-        return tuple([child for child in children if is_a(child, Future)])
+        return tuple([child for child in children if child is not _TO_BE_CANCELLED])
 
 
-def _outcome(child: Any) -> Any:
+def _outcome(child: AnyFuture) -> object:
     if type(child) is Task and child._status is FINISHED:
         return child._value
     state, value = outcome_of(child, "gather()")

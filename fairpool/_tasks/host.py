@@ -1,98 +1,25 @@
 """What the tasks ask of the rooms above them: one `Protocol` for each role.
 
 The host of a task is the pool that runs it (`FutureState._pool`). A pool's methods may be called
-from any thread, a worker's by the thread of that worker.
+from any thread, a worker's by the thread of that worker. The Protocols of a lock are in `request`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from typing import Any, Protocol
 
-__all__ = [
-    "CallingWorker",
-    "ChainHost",
-    "CoroutineHost",
-    "Coroutines",
-    "ForkingWorker",
-    "GatherHost",
-    "Lock",
-    "Pool",
-    "Resumer",
-    "Slots",
-    "WaitHost",
-    "Worker",
-    "coroutines",
-]
+from fairpool._core.types import AnyCoroutine, Runnable
+from fairpool._tasks.request import Lock
+
+__all__ = ["Coroutines", "ForkingPool", "ForkingWorker", "Pool", "Worker", "coroutines"]
+
+# The futures of this room stand on this module: a signature here cannot name their classes.
+_Future = Any
 
 
-class Resumer(Protocol):
-    """Queues what can run."""
-
-    def resume(self, item: Any) -> None:
-        """Queue a task or a continuation. Raises one of `SHORT_OF_ROOM` only if it did not."""
-
-
-class WaitHost(Protocol):
-    """Looks after those that wait for its futures."""
-
-    def check_same_process(self) -> None:
-        """Raise RuntimeError in the child of a fork, where nobody runs the tasks."""
-
-    def distrust_searchers(self) -> None:
-        """A wake-up takes long: see whether the worker that was woken is held up."""
-
-    def adopt(self, waiter: Any, future: Any) -> None:
-        """Make a waiter of `concurrent.futures.wait` one that does not starve the pool."""
-
-
-class ChainHost(Protocol):
-    """Runs the steps of chains."""
-
-    def link(
-        self,
-        source: Any,
-        on_result: Callable[[Any], Any] | None,
-        on_error: Callable[[BaseException], Any] | None,
-        types: tuple[type[BaseException], ...],
-        in_any_case: Callable[[], Any] | None,
-    ) -> Any:
-        """Make a link of `source`."""
-
-
-class Lock(Protocol):
-    """A lock: a task waits for it, or is inside of it."""
-
-    # owner: the task, continuation or thread owner that is inside
-    # stats: its counters, `own` and `others` among them
-    owner: Any
-
-    @property
-    def stats(self) -> Any: ...
-
-    def queue_up(self, request: Any, worker: Any) -> Any:
-        """Queue the request of a suspended task. Returns as `Task.run`."""
-
-    def dispatch(self) -> None:
-        """Have a worker serve the queue."""
-
-    def holder(self) -> tuple[Any, ...]:
-        """The task that is inside, if there is one."""
-
-    def forget(self, waiter: Any) -> None:
-        """Take a waiter that was given up out of the queue."""
-
-    def end_section(self) -> None:
-        """Leave the critical section of the owner, whose stack goes on."""
-
-    def after_leave(self, continuation: Any, worker: Any) -> Any:
-        """Go on after a section that the coroutine has left. Returns as `Task.run`."""
-
-    def _describe(self) -> str: ...
-
-
-class CoroutineHost(Resumer, Protocol):
-    """Keeps account of suspended coroutines."""
+class Pool(Protocol):
+    """What runs tasks, looks after those that wait for them, and keeps account of coroutines."""
 
     # suspended:   the continuations of all coroutines that were suspended and have not ended
     # cancels_all: whether it asks them to end, and all that come; read after `suspended.add`
@@ -100,12 +27,25 @@ class CoroutineHost(Resumer, Protocol):
     suspended: set[Any]
 
     @property
-    def cancels_all(self) -> Any: ...
+    def cancels_all(self) -> object: ...
 
     @property
-    def ending(self) -> Any: ...
+    def ending(self) -> object: ...
 
-    def cancels(self, task: Any) -> bool:
+    def resume(self, item: Runnable) -> None:
+        """Queue a task or a continuation. Raises one of `SHORT_OF_ROOM` only if it did not."""
+
+    def link(
+        self,
+        source: _Future,
+        on_result: Callable[..., object] | None,
+        on_error: Callable[[BaseException], object] | None,
+        types: tuple[type[BaseException], ...],
+        in_any_case: Callable[[], object] | None,
+    ) -> _Future:
+        """Make a link of `source`, a step of a chain."""
+
+    def cancels(self, task: _Future) -> bool:
         """Whether it asks this one to end."""
 
     def suspended_ended(self) -> None:
@@ -114,9 +54,14 @@ class CoroutineHost(Resumer, Protocol):
     def all_locks(self) -> Iterable[Lock]:
         """The locks that its tasks may be inside of."""
 
+    def check_same_process(self) -> None:
+        """Raise RuntimeError in the child of a fork, where nobody runs the tasks."""
 
-class Pool(WaitHost, ChainHost, CoroutineHost, Protocol):
-    """All of this: what runs tasks."""
+    def distrust_searchers(self) -> None:
+        """A wake-up takes long: see whether the worker that was woken is held up."""
+
+    def adopt(self, waiter: _Future, future: _Future) -> None:
+        """Make a waiter of `concurrent.futures.wait` one that does not starve the pool."""
 
 
 class Slots(Protocol):
@@ -126,7 +71,7 @@ class Slots(Protocol):
     def overcommits(self) -> Sized: ...
 
 
-class GatherHost(Pool, Protocol):
+class ForkingPool(Pool, Protocol):
     """A pool whose workers may start the children of a gather in an `await`."""
 
     @property
@@ -137,28 +82,24 @@ class GatherHost(Pool, Protocol):
 
 
 class Worker(Protocol):
-    """What a step asks of the worker that runs it."""
+    """The worker that runs a step, or on whose thread a future is waited for."""
 
     # item: what it runs: a task, a continuation, a gather, or the lock of a pass
     # fn:   the function or coroutine of that, or the number of a gather's child
     item: Any
-    fn: Any
-
-    def requeue(self, item: Any) -> None:
-        """Queue a task or a continuation, behind all that is queued."""
-
-
-class CallingWorker(Protocol):
-    """What a future asks of the worker on whose thread it is waited for."""
+    fn: object
 
     @property
-    def scheduler(self) -> ChainHost: ...
+    def scheduler(self) -> ForkingPool: ...
 
-    def wait_for(self, future: Any, timeout: float | None) -> bool:
+    def requeue(self, item: Runnable) -> None:
+        """Queue a task or a continuation, behind all that is queued."""
+
+    def wait_for(self, future: _Future, timeout: float | None) -> bool:
         """Wait without starving the pool; whether the future is final."""
 
-    def adopt(self, waiter: Any, future: Any) -> None:
-        """As `WaitHost.adopt`, for a wait on the thread of this worker."""
+    def adopt(self, waiter: object, future: _Future) -> None:
+        """As `Pool.adopt`, for a wait on the thread of this worker."""
 
 
 class ForkingWorker(Worker, Protocol):
@@ -171,22 +112,19 @@ class ForkingWorker(Worker, Protocol):
     forked: int
     fork_until: int
 
-    @property
-    def scheduler(self) -> Any: ...
-
-    def enqueue(self, item: Any) -> None:
+    def enqueue(self, item: Runnable) -> None:
         """Put this into its run queue, and notify others."""
 
-    def take_back(self, item: Any) -> None:
+    def take_back(self, item: Runnable) -> None:
         """Take this out of its run queue, if it is the last one there."""
 
-    def scan(self) -> Any:
+    def scan(self) -> Runnable | None:
         """Take what waits outside, if there is something."""
 
-    def turn_to(self, item: Any, fn: Any) -> None:
+    def turn_to(self, item: object, fn: object) -> None:
         """Run this from now on."""
 
-    def may_fork(self, pool: Any) -> bool:
+    def may_fork(self, pool: Pool) -> bool:
         """Whether it may start children on top of what it runs."""
 
 
@@ -196,10 +134,10 @@ class Coroutines(Protocol):
     They live above, because a compiled coroutine function makes no `types.CoroutineType`.
     """
 
-    def wait_for(self, future: Any) -> Coroutine[Any, Any, Any]:
+    def wait_for(self, future: object) -> AnyCoroutine:
         """Have the outcome of `future`, which may be another executor's."""
 
-    def pass_through(self, source: Any, outcome: Any) -> Coroutine[Any, Any, Any]:
+    def pass_through(self, source: object, outcome: object) -> AnyCoroutine:
         """Wait for `outcome`, which may be a coroutine, and then have the outcome of `source`."""
 
 

@@ -7,24 +7,33 @@ are in `_locks/waiters.py`. Protocol and proof: `docs/protocols/combining.md`.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 from weakref import ref
 
-from fairpool._core.accounts import CURRENT
+from fairpool._core.accounts import CURRENT, Principal
 from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.threads import start_new_thread
-from fairpool._tasks.host import Lock
+from fairpool._core.types import AnyWorker, Runnable
+from fairpool._core.waitgraph import Node
 
 __all__ = [
     "GrantedLock",
     "Leave",
-    "LockOfTask",
+    "Lock",
     "LockOfWaiter",
     "LockRequest",
     "Once",
     "Request",
     "Waiter",
+    "Yielded",
 ]
+
+
+# What a coroutine has yielded: None, a future, an object of this room, or anything at all.
+Yielded = Any
 
 
 class Once(tuple[Any, ...]):
@@ -32,6 +41,23 @@ class Once(tuple[Any, ...]):
 
     __slots__ = ()
     __await__ = tuple.__iter__
+
+
+class Claimed(Protocol):
+    """A task that was claimed in a lock's queue to end it; or its continuation."""
+
+    def abandon(self, error: BaseException) -> None:
+        """End the task with an error."""
+
+
+class Samples(Protocol):
+    """How long continuations took (ns) of a combiner's own sections, and of those of others."""
+
+    @property
+    def own(self) -> deque[int]: ...
+
+    @property
+    def others(self) -> deque[int]: ...
 
 
 class GrantedLock(Protocol):
@@ -46,20 +72,35 @@ class LockOfWaiter(GrantedLock, Protocol):
 
     name: str
 
-    def enqueue(self, item: Any, /) -> None:
+    def enqueue(self, item: Waiter, /) -> None:
         """Put a waiter into the queue, and have it served."""
 
-    def forget(self, item: Any, /) -> None:
+    def forget(self, item: Waiter, /) -> None:
         """Take a waiter that has given up out of the queue."""
 
-    def holder(self) -> tuple[Any, ...]:
+    def holder(self) -> tuple[Node, ...]:
         """The task whose section runs, if any."""
 
     def _describe(self) -> str: ...
 
 
-class LockOfTask(LockOfWaiter, Lock, Protocol):
-    """A lock, as a task sees it that waits for it in a coroutine."""
+class Lock(LockOfWaiter, Protocol):
+    """A lock, as a task sees it that waits for it in a coroutine, or is inside."""
+
+    @property
+    def stats(self) -> Samples: ...
+
+    def queue_up(self, request: Request, worker: AnyWorker) -> Runnable | None:
+        """Queue the request of a suspended task. Returns as `Task.run`."""
+
+    def dispatch(self) -> None:
+        """Have a worker serve the queue."""
+
+    def end_section(self) -> None:
+        """Leave the critical section of the owner, whose stack goes on."""
+
+    def after_leave(self, continuation: Runnable, worker: AnyWorker) -> Runnable | None:
+        """Go on after a section that the coroutine has left. Returns as `Task.run`."""
 
 
 class Waiter:
@@ -85,11 +126,11 @@ class Waiter:
     has_section = True
     helps = False
     serves = False
-    taken: list[Any] | None = None
+    taken: list[Waiter] | None = None
 
     # lock:   the lock in whose queue it waits
     # ticket: when it arrived (ns)
-    # share:  the principal that its section is charged to, where the lock counts that
+    # share:  the `Principal` that its section is charged to, where the lock counts that
     lock: LockOfWaiter
     ticket: int
     share: Any
@@ -107,14 +148,14 @@ class Waiter:
         """Whether it will not be let in any more."""
         raise NotImplementedError
 
-    def claim_to_end(self) -> Any:
+    def claim_to_end(self) -> Claimed | None:
         """Claim it to end its task, because no worker is there: that, or None if it has given up.
 
         Only for one that needs a worker.
         """
         raise NotImplementedError
 
-    def principal(self) -> Any:
+    def principal(self) -> Principal | None:
         """The principal of its section, from when it is queued. On the thread that queues it."""
         return CURRENT.get()
 
@@ -145,7 +186,7 @@ class LockRequest(Waiter, list[Any]):
     holds_continuation = False
     relation = " held by "  # of the lock, which it describes, to its source
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Node, ...]:
         """The task that must go on before this can be granted."""
         return self.lock.holder() if self else ()
 
@@ -183,7 +224,7 @@ class Request(LockRequest):
 
     __slots__ = ("door",)
 
-    lock: LockOfTask
+    lock: Lock
 
     # door: what `async with` awaits, to yield this; None once it was given up. Written by its
     #       claimer, before the continuation can be anywhere else.
@@ -201,11 +242,12 @@ class Request(LockRequest):
         self.door = None
         return True
 
-    def claim_to_end(self) -> Any:
+    def claim_to_end(self) -> Claimed | None:
         try:
-            return self.pop()
+            claimed: Claimed = self.pop()
         except IndexError:
             return None
+        return claimed
 
 
 class Leave:
@@ -219,7 +261,7 @@ class Leave:
     #        go at once, and not with the next collection.
     __slots__ = ("_lock",)
 
-    def __init__(self, lock: Any) -> None:
+    def __init__(self, lock: Lock) -> None:
         self._lock = ref(lock)
 
     def end_section(self) -> None:
@@ -228,7 +270,7 @@ class Leave:
         if lock is not None:
             lock.end_section()
 
-    def after_leave(self, continuation: Any, worker: Any) -> Any:
+    def after_leave(self, continuation: Runnable, worker: AnyWorker) -> Runnable | None:
         """As that of the lock; where it has gone, the coroutine has only yielded."""
         lock = self._lock()
         return continuation if lock is None else lock.after_leave(continuation, worker)
@@ -244,12 +286,14 @@ class Leave:
     def get_loop(self) -> AbstractEventLoop:
         return get_running_loop()
 
-    def add_done_callback(self, callback: Any, *, context: Any = None) -> None:
+    def add_done_callback(
+        self, callback: Callable[[Leave], object], *, context: Context | None = None
+    ) -> None:
         """The loop waits for this, and so has nothing else to do in that task: release."""
         self.end_section()
         get_running_loop().call_soon(callback, self, context=context)
 
-    def cancel(self, msg: Any = None) -> bool:
+    def cancel(self, msg: object = None) -> bool:
         """The lock is left already; the loop cancels the task in its next step."""
         return False
 

@@ -15,11 +15,9 @@ Module-level functions, because they are on every task's path. Protocol and proo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from logging import ERROR
 from sys import getrefcount
 from types import CoroutineType
-from typing import Any
 
 from fairpool._core.foreign import traceback_of
 from fairpool._core.here import here
@@ -27,7 +25,7 @@ from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import start_new_thread
 from fairpool._tasks.failure import Failure
-from fairpool._tasks.state import FAILED, Final, FutureState
+from fairpool._tasks.state import FAILED, AnyState, Call, Callback, Final, Outcome, Status
 
 __all__ = [
     "UserCallback",
@@ -43,7 +41,7 @@ __all__ = [
 ]
 
 
-def claim(future: FutureState[Any]) -> tuple[Any, ...] | None:
+def claim(future: AnyState) -> Call | None:
     """Take the call of `future`: it goes to the first that asks, and None to all others."""
     status = future._status
     if type(status) is not list:
@@ -63,7 +61,7 @@ def claim(future: FutureState[Any]) -> tuple[Any, ...] | None:
     return None
 
 
-def put_back(future: FutureState[Any], status: list[Any], callback: Any) -> None:
+def put_back(future: AnyState, status: Status, callback: Callback) -> None:
     """A claim took a callback out of `status`: the future had been claimed before.
 
     From here on the callback is like any that arrives late, and `recheck` follows.
@@ -75,14 +73,14 @@ def put_back(future: FutureState[Any], status: list[Any], callback: Any) -> None
         future.put_back(callback)
 
 
-def settle(future: FutureState[Any], state: Final, value: Any) -> None:
+def settle(future: AnyState, state: Final, value: object) -> None:
     """End a claimed future in this final state, once, and call its callbacks.
 
     The only place where a result is published, but for the copies on hot paths in `Task.run`,
     `Task.end_first_step`, `Link.run` and `settle_and_take_next`: one call less is 2 % of a small
     task. A test holds them equal.
     """
-    status: Any = future._status
+    status: Status = future._status  # type: ignore[assignment]  # it is claimed
     future._value = value  # publish_value
     future._status = state  # publish_state
     # publish_fence: `reverse` takes the list's mutex. A `recheck` whose `append` comes after it
@@ -95,7 +93,7 @@ def settle(future: FutureState[Any], state: Final, value: Any) -> None:
             start_new_thread(run_callbacks, (future, status))
 
 
-def fail(future: FutureState[Any], error: BaseException, source: object) -> None:
+def fail(future: AnyState, error: BaseException, source: object) -> None:
     """End a claimed future with an exception that `source` (a function, say) raised."""
     try:
         failure = Failure(error, source)
@@ -105,15 +103,14 @@ def fail(future: FutureState[Any], error: BaseException, source: object) -> None
         settle(future, FAILED, failure)
 
 
-def outcome_of(future: FutureState[Any], source: object) -> tuple[Final, Any]:
+def outcome_of(future: AnyState, source: object) -> Outcome:
     """How a final future has ended: its state, and its result or Failure.
 
     `source`: the Failure's.
     """
     if future._status is FAILED:
         return FAILED, future._value.handed_on(source)
-    state: Any = future._status
-    return state, future._value
+    return future._status, future._value  # type: ignore[return-value]  # it is final
 
 
 class UserCallback:
@@ -125,10 +122,10 @@ class UserCallback:
 
     __slots__ = ("_fn",)
 
-    def __init__(self, fn: Callable[[Any], object]) -> None:
+    def __init__(self, fn: Callback) -> None:
         self._fn = fn
 
-    def __call__(self, future: FutureState[Any]) -> None:
+    def __call__(self, future: AnyState) -> None:
         result = self._fn(future)
         if type(result) is CoroutineType:
             if getrefcount(result) <= 2:  # else it is held elsewhere, too
@@ -136,15 +133,15 @@ class UserCallback:
             raise TypeError("a callback returned a coroutine, which nobody runs: use then()")
 
 
-def run_callbacks(future: FutureState[Any], status: list[Any]) -> None:
+def run_callbacks(future: AnyState, status: Status) -> None:
     """Call the callbacks of a final future, those of users last. Several threads may do so at once.
 
     Those for which this stack has no room are called on another one.
     """
-    user_callbacks: list[UserCallback] = []
+    user_callbacks: list[Callback] = []
     interrupt = None
     while status or user_callbacks:
-        callback: Any = None
+        callback: Callback | None = None
         try:
             if status:
                 callback = status.pop()  # run_callbacks: one thread gets each
@@ -173,13 +170,13 @@ def run_callbacks(future: FutureState[Any], status: list[Any]) -> None:
         raise interrupt
 
 
-def run_user_callbacks(future: FutureState[Any], callbacks: list[UserCallback]) -> None:
+def run_user_callbacks(future: AnyState, callbacks: list[Callback]) -> None:
     """Call these callbacks of a final future."""
     for callback in callbacks:
         run_callback(future, callback)
 
 
-def run_callback(future: FutureState[Any], callback: Callable[[Any], object]) -> None:
+def run_callback(future: AnyState, callback: Callback) -> None:
     """Call a callback of a final future. Raises only the Ctrl-C of a thread of the user's."""
     try:
         callback(future)
@@ -203,12 +200,12 @@ def run_callback(future: FutureState[Any], callback: Callable[[Any], object]) ->
             start_new_thread(_log_error_in_callback, (future, error))
 
 
-def _log_error_in_callback(future: FutureState[Any], error: BaseException) -> None:
+def _log_error_in_callback(future: AnyState, error: BaseException) -> None:
     exc_info = (type(error), error, traceback_of(error))
     log(ERROR, "exception calling callback for %r", future, exc_info=exc_info)
 
 
-def run_late(future: FutureState[Any], status: list[Any], callback: Any) -> None:
+def run_late(future: AnyState, status: Status, callback: Callback) -> None:
     """Call a callback that came into the list when the future was final already, or nearly so."""
     try:
         status.remove(callback)  # run_late; `run_callbacks` may have popped it

@@ -20,9 +20,11 @@ Protocol and proof: `docs/protocols/future.md`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
 from typing import Any, TypeVar
 
+from fairpool._core.waitgraph import Node
 from fairpool._tasks.host import Pool
 
 __all__ = [
@@ -40,6 +42,17 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# What a worker needs to get the result. Its first items are (context, function, arguments).
+Call = tuple[Any, ...]
+
+# A state that is not final: the call, until it is claimed, and the callbacks.
+Status = list[Any]
+
+Callback = Callable[[Any], object]
+
+# A final state, with the result or the `Failure`.
+Outcome = tuple["Final", Any]
 
 
 class Final:
@@ -74,7 +87,7 @@ class FutureState(_StdFuture[T]):
     #          attributes with release order.
     # _pool:   what runs the call, or None. Written before the future is published.
 
-    _status: list[Any] | Final
+    _status: Status | Final
     _pool: Pool | None
     _value: Any
 
@@ -85,11 +98,11 @@ class FutureState(_StdFuture[T]):
     has_sources = False
     holds_lock = False
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Node, ...]:
         """The futures that all have to be final before this one can be, as far as is known."""
         return ()
 
-    def hand_on(self, callbacks: list[Any]) -> None:
+    def hand_on(self, callbacks: list[Callback]) -> None:
         """Have these called by a worker that holds no lock."""
         raise NotImplementedError
 
@@ -106,7 +119,7 @@ class FutureState(_StdFuture[T]):
     def _describe(self) -> str:
         return ""
 
-    def put_back(self, callback: Any) -> None:
+    def put_back(self, callback: Callback) -> None:
         """Called when a claim has taken out `callback` and put it back."""
 
     def _is_notified(self) -> bool:
@@ -118,20 +131,20 @@ class FutureState(_StdFuture[T]):
 AnyState = FutureState[Any]
 
 
-def is_final(future: FutureState[Any]) -> bool:
+def is_final(future: AnyState) -> bool:
     """`future.done()` without a method call."""
     return type(future._status) is Final
 
 
-def is_claimed(future: FutureState[Any]) -> bool:
+def is_claimed(future: AnyState) -> bool:
     """Whether the future was claimed, or is final."""
     status = future._status
     return type(status) is not list or not is_unclaimed(status)
 
 
-def call_of(future: FutureState[Any]) -> tuple[Any, ...] | None:
+def call_of(future: AnyState) -> Call | None:
     """The call of a future that nobody has claimed, else None. Claims nothing."""
-    status: Any = future._status
+    status: Status = future._status  # type: ignore[assignment]
     try:
         call = status[0]
     except (IndexError, TypeError):  # claimed, or final
@@ -139,7 +152,7 @@ def call_of(future: FutureState[Any]) -> tuple[Any, ...] | None:
     return call if type(call) is tuple else None
 
 
-def is_unclaimed(status: list[Any]) -> bool:
+def is_unclaimed(status: Status) -> bool:
     try:
         return type(status[0]) is tuple
     except IndexError:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from logging import WARNING
-from typing import Any
+from typing import TypeVar
 
 from fairpool._core.foreign import describe, traceback_of, with_traceback
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM
-from fairpool._tasks.cancel import CancellableTask
+from fairpool._core.types import NativeCoroutine, Runnable
+from fairpool._tasks.cancel import AnyCancellable
 from fairpool._tasks.coroutines import is_coroutine
-from fairpool._tasks.future import Derived, Future
+from fairpool._tasks.future import AnyFuture, Derived
 from fairpool._tasks.host import Pool
 from fairpool._tasks.request import Leave
 from fairpool._tasks.settling import fail, run_callback, run_callbacks, settle
-from fairpool._tasks.state import CANCELLED
+from fairpool._tasks.state import CANCELLED, Final, Status
 
 __all__ = [
     "Aggregate",
@@ -27,20 +28,25 @@ __all__ = [
 ]
 
 
-class Aggregate(Derived[Any]):
+T = TypeVar("T")
+
+
+class Aggregate(Derived[T]):
     """A future that is a callback of tasks, and whose end may be the end of one of them."""
 
     __slots__ = ()
 
-    def child_ended(self, child: Any, pool: Pool) -> Any:
+    def child_ended(self, child: AnyFuture, pool: Pool) -> Runnable | None:
         """A task of `pool` is final. Returns as `take_next`."""
         raise NotImplementedError
 
 
-def settle_and_take_next(future: Future[Any], state: Any, value: Any, pool: Pool) -> Any:
+def settle_and_take_next(
+    future: AnyFuture, state: Final, value: object, pool: Pool
+) -> Runnable | None:
     """As `settle`, at the end of a step on a worker of `pool`. Returns as `take_next`."""
     # `settle`, written out.
-    status: Any = future._status
+    status: Status = future._status  # type: ignore[assignment]  # it is claimed
     future._value = value  # publish_value
     future._status = state  # publish_state
     status.reverse()  # publish_fence
@@ -59,7 +65,7 @@ def taken_next(*, link: type | None = None, continuation: type | None = None) ->
     _continuation = continuation or _continuation
 
 
-def take_next(future: Future[Any], status: list[Any], pool: Pool) -> Any:
+def take_next(future: AnyFuture, status: Status, pool: Pool) -> Runnable | None:
     """Call what waits for a final future; or return it, if it is one thing that can run next.
 
     It stays with this worker of `pool`, whose caches hold what it is about, and no other one is
@@ -79,12 +85,12 @@ def take_next(future: Future[Any], status: list[Any], pool: Pool) -> Any:
     kind = type(callback)
     if kind is _link:
         if callback._pool is pool:
-            return callback
+            return callback  # type: ignore[no-any-return]
     elif kind is _continuation:
         if callback.task._pool is pool:
             return callback if callback.disarm() else None
     elif issubclass(kind, Aggregate):
-        return callback.child_ended(future, pool)
+        return callback.child_ended(future, pool)  # type: ignore[no-any-return]
     elif future.holds_lock:
         status.append(callback)
         run_callbacks(future, status)
@@ -93,7 +99,7 @@ def take_next(future: Future[Any], status: list[Any], pool: Pool) -> Any:
     return None
 
 
-def fail_step(task: CancellableTask[Any], error: BaseException, source: Any) -> None:
+def fail_step(task: AnyCancellable, error: BaseException, source: object) -> None:
     """What a step of `task` has raised ends it."""
     if issubclass(type(error), SHORT_OF_ROOM):
         _release_locks(task)
@@ -107,7 +113,7 @@ def fail_step(task: CancellableTask[Any], error: BaseException, source: Any) -> 
     fail(task, error, source)
 
 
-def _release_locks(task: CancellableTask[Any]) -> None:
+def _release_locks(task: AnyCancellable) -> None:
     """Leave what a task is inside of that has ended without coming to its `__aexit__`.
 
     A coroutine is resumed from outside to inside, and where there is no room for an inner one, that
@@ -119,7 +125,7 @@ def _release_locks(task: CancellableTask[Any]) -> None:
             lock.end_section()
 
 
-def close_coroutine(coroutine: Any) -> None:
+def close_coroutine(coroutine: NativeCoroutine) -> None:
     """`coroutine.close()`, for one that takes locks.
 
     It may leave one on its way, and close in the next step.

@@ -16,13 +16,16 @@ from weakref import getweakrefcount
 
 from fairpool._core.foreign import describe, place_of, plain_text
 from fairpool._core.room import need_stack
+from fairpool._core.types import Runnable
+from fairpool._core.waitgraph import Node
 from fairpool._tasks.cancel import CancellableTask, may_hold_request
 from fairpool._tasks.continuation import Continuation, suspend_first
 from fairpool._tasks.coroutines import HELD_BY_LOCAL, claim_coroutine, is_coroutine
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.host import Worker
+from fairpool._tasks.request import LockOfWaiter
 from fairpool._tasks.settling import claim, put_back, settle
-from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, call_of
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Call, Status, call_of
 from fairpool._tasks.step import fail_step, take_next
 
 __all__ = ["AnyTask", "Task"]
@@ -51,15 +54,15 @@ class Task(CancellableTask[T]):
     is_thread = False
 
     # The lock whose key the worker has that runs this, where no section runs: see `Combiner`.
-    lock_in_hand: Any = None
+    lock_in_hand: LockOfWaiter | None = None
 
-    def run(self, worker: Worker) -> Any:
+    def run(self, worker: Worker) -> Runnable | None:
         """Claim this task and run it, on the calling worker. Raises nothing of the task's.
 
         Returns what the worker is to run next, if this has made one thing runnable, else None.
         `claim` and `settle` are written out: this is the path of every task.
         """
-        status: Any = self._status
+        status: Status = self._status  # type: ignore[assignment]
         try:
             call = status.pop(0)
         except (IndexError, AttributeError):  # claimed, or final
@@ -115,9 +118,9 @@ class Task(CancellableTask[T]):
         status.reverse()  # publish_fence
         return take_next(self, status, self._pool) if status else None
 
-    def end_first_step(self, result: Any) -> Any:
+    def end_first_step(self, result: object) -> Runnable | None:
         """The coroutine has returned in its first step. Returns as `run`."""
-        status: Any = self._status
+        status: Status = self._status  # type: ignore[assignment]
         if status and may_hold_request(status) and self._has_news():
             settle(self, CANCELLED, None)  # asked for in its only step
             return None
@@ -136,7 +139,7 @@ class Task(CancellableTask[T]):
         """As `Continuation.sample`: what follows a critical section may be a link."""
 
     @property
-    def awaited(self) -> Any:
+    def awaited(self) -> object:
         """What its coroutine waits for, or has waited for last; as that of a `Continuation`."""
         coroutine_state = getattr(self, "_coroutine_state", None)
         return coroutine_state.awaited if type(coroutine_state) is Continuation else None
@@ -189,7 +192,7 @@ class Task(CancellableTask[T]):
         """Give the task a name, for `repr` and `FairPool.dump`."""
         self.__dict__["_name"] = plain_text(str(name))
 
-    def _describe_call(self, call: tuple[Any, ...]) -> str:
+    def _describe_call(self, call: Call) -> str:
         _, fn, *_ = call
         return describe(fn)
 
@@ -206,7 +209,7 @@ class Task(CancellableTask[T]):
 
     # --- as a node of the wait-for graph -------------------------------------------------------
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Node, ...]:
         """The request with which its suspended coroutine waits for a lock."""
         coroutine_state = getattr(self, "_coroutine_state", None)
         request = getattr(coroutine_state, "awaited", None)
@@ -225,7 +228,7 @@ class Task(CancellableTask[T]):
 AnyTask = Task[Any]
 
 
-def _drop(call: tuple[Any, ...]) -> None:
+def _drop(call: Call) -> None:
     """Give up the call of a task that was claimed and will not be run."""
     _, fn, args, _, backlog, *_ = call
     if backlog is not None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from fairpool._core.here import here
 from fairpool._core.signals import acquire
 from fairpool._core.threads import FREE_THREADED, Lock, monotonic_ns, yield_cpu
-from fairpool._tasks.callbacks import CallbackFuture
-from fairpool._tasks.host import WaitHost
+from fairpool._tasks.callbacks import AnyCallbackFuture
+from fairpool._tasks.host import Pool
 from fairpool._tasks.state import Final
 
 __all__ = ["SPIN_LIMIT", "ThreadCallback", "spin_wait", "wait", "wait_watchfully"]
@@ -38,10 +37,10 @@ class ThreadCallback:
         self._lock = Lock()
         self._lock.acquire()
 
-    def __call__(self, future: Any) -> None:
+    def __call__(self, future: object) -> None:
         self._lock.release()
 
-    def park(self, timeout: float | None, pool: WaitHost | None) -> bool:
+    def park(self, timeout: float | None, pool: Pool | None) -> bool:
         """Park until called (True) or until `timeout` seconds have passed (False)."""
         began = monotonic_ns()
         woken = wait_watchfully(partial(acquire, self._lock), timeout, pool)
@@ -51,7 +50,7 @@ class ThreadCallback:
         return woken
 
 
-def spin_wait(future: CallbackFuture[Any]) -> bool:
+def spin_wait(future: AnyCallbackFuture) -> bool:
     """Look at a future for a while, before parking on it; return whether it is final.
 
     A thread whose last waits were long spins for a shorter while (`ThreadCallback.park`): where
@@ -65,7 +64,7 @@ def spin_wait(future: CallbackFuture[Any]) -> bool:
 
 
 def wait_watchfully(
-    wait: Callable[[float | None], bool], timeout: float | None, pool: WaitHost | None
+    wait: Callable[[float | None], bool], timeout: float | None, pool: Pool | None
 ) -> bool:
     """`wait(timeout)`, with a look in between whether a worker of `pool` is held up."""
     if pool is None or (timeout is not None and timeout <= TRUST):
@@ -76,7 +75,7 @@ def wait_watchfully(
     return wait(None if timeout is None else timeout - TRUST)
 
 
-def wait(future: CallbackFuture[Any], timeout: float | None) -> bool:
+def wait(future: AnyCallbackFuture, timeout: float | None) -> bool:
     """Wait on a thread that is no worker; return whether the future is final."""
     if timeout is None or timeout > 0:
         if spin_wait(future):

@@ -29,19 +29,17 @@ be called from any thread, from a callback and from a signal handler, in the mid
 
 from __future__ import annotations
 
-from typing import Any
-
 from fairpool._core.room import SHORT_OF_ROOM, need_stack, put_in_any_case
 from fairpool._core.runqueue import WaitQueue
 from fairpool._core.threads import start_new_thread
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED, FINISHED, is_claimed
 
 __all__ = ["WaitList", "wake"]
 
 
-def wake(waiter: Future[Any], value: object) -> bool:
+def wake(waiter: AnyFuture, value: object) -> bool:
     """Finish the future on which a task waits; False if it was cancelled, or woken before."""
     if claim(waiter) is None:
         return False
@@ -49,7 +47,7 @@ def wake(waiter: Future[Any], value: object) -> bool:
     return True
 
 
-class WaitList(WaitQueue[Future[Any]]):
+class WaitList(WaitQueue[AnyFuture]):
     """Tasks that wait for the same condition, each on a future of its own, oldest first."""
 
     __slots__ = ()
@@ -116,14 +114,14 @@ class WaitList(WaitQueue[Future[Any]]):
         """How many tasks wait. True of one moment."""
         return self.how_many(is_claimed)
 
-    def abandon(self, waiter: Future[Any]) -> bool:
+    def abandon(self, waiter: AnyFuture) -> bool:
         """A task stops waiting; True if its future was finished before, with what that brought."""
         if claim(waiter) is None and waiter._status is not CANCELLED:
             return True
         self._leave(waiter)
         return False
 
-    def _leave(self, waiter: Future[Any]) -> None:
+    def _leave(self, waiter: AnyFuture) -> None:
         try:
             if self.give_up(waiter):
                 self.serve()

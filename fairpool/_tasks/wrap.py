@@ -15,7 +15,7 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import Future as _StdFuture
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from fairpool._core.foreign import describe, is_a, without_frame
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
@@ -23,7 +23,7 @@ from fairpool._core.threads import start_new_thread
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import Derived, Future
 from fairpool._tasks.settling import claim, settle
-from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Outcome
 
 __all__ = ["RUN_IT_THERE", "is_future", "wrap_future"]
 
@@ -36,7 +36,7 @@ RUN_IT_THERE = (
 )
 
 
-def is_future(what: object) -> bool:
+def is_future(what: object) -> TypeGuard[_StdFuture[Any]]:
     """Whether `what` is a future of ours, or one that `wrap_future` makes one of."""
     return is_a(what, _StdFuture)
 
@@ -70,19 +70,19 @@ class _Wrapper(Derived[T]):
 
     # _source: the other future, until one of the two has ended. Written by the claimer.
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: _StdFuture[T]) -> None:
         self._pool = None
-        self._source = source
+        self._source: _StdFuture[T] | None = source
         self._status = [(), _cancel_source]
 
-    def __call__(self, source: Any) -> None:
+    def __call__(self, source: _StdFuture[T]) -> None:
         """`source` is final. Called by `source`, which swallows what this raises."""
         try:
             self._follow(source)
         except SHORT_OF_ROOM:  # it has done nothing yet
             start_new_thread(self._follow, (source,))
 
-    def _follow(self, source: Any) -> None:
+    def _follow(self, source: _StdFuture[T]) -> None:
         need_stack(12)
         state, value = _outcome_of(source)
         if claim(self) is not None:
@@ -98,14 +98,14 @@ class _Wrapper(Derived[T]):
         return f"a future of {describe(type(source))} at {id(source):#x}"
 
 
-def _cancel_source(wrapper: Any) -> None:
+def _cancel_source(wrapper: _Wrapper[T]) -> None:
     """The first callback of a wrapper: if that was cancelled, the other future is to be, too."""
     source, wrapper._source = wrapper._source, None
     if source is not None:
         source.cancel()
 
 
-def _outcome_of(future: Any) -> tuple[Any, Any]:
+def _outcome_of(future: _StdFuture[T]) -> Outcome:
     """As `outcome_of`, for a final future of another executor's."""
     try:
         if future.cancelled():

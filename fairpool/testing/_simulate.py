@@ -510,7 +510,8 @@ class _Timed(Lock):
         if isinstance(owner, Waiter) and owner.is_section:
             return int(owner.ticket)
         request = owner.request if type(owner) is Continuation else None
-        if request is None or request.lock is not self:
+        lock: object = None if request is None else request.lock
+        if request is None or lock is not self:
             return None
         notes = owner.task.__dict__
         if notes.get("_granted") == request.ticket:  # that was let in before
