@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 from fairpool._api.guarded import Guarded
 from fairpool._api.lock import Lock
 from fairpool._core.errors import stays_here
 
 __all__ = ["all_of"]
+
+
+# Locks in an order: the first, and the others. Walking it needs no memory.
+_Way: TypeAlias = "tuple[Lock, _Way] | None"
 
 
 class _AllOf:
@@ -19,8 +24,8 @@ class _AllOf:
 
     __reduce_ex__ = stays_here("call all_of() where its locks are to be used")
 
-    # _way_in:  (the first lock, (the second, (..., None)))
-    # _way_out: the same from the last lock to the first. Walking it needs no memory.
+    # _way_in:  from the first lock to the last
+    # _way_out: from the last to the first
 
     def __init__(self, guards: tuple[Lock | Guarded[Any], ...]) -> None:
         locks = []
@@ -35,8 +40,8 @@ class _AllOf:
         for one, other in pairwise(locks):
             if one is other:
                 raise ValueError(f"all_of() was given {one!r} twice")
-        self._way_in: Any = None
-        self._way_out: Any = None
+        self._way_in: _Way = None
+        self._way_out: _Way = None
         for lock in reversed(locks):
             self._way_in = (lock, self._way_in)
         for lock in locks:
@@ -56,13 +61,15 @@ class _AllOf:
             self._leave(rest)
             raise
 
-    def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
+    def __aexit__(self, kind: object, error: object, trace: object) -> Awaitable[None]:
         # Only the last one may suspend: a cancellation that came there would leave the others held.
+        assert self._way_out is not None
         lock, others = self._way_out
         while others is not None:
             lock.end_section()
             lock, others = others
-        return lock.__aexit__(kind, error, trace)
+        left: Awaitable[None] = lock.__aexit__(kind, error, trace)
+        return left
 
     def __enter__(self) -> tuple[Any, ...]:
         rest = self._way_in
@@ -78,16 +85,15 @@ class _AllOf:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._leave(None)
 
-    def _leave(self, rest: Any) -> None:
+    def _leave(self, rest: _Way) -> None:
         """Leave those that were entered: all on the way in before `rest`, the part not gone yet."""
         way = self._way_out
-        if rest is not None:
-            while way[0] is not rest[0]:
-                way = way[1]
-            way = way[1]
         while way is not None:
             lock, way = way
-            lock.end_section()
+            if rest is None:
+                lock.end_section()
+            elif lock is rest[0]:
+                rest = None  # from here on they were entered
 
 
 def _number_of(lock: Lock) -> int:

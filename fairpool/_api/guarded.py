@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from fairpool._api.lock import Lock
 from fairpool._core.errors import stays_here
+from fairpool._core.types import AnyCoroutine, Function
 from fairpool._locks.statistics import LockStatistics
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import Future
 
 __all__ = ["Guarded"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 # Not methods of the guarded state: what they raise is kept there, and leads to its callers.
 
 
-def _make(state: list[Any], factory: Callable[[], Any]) -> Any:
+def _make(state: list[T], factory: Function) -> AnyCoroutine | None:
     made = factory()
     if is_coroutine(made):
         claim_coroutine(made)
@@ -27,7 +30,7 @@ def _make(state: list[Any], factory: Callable[[], Any]) -> Any:
     return None
 
 
-async def _make_later(state: list[Any], coroutine: Any) -> None:
+async def _make_later(state: list[T], coroutine: Awaitable[T]) -> None:
     state.append(await coroutine)
 
 
@@ -49,10 +52,10 @@ class Guarded(Generic[T]):
 
     # _state: empty until the factory has ended; written inside the lock, read inside the lock.
 
-    def __init__(self, lock: Lock, factory_or_value: Any) -> None:
+    def __init__(self, lock: Lock, factory_or_value: Callable[[], object] | T) -> None:
         self.lock = lock
         self._state: list[T] = []
-        self._made: Future[None] | None = None
+        self._made: Future[object] | None = None
         if callable(factory_or_value):
             self._made = lock.submit(_make, self._state, factory_or_value)
         else:
@@ -81,8 +84,9 @@ class Guarded(Generic[T]):
             del self  # likewise
             raise
 
-    def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
-        return self.lock.__aexit__(kind, error, trace)
+    def __aexit__(self, kind: object, error: object, trace: object) -> Awaitable[None]:
+        left: Awaitable[None] = self.lock.__aexit__(kind, error, trace)
+        return left
 
     def __enter__(self) -> T:
         self.lock.__enter__()
@@ -96,13 +100,15 @@ class Guarded(Generic[T]):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.lock.__exit__(kind, error, trace)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(
+        self, fn: Callable[Concatenate[T, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[R]:
         """Have `fn(state, *args, **kwargs)` called as a critical section: see `Lock.submit`."""
         if not callable(fn):
             raise TypeError(f"submit() takes a callable first, not {fn!r}")
         return self.lock.submit(self._call, fn, args, kwargs)
 
-    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, fn: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]) -> R:
         try:
             return fn(self._get(), *args, **kwargs)
         finally:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable
 from contextvars import copy_context
 from itertools import count
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
-from fairpool._api.map import map_calls
+from fairpool._api.executor import TaskExecutor
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
 from fairpool._core.here import here
@@ -28,12 +27,13 @@ from fairpool._tasks.future import Future
 
 __all__ = ["Lock", "make_lock"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _numbers = count()
 
 
-class Lock(Combiner, Executor):
+class Lock(Combiner, TaskExecutor):
     """A lock that runs critical sections, first come, first served.
 
     `pool.lock()` makes one. Four ways in, all of them in one line of waiting:
@@ -73,7 +73,7 @@ class Lock(Combiner, Executor):
 
     # --- delegation ------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have `fn(*args, **kwargs)` called as a critical section; return its Future.
 
         If it returns a coroutine, the lock is held until that has ended. Context and exceptions are
@@ -96,21 +96,6 @@ class Lock(Combiner, Executor):
             raise scheduler.closed_error() if scheduler.close_reason else self._closed_error()
         self.see_to_queue()  # not before: it may start a worker, and nobody would join that
         return section
-
-    def _closed_error(self) -> RuntimeError:
-        return RuntimeError(f"cannot schedule new futures after shutdown of {self!r}")
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """As `FairPool.map`, with each call (or each chunk of them) as a critical section."""
-        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more `submit`; with `wait`, return when the sections submitted so far have ended.

@@ -19,13 +19,7 @@ from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.threads import start_new_thread
 from fairpool._tasks.waitlist import WaitList, wake
 
-__all__ = ["BoundedPermits", "Permits", "check_int"]
-
-
-def check_int(name: str, value: object) -> None:
-    """Raise TypeError unless the argument called `name` is an integer."""
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
+__all__ = ["BoundedPermits", "Permits"]
 
 
 class Permits(WaitList):

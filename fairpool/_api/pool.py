@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import sys
 from asyncio import _get_running_loop
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from inspect import iscoroutinefunction
 from itertools import count
-from typing import Any, TextIO, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 from weakref import finalize, ref
 
-import fairpool._api.outcomes  # noqa: F401  (gives links their coroutine functions)
+import fairpool._api.waiting  # noqa: F401  (gives links their coroutine functions)
+from fairpool._api.executor import TaskExecutor
 from fairpool._api.guarded import Guarded
 from fairpool._api.lock import Lock, make_lock
-from fairpool._api.map import map_calls
 from fairpool._api.share import Share
 from fairpool._api.statistics import PoolStatistics
-from fairpool._api.types import AnyTask, Function
 from fairpool._core.accounts import WEIGHT_MAX, WEIGHT_MIN
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
@@ -29,10 +28,11 @@ from fairpool._inspect.dump import dump
 from fairpool._scheduler.caller import Caller
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.future import Future
-from fairpool._tasks.task import Task
+from fairpool._tasks.task import AnyTask, Task
 
 __all__ = ["FairPool"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _pool_numbers = count()
@@ -45,7 +45,7 @@ IDLE_TIMEOUT = 10.0
 MAX_WORKERS_LIMIT = 100_000
 
 
-class FairPool(ThreadPoolExecutor):
+class FairPool(TaskExecutor, ThreadPoolExecutor):
     """An executor for free-threaded Python: work stealing, and no deadlock from waiting.
 
     It can stand wherever a `concurrent.futures.ThreadPoolExecutor` stands. It is an instance of it,
@@ -81,7 +81,7 @@ class FairPool(ThreadPoolExecutor):
         max_workers: int | None = None,
         thread_name_prefix: str = "",
         initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
+        initargs: tuple[object, ...] = (),
         *,
         max_pending: int | None = None,
         idle_timeout: float = IDLE_TIMEOUT,
@@ -127,7 +127,7 @@ class FairPool(ThreadPoolExecutor):
         """For programs that read this attribute of a `ThreadPoolExecutor`."""
         return self._scheduler.max_workers
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call `fn(*args, **kwargs)` on a worker; return the Future of its result.
 
         The call is made in a copy of the current `contextvars` context. If `fn` returns a
@@ -157,7 +157,7 @@ class FairPool(ThreadPoolExecutor):
         scheduler.put(task)
         return task
 
-    def run(self, fn: Function, /, *args: Any, **kwargs: Any) -> Any:
+    def run(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call `fn(*args, **kwargs)` as a task, and work for the pool until that has ended.
 
         Returns what the task returns (if `fn` returns a coroutine, that is run as well), or raises
@@ -202,24 +202,6 @@ class FairPool(ThreadPoolExecutor):
         finally:
             del task  # what it raises holds this frame: no cycle
 
-    def map(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """As the built-in `map`, with calls made by the workers; results in the order of the input.
-
-        The input is read at once, or with `buffersize` at most that many calls ahead of the
-        consumer. `timeout`: seconds from this call until `TimeoutError`. `chunksize`: the number of
-        calls that one task makes, one after the other. An exception is raised in the place of its
-        result. Closing the iterator cancels the calls that were not started.
-        """
-        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
-
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; run what was accepted; with `wait`, return when all of it is done.
 
@@ -259,7 +241,7 @@ class FairPool(ThreadPoolExecutor):
 
     def guarded(
         self,
-        factory_or_value: Any,
+        factory_or_value: object,
         /,
         *,
         name: str | None = None,

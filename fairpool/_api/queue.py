@@ -18,7 +18,8 @@ from asyncio import QueueEmpty, QueueFull
 from collections import deque
 from typing import Generic, TypeVar
 
-from fairpool._api.permits import Permits, check_int
+from fairpool._api.arguments import check_int
+from fairpool._api.permits import Permits
 from fairpool._api.waiting import wait_in
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name

@@ -7,7 +7,8 @@ First come, first served: see `Permits`.
 
 from __future__ import annotations
 
-from fairpool._api.permits import BoundedPermits, Permits, check_int
+from fairpool._api.arguments import check_int
+from fairpool._api.permits import BoundedPermits, Permits
 from fairpool._api.waiting import wait_in
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name
@@ -30,9 +31,7 @@ class Semaphore:
     __reduce_ex__ = stays_here("make a Semaphore in each process that needs one")
 
     def __init__(self, value: int = 1) -> None:
-        check_int("value", value)
-        if value < 0:
-            raise ValueError(f"value must be at least 0, not {value!r}")
+        check_int("value", value, least=0)
         self._permits = Permits(value)
 
     def __repr__(self) -> str:

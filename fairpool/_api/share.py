@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable
 from concurrent.futures import wait as wait_for_all
 from contextvars import copy_context
-from typing import Any, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
-from fairpool._api.map import map_calls
-from fairpool._api.types import AnyFuture
+from fairpool._api.executor import TaskExecutor
 from fairpool._core.accounts import CURRENT, Principal
 from fairpool._core.errors import stays_here
 from fairpool._core.token import Latch
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.task import Task
 
 __all__ = ["Share"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Pool(Protocol):
-    """What a share needs of its pool."""
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
-
-
-class Share(Executor):
+class Share(TaskExecutor):
     """A view of a pool, whose work is charged to one principal with a weight.
 
     `pool.share(name, weight)` makes one. What is submitted here is charged to the share, and so is
@@ -42,7 +35,7 @@ class Share(Executor):
 
     __reduce_ex__ = stays_here("call pool.share(name, weight) of a pool in the other process")
 
-    def __init__(self, pool: Pool, principal: Principal) -> None:
+    def __init__(self, pool: TaskExecutor, principal: Principal) -> None:
         self._pool = pool
         self._principal = principal
         self._pending: set[AnyFuture] = set()
@@ -58,7 +51,7 @@ class Share(Executor):
         """The weight that `pool.share` was given: twice the weight gets twice the time."""
         return self._principal.weight
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `FairPool.submit`, charged to this share. RuntimeError also after its `shutdown`."""
         if self._closed:
             raise self._closed_error()
@@ -71,18 +64,6 @@ class Share(Executor):
         if self._closed.is_set() and future.cancel():  # after the `add`: see `shutdown`
             raise self._closed_error()
         return future
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """As `FairPool.map`, charged to this share."""
-        return map_calls(self.submit, fn, iterables, timeout, chunksize, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work through this view; with `wait`, return when all its work is done.
@@ -98,9 +79,6 @@ class Share(Executor):
                     future.drop()
         if wait:
             wait_for_all(pending)
-
-    def _closed_error(self) -> RuntimeError:
-        return RuntimeError(f"cannot schedule new futures after shutdown of {self!r}")
 
     def __repr__(self) -> str:
         return f"<Share {self.name}, weight {self.weight:g}, of {self._pool!r}>"

@@ -1,16 +1,26 @@
-"""`wait_in`: how a task waits in a `WaitList`."""
+"""The coroutine functions that wait on the package's own behalf.
+
+`wait_in`: how a task waits in a `WaitList`. The others are run by links: see `Coroutines` in
+`_tasks/host.py`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable
+from concurrent.futures import Future as _StdFuture
+from typing import TypeVar
 
+from fairpool._tasks import host
 from fairpool._tasks.future import Future
 from fairpool._tasks.waitlist import WaitList
+from fairpool._tasks.wrap import wrap_future
 
 __all__ = ["wait_in"]
 
+T = TypeVar("T")
 
-async def wait_in(waiters: WaitList, waiter: Future[Any]) -> Any:
+
+async def wait_in(waiters: WaitList, waiter: Future[T]) -> T:
     """Wait in `waiters` until `waiter`, a new future, is finished; return its result.
 
     If this is cancelled, what the future was finished with at this very moment goes to `reclaim`.
@@ -25,3 +35,23 @@ async def wait_in(waiters: WaitList, waiter: Future[Any]) -> Any:
         raise
     finally:
         del waiters, waiter  # what is raised holds this frame: no cycle
+
+
+class _Coroutines:
+    @staticmethod
+    async def wait_for(future: _StdFuture[T]) -> T:
+        try:
+            return await wrap_future(future)
+        finally:
+            del future  # no cycle, as above
+
+    @staticmethod
+    async def pass_through(source: Future[T], outcome: Awaitable[object]) -> T:
+        try:
+            await outcome
+            return await source
+        finally:
+            del source, outcome  # no cycle, as above
+
+
+host.coroutines = _Coroutines()

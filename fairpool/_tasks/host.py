@@ -6,7 +6,7 @@ from any thread, a worker's by the thread of that worker. The Protocols of a loc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Awaitable, Callable, Iterable, Sized
 from typing import Any, Protocol
 
 from fairpool._core.types import AnyCoroutine, Runnable
@@ -134,10 +134,10 @@ class Coroutines(Protocol):
     They live above, because a compiled coroutine function makes no `types.CoroutineType`.
     """
 
-    def wait_for(self, future: object) -> AnyCoroutine:
+    def wait_for(self, future: _Future) -> AnyCoroutine:
         """Have the outcome of `future`, which may be another executor's."""
 
-    def pass_through(self, source: object, outcome: object) -> AnyCoroutine:
+    def pass_through(self, source: _Future, outcome: Awaitable[object]) -> AnyCoroutine:
         """Wait for `outcome`, which may be a coroutine, and then have the outcome of `source`."""
 
 

@@ -1,0 +1,13 @@
+"""`check_int`: the check of an argument that several public classes and functions make."""
+
+from __future__ import annotations
+
+__all__ = ["check_int"]
+
+
+def check_int(name: str, value: object, least: int | None = None) -> None:
+    """Raise TypeError unless the argument is an integer, ValueError if it is less than `least`."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
