@@ -170,10 +170,11 @@ class TaskGroup:
         group was not entered, is shutting down or is finished, or if the pool is closed.
         Raises RuntimeError for a coroutine object that another task has.
         """
-        if not hasattr(coro, "send") or not hasattr(coro, "throw"):
+        is_plain = type(coro) is CoroutineType
+        if not is_plain and not (hasattr(coro, "send") and hasattr(coro, "throw")):
             raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
         if (
-            type(coro) is not CoroutineType
+            not is_plain
             or getrefcount(coro) != HELD_BY_ARGUMENT
             or getweakrefcount(coro)
         ):
@@ -184,7 +185,7 @@ class TaskGroup:
             if self._closed:
                 raise RuntimeError(f"{self!r} takes no more tasks: it is {self._closed[-1]}")
             raise RuntimeError(f"{self!r} takes no tasks: enter it with `async with` first")
-        if type(coro) is not CoroutineType:  # a generator that is one (`sleep`), or Cython's
+        if not is_plain:  # a generator that is one (`sleep`), or Cython's
             coro = _await(coro)
         task: Task[T] = Task()
         pool: Scheduler = parent._pool  # type: ignore[assignment]
@@ -213,33 +214,29 @@ class TaskGroup:
     def _child_ended(self, task: AnyTask) -> None:
         """The callback of the group's tasks: one of them has ended."""
         if task._status is FAILED and not self._given_up:
-            need_stack(18)  # the steps that follow must not fail half-way
-            error = task.exception()
-            assert error is not None
-            self._errors.append(error)
-            if is_a(error, SystemExit) or is_a(error, KeyboardInterrupt):
-                self._base_errors.append(error)
-            if self._shut_down():
-                # Before this task is taken out: the parent sees the request when it sees that no
-                # child is left.
-                self._request = CancelRequest(None)
-                assert self._parent is not None
-                try:
-                    interrupt(self._parent, self._request)
-                except BaseException:  # of a foreign future's `cancel`, say
-                    log(
-                        ERROR,
-                        "%r could not cancel what its block waits for",
-                        self,
-                        exc_info=True,
-                    )
-        self._take_out(task)
-
-    def _take_out(self, task: AnyTask) -> None:
-        self._children.discard(task)  # take_out: done again if the stack had no room for wake
-        if not self._children:
+            self._child_failed(task)
+        children = self._children
+        children.discard(task)  # take_out: done again if the stack had no room for wake
+        if not children:
             need_stack(16)
             self._waiting_parent.serve_anyhow()  # wake
+
+    def _child_failed(self, task: AnyTask) -> None:
+        need_stack(18)  # the steps that follow must not fail half-way
+        error = task.exception()
+        assert error is not None
+        self._errors.append(error)
+        if is_a(error, SystemExit) or is_a(error, KeyboardInterrupt):
+            self._base_errors.append(error)
+        if self._shut_down():
+            # Before this task is taken out: the parent sees the request when it sees that no
+            # child is left.
+            self._request = CancelRequest(None)
+            assert self._parent is not None
+            try:
+                interrupt(self._parent, self._request)
+            except BaseException:  # of a foreign future's `cancel`, say
+                log(ERROR, "%r could not cancel what its block waits for", self, exc_info=True)
 
     def _shut_down(self) -> bool:
         """Cancel all children, and take no more. True to the first caller."""

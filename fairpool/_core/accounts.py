@@ -359,6 +359,8 @@ class Shares(list[Principal]):
 
     def choose(self) -> Principal | None:
         """The runnable principal with the least virtual time."""
+        if not self.active:  # a plain read: a worker parks only after an ordered look
+            return None
         active = self.active.copy()
         self.settle(active, monotonic_ns())
         accounts = self.ledger.accounts

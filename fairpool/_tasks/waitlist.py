@@ -77,8 +77,13 @@ class WaitList(WaitQueue[AnyFuture]):
 
     def serve(self) -> None:
         """Hand out what there is, to those that wait for it."""
+        self.rotate(0)  # `holds_work`, written out: mostly nobody waits
+        if self:
+            self._serve()
+
+    def _serve(self) -> None:
         try:
-            while self.holds_work() and (self.offers() or (self.given_up and self.is_half_empty())):
+            while self.offers() or (self.given_up and self.is_half_empty()):
                 mine: list[None] = []
                 try:
                     self.idle.take_into(mine)  # lock_out
@@ -86,14 +91,16 @@ class WaitList(WaitQueue[AnyFuture]):
                         return
                     if self.given_up:
                         self._sweep()
-                    if self and self.offers():
-                        self.hand_out()
+                    self.hand_out()
                 finally:
                     if mine:
                         try:
                             self.idle.append(None)  # let_in
                         except MemoryError:
                             put_in_any_case(list.append, self.idle, None)
+                self.rotate(0)
+                if not self:
+                    return
         except BaseException:
             # Other threads may have relied on the look that this one does not come to.
             try:

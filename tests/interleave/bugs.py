@@ -422,7 +422,10 @@ BUGS = [
         "_api.taskgroup",
         "TaskGroup._child_ended",
         "        if task._status is FAILED and not self._given_up:\n",
-        "        self._take_out(task)\n        if task._status is FAILED and not self._given_up:\n",
+        "        self._children.discard(task)\n"
+        "        if not self._children:\n"
+        "            self._waiting_parent.serve_anyhow()\n"
+        "        if task._status is FAILED and not self._given_up:\n",
         s.group_meets_failure,
         200,
         guarantee=8,
