@@ -173,11 +173,7 @@ class TaskGroup:
         is_plain = type(coro) is CoroutineType
         if not is_plain and not (hasattr(coro, "send") and hasattr(coro, "throw")):
             raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
-        if (
-            not is_plain
-            or getrefcount(coro) != HELD_BY_ARGUMENT
-            or getweakrefcount(coro)
-        ):
+        if not is_plain or getrefcount(coro) != HELD_BY_ARGUMENT or getweakrefcount(coro):
             claim_coroutine(coro)
         parent = self._parent
         if parent is None:

@@ -462,7 +462,7 @@ def test_queue_join_is_not_woken_by_a_moment_before_it_came() -> None:
         queue._joiners.unfinished = scripted
         scripted.script = [lambda: None]  # the look before any task is taken up
         # 2. `task_done` takes the last item off, and sees that; 3. another one comes, and a joiner
-        scripted.script += [lambda: None, put_and_join]
+        scripted.script += [put_and_join]
         queue.task_done()
         assert early.done()
         assert len(queue._joiners) == 1
