@@ -1,15 +1,19 @@
 """The coroutine functions that wait on the package's own behalf.
 
-`wait_in`: how a task waits in a `WaitList`. The others are run by links: see `Coroutines` in
-`_tasks/host.py`.
+`wait_in`: how a task waits in a `WaitList`. The others are run by links, and by a pool that closes
+asynchronous generators: see `Coroutines` in `_tasks/host.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from concurrent.futures import Future as _StdFuture
+from logging import ERROR
 from typing import TypeVar
 
+from fairpool._core.foreign import describe
+from fairpool._core.report import log
+from fairpool._core.types import AnyGenerator
 from fairpool._tasks import host
 from fairpool._tasks.future import Future
 from fairpool._tasks.waitlist import WaitList
@@ -52,6 +56,17 @@ class _Coroutines:
             return await source
         finally:
             del source, outcome  # no cycle, as above
+
+    @staticmethod
+    async def close_generators(generators: Iterable[AnyGenerator]) -> None:
+        # One after the other: one may close another one itself (`contextlib.aclosing`), and no two
+        # threads may be in that.
+        for generator in generators:
+            try:
+                await generator.aclose()
+            except Exception:
+                message = "error while the asynchronous generator %s was closed"
+                log(ERROR, message, describe(generator), exc_info=True)
 
 
 host.coroutines = _Coroutines()

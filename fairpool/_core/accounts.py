@@ -25,6 +25,7 @@ from fairpool._core.room import put_in_any_case
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
+from fairpool._core.types import Runnable
 
 __all__ = [
     "CURRENT",
@@ -78,13 +79,6 @@ def jain_index(values: Iterable[float]) -> float:
     return sum(listed) ** 2 / (len(listed) * squares) if squares else 1.0
 
 
-class Item(Protocol):
-    """What a worker runs: a task, a continuation, a lock to serve, or a principal."""
-
-    def run(self, worker: Any, /) -> Item | None:
-        """Run it on this worker. Returns the item to run next, or None."""
-
-
 class Worker(Protocol):
     """The worker that serves a principal."""
 
@@ -103,7 +97,7 @@ class Host(Protocol):
     def notify_if_free(self) -> None:
         """Wake a worker for what was queued, if a slot is free."""
 
-    def principal_of(self, item: Item) -> Principal | None:
+    def principal_of(self, item: Runnable) -> Principal | None:
         """Return the principal that is charged for an item; None: nobody is."""
 
 
@@ -260,7 +254,7 @@ class Principal:
         self.scheduler = scheduler
         self.name = name
         self.weight = weight
-        self.queue: RunQueue[Item] = RunQueue()
+        self.queue: RunQueue[Runnable] = RunQueue()
         self.charges: deque[int] = deque()
         self.estimate = QUANTUM
         self.listed = self.is_active = False
@@ -268,7 +262,7 @@ class Principal:
     def __repr__(self) -> str:
         return f"<share {self.name}, weight {self.weight:g}>"
 
-    def append(self, item: Item) -> None:
+    def append(self, item: Runnable) -> None:
         """Queue a runnable item. The caller notifies."""
         self.queue.append(item)  # parking: enqueue
         if not self.is_active:  # usage: enlist, where `choose` looks for it
@@ -279,12 +273,12 @@ class Principal:
         self.is_active = True
         self.scheduler.shares.active[self] = None
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Runnable) -> None:
         """Queue a runnable item at the end of a step."""
         self.append(item)
         self.scheduler.notify_if_free()  # parking: notify
 
-    def run(self, worker: Worker) -> Item | None:
+    def run(self, worker: Worker) -> Runnable | None:
         """Serve it for a quantum: run the oldest task, and more if they are short.
 
         Returns as `Task.run`.
@@ -302,7 +296,7 @@ class Principal:
         worker.extra_steps -= 1  # the caller counts the quantum as a step, too
         began = clock()
         end = began + QUANTUM
-        following: Item | None = None
+        following: Runnable | None = None
         try:
             while True:
                 following = item.run(worker)

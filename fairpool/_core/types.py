@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
 from typing import Any, Protocol
 
-__all__ = ["AnyCoroutine", "AnyWorker", "Function", "NativeCoroutine", "Runnable"]
+__all__ = ["AnyCoroutine", "AnyGenerator", "AnyWorker", "Function", "NativeCoroutine", "Runnable"]
 
 # A coroutine object of the user's: what it yields and takes, its worker knows.
 AnyCoroutine = Coroutine[Any, Any, Any]
 
 # One that is run step by step: native, or made of a generator, which has the same methods.
 NativeCoroutine = CoroutineType[Any, Any, Any]
+
+# An asynchronous generator of the user's.
+AnyGenerator = AsyncGenerator[Any, Any]
 
 # A worker, as the argument of what it runs: each class that runs has a Protocol of its own for it.
 AnyWorker = Any

@@ -7,12 +7,14 @@ stuck worker could hold.
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from fairpool._core.foreign import describe, is_a
-from fairpool._core.waitgraph import Node, waits
+from fairpool._core.waitgraph import waits
+from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
+from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import Future
 from fairpool._tasks.state import is_final
 
@@ -71,10 +73,9 @@ def _state(worker: Worker, parked: Container[object], searching: Container[objec
     reason, item, fn = worker.wait, worker.item, worker.doing
     if item is None:
         return "in the initializer" if worker.initializes else "between tasks"
-    # An item without a task is a child of a gather, or a lock between two sections of a pass.
-    task = item.task or item
-    if not is_a(task, Future):
-        return f"serves {_short(task)}"
+    if isinstance(item, Combiner):  # between two sections of a pass
+        return f"serves {_short(item)}"
+    task = item.task if isinstance(item, Continuation) else item
     running = f"{describe(fn)} {_short(task)}"
     if reason is None:
         return (
@@ -87,7 +88,11 @@ def _state(worker: Worker, parked: Container[object], searching: Container[objec
     return f"blocked in {running}, waiting for {what}"
 
 
-def _short(awaited: Node) -> str:
+class _Described(Protocol):
+    def _describe(self) -> str: ...
+
+
+def _short(awaited: _Described) -> str:
     if is_a(awaited, Future):
         name = awaited._describe()
         return f"<{name + ' ' if name else ''}{id(awaited):#x} {awaited._state.lower()}>"

@@ -24,6 +24,7 @@ from typing import Any
 from fairpool._core.accounts import CURRENT
 from fairpool._core.here import here
 from fairpool._core.threads import Lock, monotonic_ns
+from fairpool._core.types import Runnable
 from fairpool._locks.host import LockWorker
 from fairpool._tasks.chain import LINK, Link
 from fairpool._tasks.future import Future
@@ -74,7 +75,7 @@ class ThreadWaiter(LockRequest):
 
     def __init__(self, lock: LockOfWaiter, ticket: int, owner: Any) -> None:
         self.helps = self.serves = self.lent = self.passed_over = self.given_up = False
-        self.assigned_lock: LockOfWaiter | None = None
+        self.assigned_lock: Runnable | None = None
         self.helper: Any = None
         self.lock = lock
         self.ticket = ticket

@@ -6,10 +6,11 @@ worker's slot while it waits, so that the pool does not starve (`docs/protocols/
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 from fairpool._core.here import here
-from fairpool._tasks.future import Future
+from fairpool._core.threads import Event
+from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import FINISHED
 from fairpool._tasks.thread_wait import wait_watchfully
@@ -17,16 +18,19 @@ from fairpool._tasks.thread_wait import wait_watchfully
 __all__ = ["AdoptedEvent", "adopt"]
 
 
+class StdWaiter(Protocol):
+    """A waiter of `concurrent.futures`."""
+
+    event: Event | AdoptedEvent
+
+
 class AdoptedEvent:
     """The event of a `concurrent.futures` waiter on which a worker is about to wait."""
 
-    def __init__(self, waiter: Any) -> None:
-        event = waiter.event
-        # Only `wait(…, ALL_COMPLETED)` needs all of its futures. The others may go on when any of
-        # them is done, and could be what another one waits for: none may be run on top of them.
-        self._needs_all = getattr(waiter, "stop_on_exception", True) is False
+    def __init__(self, event: Event, needs_all: bool) -> None:
+        self._needs_all = needs_all
         self.event = event
-        self.futures: list[Future[Any]] = []
+        self.futures: list[AnyFuture] = []
         self._announced: list[Future[None]] = []
         self.clear = event.clear
         self.is_set = event.is_set
@@ -71,8 +75,12 @@ class AdoptedEvent:
         return bool(worker.wait_for_event(self, timeout))
 
 
-def adopt(waiter: Any, future: Future[Any]) -> None:
+def adopt(waiter: StdWaiter, future: AnyFuture) -> None:
     """The calling thread is about to wait on a `concurrent.futures` waiter, for `future` too."""
-    if not isinstance(waiter.event, AdoptedEvent):
-        waiter.event = AdoptedEvent(waiter)
-    waiter.event.futures.append(future)
+    event = waiter.event
+    if not isinstance(event, AdoptedEvent):
+        # Only `wait(…, ALL_COMPLETED)` needs all of its futures. The others may go on when any of
+        # them is done, and could be what another one waits for: none may be run on top of them.
+        needs_all = getattr(waiter, "stop_on_exception", True) is False
+        event = waiter.event = AdoptedEvent(event, needs_all)
+    event.futures.append(future)

@@ -14,14 +14,15 @@ Guarantees:
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from fairpool._core.errors import stays_here
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import Token
-from fairpool._scheduler.roles import Host
+from fairpool._locks.owners import KeyLoan
+from fairpool._scheduler.roles import Host, Item
 from fairpool._tasks.thread_wait import ThreadCallback
 
 __all__ = ["SlotWaiter", "blocked", "blocking"]
@@ -35,7 +36,7 @@ class SlotOwner(Protocol):
     # blocked_time:  how long all waits took (ns)
 
     scheduler: Host
-    item: Any
+    item: Item | None
     has_slot: bool
     wait: blocked | None
     blocked_since: int
@@ -43,7 +44,7 @@ class SlotOwner(Protocol):
 
     def withdraw(self) -> None: ...
 
-    def lend_key(self, awaited: Any) -> Any: ...
+    def lend_key(self, awaited: object) -> KeyLoan | None: ...
 
 
 class blocked:
@@ -66,7 +67,7 @@ class blocked:
         self._owed: Token | None = None  # there while a slot is to be returned
         self._worker: SlotOwner | None = None
         self._interrupted: blocked | None = None
-        self._key_loan: Any = None
+        self._key_loan: KeyLoan | None = None
 
     def __enter__(self) -> blocked:
         worker: SlotOwner | None = here.worker
@@ -217,7 +218,7 @@ class blocking:
 
     def __init__(self) -> None:
         self._unused = Token()
-        self._worker: Any = None
+        self._worker: SlotOwner | None = None
         self._wait = blocked("call", "fairpool.blocking()", lends_key=True)
 
     def __enter__(self) -> None:

@@ -20,21 +20,23 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from sys import _getframe, get_asyncgen_hooks, set_asyncgen_hooks
-from typing import Any
+from types import FrameType
 
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack, strike_off
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.signals import handle_ctrl_c, wait_until_set
 from fairpool._core.threads import monotonic, start_new_thread
+from fairpool._core.types import Runnable
 from fairpool._locks.combiner import Combiner
+from fairpool._scheduler.adopted import AdoptedEvent
 from fairpool._scheduler.blocking import blocked
-from fairpool._scheduler.ctrl_c import is_called_by_user, on_ctrl_c
+from fairpool._scheduler.ctrl_c import is_called_by_user, may_be_cut_off, may_raise
 from fairpool._scheduler.roles import Host
 from fairpool._scheduler.worker import Worker
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.state import is_final
-from fairpool._tasks.task import Task
+from fairpool._tasks.task import AnyTask
 from fairpool._tasks.thread_wait import ThreadCallback, spin_wait
 
 __all__ = ["AwaitingCaller", "Caller", "LastCaller"]
@@ -64,18 +66,18 @@ class Caller(Worker):
     # gives_up:    whether it has come twice: this caller leaves, whatever its task does
     # outer_caller: the one that runs what has called this one, in another pool
 
-    def __init__(self, scheduler: Host, own: Task[Any] | None) -> None:
+    def __init__(self, scheduler: Host, own: AnyTask | None) -> None:
         super().__init__(scheduler, None)
         self.queue = RunQueue()
         self.own = own
-        self.awaited: Future[Any] | None = own
+        self.awaited: AnyFuture | None = own
         self.leaving = False
         self.interrupted = self.gives_up = False
         self._deadline: float | None = None  # of what is awaited
         self._holds_own = False  # whether it is a step of the own task's that waits
         self._own_waits = False  # whether one does, further out on this stack perhaps
         self.outer_caller: Caller | None = None
-        self._outer: Any = None
+        self._outer: Worker | None = None
 
     def run(self) -> None:
         """Work for the pool until the own task is final. Raises if it is not accepted any more."""
@@ -160,7 +162,7 @@ class Caller(Worker):
         """Wait until this caller has left. Its thread goes on."""
         wait_until_set(self.ended)
 
-    def requeue(self, item: Any) -> None:
+    def requeue(self, item: Runnable) -> None:
         """As that of `Worker`; a lock that is to be served later is one that others look for."""
         if isinstance(item, Combiner):
             item.dispatch()
@@ -185,7 +187,7 @@ class Caller(Worker):
         deadline = self._deadline
         return None if deadline is None else deadline - monotonic()
 
-    def __call__(self, future: Any) -> None:
+    def __call__(self, future: AnyFuture) -> None:
         """What the caller waits for is final. From any thread."""
         self.leaving = True
         self.wake()
@@ -199,7 +201,7 @@ class Caller(Worker):
 
     # --- waiting in a task -----------------------------------------------------------------------
 
-    def _block_on(self, future: Future[Any], timeout: float | None) -> bool:
+    def _block_on(self, future: AnyFuture, timeout: float | None) -> bool:
         """Wait. Where no thread can be started to take its place, it goes on working meanwhile."""
         if self.scheduler.max_workers or not self.may_run_inline() or _get_running_loop():
             return super()._block_on(future, timeout)
@@ -236,7 +238,7 @@ class Caller(Worker):
             del item, fn, outer, future  # what was raised leads to this frame: no cycle
         return is_done
 
-    def run_inline(self, future: Any) -> bool:
+    def run_inline(self, future: AnyFuture) -> bool:
         """As that of `Worker`. Afterwards the own task's wait raises what has come meanwhile."""
         waits, self._own_waits = self._own_waits, self._own_waits or self.runs_own()
         try:
@@ -248,7 +250,7 @@ class Caller(Worker):
             self.raise_interrupt()
         return is_done
 
-    def wait_for_event(self, adopted: Any, timeout: float | None) -> bool:
+    def wait_for_event(self, adopted: AdoptedEvent, timeout: float | None) -> bool:
         """As that of `Worker`; and as `_block_on`."""
         future = adopted.announce()
         if not self.scheduler.max_workers:
@@ -297,6 +299,27 @@ class Caller(Worker):
             raise KeyboardInterrupt
 
 
+def on_ctrl_c(signum: int, frame: FrameType | None) -> None:
+    """Ctrl-C has come while the main thread, which is here, is a caller."""
+    callers: list[Caller] = []  # a task may have joined another pool
+    caller: Caller | None = here.caller
+    while caller is not None:
+        callers.append(caller)
+        caller = caller.outer_caller
+    others = [caller for caller in callers if not caller.runs_own()]
+    if any(caller.interrupted for caller in callers):
+        for caller in callers:
+            caller.interrupted = caller.gives_up = True
+            caller.wake()
+        if may_be_cut_off(frame) and is_called_by_user(frame, callbacks=True):
+            raise KeyboardInterrupt
+    elif not callers or (not others and may_raise(frame)):
+        raise KeyboardInterrupt
+    else:
+        # What runs in an inner pool is the work of the outermost one that runs others' work.
+        (others[-1] if others else callers[0]).interrupt()
+
+
 class LastCaller(Caller):
     """The thread that shuts down a pool without threads, and runs what is left in it."""
 
@@ -319,7 +342,7 @@ class AwaitingCaller(Caller):
 
     __slots__ = ()
 
-    def __init__(self, scheduler: Host, awaited: Future[Any], timeout: float | None) -> None:
+    def __init__(self, scheduler: Host, awaited: AnyFuture, timeout: float | None) -> None:
         super().__init__(scheduler, None)
         self.awaited = awaited
         self._deadline = None if timeout is None else monotonic() + timeout

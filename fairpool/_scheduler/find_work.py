@@ -20,11 +20,12 @@ it. So `give_back` of a worker that has exited is called by any thread.
 from __future__ import annotations
 
 from random import random
-from typing import Any
 
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic_ns
-from fairpool._scheduler.roles import Host
+from fairpool._core.types import AnyWorker, Runnable
+from fairpool._locks.combiner import Combiner
+from fairpool._scheduler.roles import Host, Item, Published
 
 __all__ = ["STEPS_BETWEEN_SCANS", "WorkFinder"]
 
@@ -52,12 +53,12 @@ HEAD_START_SEARCHING = 50_000
 HEAD_START_RUNNING = 30_000
 
 # The run queue of a worker whose thread has not come so far as to make its own. Always empty.
-_NO_QUEUE: RunQueue[Any] = RunQueue()
+_NO_QUEUE: RunQueue[Runnable] = RunQueue()
 
 
-def _lowest(lists: list[list[Any]]) -> list[Any] | None:
+def _lowest(lists: list[list[Published]]) -> list[Published] | None:
     """Which of these lists of continuations begins with the lowest ticket."""
-    lowest: list[Any] | None = None
+    lowest: list[Published] | None = None
     lowest_ticket = 0
     for published in lists:
         try:
@@ -97,15 +98,15 @@ class WorkFinder:
     def __init__(self, scheduler: Host) -> None:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
-        self.published: list[Any] = []  # continuations, lowest ticket first
+        self.published: list[Published] = []  # continuations, lowest ticket first
         # Locks whose home this is, and which are to be served.
-        self.home_queue: RunQueue[Any] = RunQueue()
+        self.home_queue: RunQueue[Combiner] = RunQueue()
         self.exited = False
-        self.item: Any = None  # the task or the continuation that this worker runs or has run last
+        self.item: Item | None = None  # what this worker runs, or has run last
         # How often the last acquirer has gone before what is published here.
         self.consecutive_acquires = 0
-        self._last_acquirer: Any = None
-        self._known: list[list[Any]] = []  # the lists of all workers, as far as is known
+        self._last_acquirer: Item | None = None
+        self._known: list[list[Published]] = []  # the lists of all workers, as far as is known
         self._turn = self._scans_locks = self._critical = self._share_turn = False
         self._sampled = 0  # when the continuation began that is being timed (ns), if one is
         self._free_slots = scheduler.parking.free_slots
@@ -114,7 +115,7 @@ class WorkFinder:
         self.steps = 0  # brought up to date every so many steps
         self.steals = 0
 
-    def find_work(self, step: int) -> Any:
+    def find_work(self, step: int) -> Runnable | None:
         """What to run next, between two steps; None where nothing is found.
 
         `Worker.work` has these lines written out; a test holds the two equal.
@@ -126,14 +127,14 @@ class WorkFinder:
             or self.scan()  # what others do not come to
         )
 
-    def _take_turns(self, step: int) -> Any:
+    def _take_turns(self, step: int) -> Runnable | None:
         """What goes before the own run queue: every so often others, else what locks have left."""
         if step % STEPS_BETWEEN_SCANS == 0:
             self.steps = step
             return self.scan()
         return self._take_critical(step) if self.scheduler.locks else None
 
-    def scan(self) -> Any:
+    def scan(self) -> Runnable | None:
         """`look`, for a worker that is not searching.
 
         Every other time first for a lock: a home worker that is busy is not to keep it from being
@@ -149,7 +150,7 @@ class WorkFinder:
             self.scheduler.notify_if_work()
         return task
 
-    def look(self) -> Any:
+    def look(self) -> Runnable | None:
         """Take a task from the injector or a run queue; which of them comes first takes turns."""
         locks = self.scheduler.locks
         if locks and (item := self._take_published()) is not None:
@@ -163,12 +164,12 @@ class WorkFinder:
             return self._take_service() or self.scheduler.shares.choose()
         return task
 
-    def _take_outside(self) -> Any:
+    def _take_outside(self) -> Runnable | None:
         injector = self.scheduler.injector
         return injector.take() if injector else None
 
-    def _steal(self) -> Any:
-        workers = self.scheduler.workers
+    def _steal(self) -> Runnable | None:
+        workers: list[WorkFinder] = self.scheduler.workers
         count = len(workers)
         start = int(random() * count)
         for i in range(count):
@@ -184,7 +185,7 @@ class WorkFinder:
                 return task
         return None
 
-    def _take_more(self, queue: RunQueue[Any]) -> None:
+    def _take_more(self, queue: RunQueue[Runnable]) -> None:
         """Take half of what is left, too: a steal costs as much as several small tasks."""
         for _ in range(min(len(queue) >> 1, STEAL_MAX)):
             task = queue.take()
@@ -196,7 +197,7 @@ class WorkFinder:
 
     # --- what locks leave with workers ------------------------------------------------------------
 
-    def _take_critical(self, step: int) -> Any:
+    def _take_critical(self, step: int) -> Runnable | None:
         """What was published here, and the locks that are to be served here, by their tickets.
 
         They take turns with the run queue and the injector, if those hold anything. If there is
@@ -216,6 +217,7 @@ class WorkFinder:
             self._critical = not self._critical
             if self._critical:
                 return None
+        item: Published | None
         published, home_queue = self.published, self.home_queue
         if home_queue:
             try:
@@ -239,13 +241,13 @@ class WorkFinder:
             item.sample(now)
         return item if not shares else self._admit(item)
 
-    def _take_published(self) -> Any:
+    def _take_published(self) -> Published | None:
         """The published continuation with the lowest ticket of all that come first somewhere."""
         known = self._known
         if len(known) != len(self.scheduler.workers):
             # A worker that is missing here has one more look coming: `has_work` looks at the list.
             known = self._known = [worker.published for worker in self.scheduler.workers.copy()]
-        first: list[Any] | None = None
+        first: list[Published] | None = None
         for published in known:
             if published:
                 if first is not None:
@@ -259,9 +261,10 @@ class WorkFinder:
                 pass
         return None
 
-    def _take_service(self) -> Any:
+    def _take_service(self) -> Combiner | None:
         """A lock whose home worker does not come to serve it."""
-        for worker in self.scheduler.workers.copy():
+        workers: list[WorkFinder] = self.scheduler.workers.copy()
+        for worker in workers:
             home_queue = worker.home_queue
             if home_queue and (lock := home_queue.take()) is not None:
                 if worker is self or self.may_stand_in(lock):
@@ -273,9 +276,9 @@ class WorkFinder:
                 self.scheduler.notify_if_free()  # parking: notify
         return None
 
-    def may_stand_in(self, lock: Any) -> bool:
+    def may_stand_in(self, lock: Combiner) -> bool:
         """Whether to serve a lock away from its home."""
-        home = lock.home
+        home: AnyWorker = lock.home
         if home is None or home is self or home.exited:
             return True
         if home in self.scheduler.searching:
@@ -296,14 +299,14 @@ class WorkFinder:
         self.consecutive_acquires = 0
         return False
 
-    def publish(self, item: Any) -> None:
+    def publish(self, item: Published) -> None:
         """Let other workers take what follows a critical section."""
         self.published.append(item)  # parking: enqueue
         self.scheduler.notify_if_free()  # parking: notify
 
     # --- shares -----------------------------------------------------------------------------------
 
-    def _goes_to_share(self, item: Any) -> bool:
+    def _goes_to_share(self, item: Runnable) -> bool:
         """Queue what a step has made runnable, if it is a share's."""
         principal = self.scheduler.principal_of(item)
         if principal is None:
@@ -311,13 +314,13 @@ class WorkFinder:
         principal.put(item)
         return True
 
-    def _admit(self, item: Any) -> Any:
+    def _admit(self, item: Published) -> Runnable | None:
         """What to run where a published continuation was taken: that, or what is a share's turn."""
         return self.scheduler.shares.choose() if self._goes_to_share(item) else item
 
     # --- putting work back ------------------------------------------------------------------------
 
-    def requeue(self, item: Any) -> None:
+    def requeue(self, item: Runnable) -> None:
         """Put a continuation, or a link, at the end of the run queue, at the end of a step."""
         if self.scheduler.shares and self._goes_to_share(item):
             return
@@ -328,7 +331,7 @@ class WorkFinder:
         if self._free_slots and (len(queue) > 1 or self._inline):
             self.scheduler.notify()
 
-    def enqueue(self, item: Any) -> None:
+    def enqueue(self, item: Runnable) -> None:
         """Put what others may take in the run queue, at the start of a step."""
         if self.scheduler.shares and self._goes_to_share(item):
             return
@@ -336,7 +339,7 @@ class WorkFinder:
         if self._free_slots:
             self.scheduler.notify()
 
-    def take_back(self, item: Any) -> None:
+    def take_back(self, item: Runnable) -> None:
         """Take out of the run queue what this worker has put there last, if nobody else has."""
         queue = self.queue
         try:

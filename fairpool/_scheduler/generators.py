@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from functools import partial
-from logging import ERROR, WARNING
-from typing import Any
+from logging import WARNING
 from weakref import ref
 
 from fairpool._core.foreign import describe
 from fairpool._core.report import log
+from fairpool._core.types import AnyGenerator
 from fairpool._scheduler.intake import Intake
+from fairpool._tasks import host
 from fairpool._tasks.chain import LINK, Closing
 from fairpool._tasks.future import Future
 
@@ -28,13 +29,13 @@ class Generators(Intake):
     def _reset(self) -> None:
         super()._reset()
         # Weak references to the asynchronous generators that were first iterated here.
-        self.generators: set[Any] = set()
+        self.generators: set[ref[AnyGenerator]] = set()
 
-    def watch_generator(self, generator: Any) -> None:
+    def watch_generator(self, generator: AnyGenerator) -> None:
         """An asynchronous generator is iterated for the first time, by one of the workers."""
         self.generators.add(ref(generator, self.generators.discard))
 
-    def close_generator(self, generator: Any) -> None:
+    def close_generator(self, generator: AnyGenerator) -> None:
         """One is freed that was left early: let it clean up in a task.
 
         A finalizer: on any thread, at any moment.
@@ -57,7 +58,7 @@ class Generators(Intake):
 
     def _close_generators(self) -> bool:
         """Queue the closing of all that were left. The pool is closed, and nobody runs anything."""
-        generators: list[Any] = []
+        generators: list[AnyGenerator] = []
         while True:
             try:
                 generator = self.generators.pop()()
@@ -70,11 +71,11 @@ class Generators(Intake):
         return bool(generators)
 
 
-def _make_closing(scheduler: Generators, *generators: Any) -> Closing:
+def _make_closing(scheduler: Generators, *generators: AnyGenerator) -> Closing:
     """A task that closes asynchronous generators, to be queued."""
     task: Closing = Closing()
-    task._pool = scheduler  # type: ignore[assignment]  # likewise
-    close = partial(_close_generators, generators)
+    task._pool = scheduler  # type: ignore[assignment]  # as in `Intake.make_task`
+    close = partial(host.coroutines.close_generators, generators)
     task._status = [(copy_context(), None, _DONE, LINK, None, None, close)]
     return task
 
@@ -83,23 +84,7 @@ _DONE: Future[None] = Future()
 _DONE.set_result(None)
 
 
-async def _close_generators(generators: tuple[Any, ...]) -> None:
-    # One after the other: one may close another one itself (`contextlib.aclosing`), and no two
-    # threads may be in that.
-    for generator in generators:
-        try:
-            await generator.aclose()
-        except Exception:
-            name = describe(generator)
-            log(
-                ERROR,
-                "error while the asynchronous generator %s was closed",
-                name,
-                exc_info=True,
-            )
-
-
-def _close_now(generator: Any) -> None:
+def _close_now(generator: AnyGenerator) -> None:
     """Close one up to its first suspension: the pool has ended, and nothing would resume it.
 
     What it raises is the finalizer's, as it is where there are no hooks.

@@ -5,17 +5,16 @@ Protocol and proof: "Threads that wait are lent" in `docs/protocols/joining.md`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from fairpool._core.foreign import is_a
 from fairpool._core.threads import monotonic_ns
+from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.caller import Caller
-from fairpool._scheduler.roles import Host
+from fairpool._scheduler.roles import Host, Published
 
 __all__ = ["Helper"]
 
 
-class _NeverEmpty(list[Any]):
+class _NeverEmpty(list[Published]):
     """What a helper publishes. Never taken for empty, because somebody waits on its stack.
 
     So what it runs does not enter one section after the other without being suspended in between,
@@ -29,24 +28,24 @@ class _NeverEmpty(list[Any]):
 class Helper(Caller):
     """A thread that waits for a lock (`LockHelp.recruit_helper`), for one step of somebody else's.
 
-    It has come with a slot, and is in `searching`, as its stay.
+    It has come with a slot, and is in `searching`, as its waiter.
     """
 
-    __slots__ = ("_stay",)
+    __slots__ = ("_waiter",)
 
     stays = False
 
-    def __init__(self, scheduler: Host, stay: Any) -> None:
+    def __init__(self, scheduler: Host, waiter: ThreadWaiter) -> None:
         super().__init__(scheduler, None)
-        self._stay = stay
+        self._waiter = waiter
         self.published = _NeverEmpty()
 
     def _do_what_it_came_for(self) -> None:
         scheduler = self.scheduler
-        stay = self._stay
-        assigned_lock, stay.assigned_lock = stay.assigned_lock, None
+        waiter = self._waiter
+        assigned_lock, waiter.assigned_lock = waiter.assigned_lock, None
         item = assigned_lock or self._take_published()
-        scheduler.searching.discard(stay)  # parking: stop_searching
+        scheduler.searching.discard(waiter)  # parking: stop_searching
         scheduler.notify_if_work()  # parking: look_for_more
         if item is None:
             return
@@ -64,9 +63,9 @@ class Helper(Caller):
             self.requeue(following)
 
     def withdraw(self) -> None:
-        """As that of `Worker`; it is in `searching` as its stay."""
+        """As that of `Worker`; it is in `searching` as its waiter."""
         super().withdraw()
-        self.scheduler.searching.discard(self._stay)
+        self.scheduler.searching.discard(self._waiter)
 
     def is_done(self) -> bool:
         """Whether there is no reason to go on, in a wait of what it runs."""

@@ -13,12 +13,13 @@ from fairpool._core.accounts import CURRENT, Principal
 from fairpool._core.here import here
 from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
+from fairpool._core.types import AnyCoroutine, Function, Runnable
 from fairpool._scheduler.queues import no_lock
+from fairpool._scheduler.roles import Published, Unstarted
 from fairpool._scheduler.threads import Threads
 from fairpool._tasks.chain import LINK, Handler, Link
-from fairpool._tasks.continuation import Continuation
-from fairpool._tasks.future import Future
-from fairpool._tasks.task import Task
+from fairpool._tasks.future import AnyFuture
+from fairpool._tasks.task import AnyTask, Task
 
 __all__ = ["Intake"]
 
@@ -32,7 +33,7 @@ class Intake(Threads):
         super()._reset()
         self.close_reason = Latch()  # set with the reason when the pool is closed
 
-    def put(self, task: Any) -> None:
+    def put(self, task: Unstarted) -> None:
         """Queue a task, or a gather; raise if it will not be run."""
         worker = here.worker
         if self.shares and (principal := self.principal_of(task)) is not None:
@@ -72,13 +73,13 @@ class Intake(Threads):
             continuation.abandon(reason)
 
     def drain(
-        self, end: Callable[[Any], object], reason: BaseException | None = None
-    ) -> list[Continuation]:
+        self, end: Callable[[Unstarted], object], reason: BaseException | None = None
+    ) -> list[Published]:
         raise NotImplementedError
 
-    def make_task(self, coroutine: Any, name: str | None = None) -> Task[Any]:
+    def make_task(self, coroutine: AnyCoroutine, name: str | None = None) -> AnyTask:
         """A task that runs a coroutine object, to be queued with `put`."""
-        task: Task[Any] = Task()
+        task: AnyTask = Task()
         task._pool = self  # type: ignore[assignment]  # `Scheduler` is all of a `Pool`
         task._status = [(copy_context(), coroutine, None, None, None)]
         task._coroutine_state = coroutine
@@ -86,7 +87,7 @@ class Intake(Threads):
             task.set_name(name)
         return task
 
-    def spawn(self, coroutine: Any, name: str | None = None) -> Task[Any]:
+    def spawn(self, coroutine: AnyCoroutine, name: str | None = None) -> AnyTask:
         """A queued task that runs a coroutine object; raises if it will not be run."""
         task = self.make_task(coroutine, name)
         if self.close_reason:
@@ -97,11 +98,11 @@ class Intake(Threads):
 
     def link(
         self,
-        source: Future[Any],
-        on_result: Callable[[Any], Any] | None,
-        on_error: Callable[[BaseException], Any] | None,
+        source: AnyFuture,
+        on_result: Function | None,
+        on_error: Function | None,
         types: tuple[type[BaseException], ...],
-        in_any_case: Callable[[], Any] | None,
+        in_any_case: Function | None,
         link: Link[Any] | None = None,
     ) -> Link[Any]:
         """A task that is queued when `source` is final; raises if the pool is closed."""
@@ -134,7 +135,7 @@ class Intake(Threads):
         self.locks.add(no_lock)
         return principal
 
-    def resume(self, item: Any) -> None:
+    def resume(self, item: Runnable) -> None:
         """Queue a continuation, or a task that has been accepted before. From any thread."""
         worker = here.worker
         if self.shares and (principal := self.principal_of(item)) is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from logging import CRITICAL
-from typing import Any
 
 from fairpool._core.errors import BrokenFairPool
 from fairpool._core.here import here
@@ -15,15 +14,16 @@ from fairpool._core.report import log
 from fairpool._core.threads import yield_cpu
 from fairpool._core.timer import Timers
 from fairpool._core.token import Latch
+from fairpool._core.types import Function, Runnable
 from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.backlog import Backlog
 from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.caller import LastCaller
 from fairpool._scheduler.generators import Generators
+from fairpool._scheduler.roles import Published, Unstarted
 from fairpool._tasks.chain import Closing, Link
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
-from fairpool._tasks.task import Task
 
 __all__ = ["LifeCycle"]
 
@@ -47,15 +47,15 @@ class LifeCycle(Generators):
     cancels_all: bool
     _cancels_closings: bool
     _forked: bool
-    _initializer: Callable[..., object] | None
-    _initargs: tuple[Any, ...]
+    _initializer: Function | None
+    _initargs: tuple[object, ...]
 
     def _reset(self) -> None:
         super()._reset()
         self.broken: BrokenFairPool | None = None  # why nothing can be run any more
         # Empty until the pool is closed, or dropped: workers then end when all is over.
         self.ending = Latch()
-        self.suspended: set[Any] = set()  # continuations of coroutines that have not ended
+        self.suspended: set[Continuation] = set()  # continuations of coroutines that have not ended
 
     # --- the beginning ---------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ class LifeCycle(Generators):
         if self._initializer is None:
             return True
         try:
-            result: Any = self._initializer(*self._initargs)
+            result = self._initializer(*self._initargs)
             if is_coroutine(result):
                 claim_coroutine(result)
                 result.close()
@@ -110,15 +110,15 @@ class LifeCycle(Generators):
         self.parking.unpark_all()  # shutdown: unpark_all
 
     def drain(
-        self, end: Callable[[Any], object], reason: BaseException | None = None
-    ) -> list[Continuation]:
+        self, end: Callable[[Unstarted], object], reason: BaseException | None = None
+    ) -> list[Published]:
         """Take every queued task or gather, and end it; return the continuations.
 
         Those have been started, and are the caller's now. A `finally_` is not ended either, but
         stays in the queue. `reason`: why there is no worker, and nobody to serve the locks.
         """
-        started = []
-        kept: list[Any] = []
+        started: list[Published] = []
+        kept: list[Runnable] = []
         for worker in self.workers.copy():
             try:
                 while True:
@@ -134,7 +134,7 @@ class LifeCycle(Generators):
                         kept.append(item)
                     else:
                         item.fail(reason)
-                elif type(item) in (Link, Closing) and item.is_clean_up():
+                elif isinstance(item, Link) and item.is_clean_up():
                     kept.append(item)
                 else:
                     end(item)
@@ -155,7 +155,7 @@ class LifeCycle(Generators):
             if self.cancels(continuation.task):
                 continuation.task.interrupt("the pool is ending")
 
-    def cancels(self, task: Task[Any]) -> bool:
+    def cancels(self, task: object) -> bool:
         """Whether `cancel_all` is meant for this task."""
         return self._cancels_closings or type(task) is not Closing
 

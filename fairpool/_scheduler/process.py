@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from weakref import ref
 
 from fairpool._core.here import here
@@ -35,11 +34,11 @@ def live() -> list[LifeCycle]:
 exiting: list[Exception] = []
 
 
-def _threads_of_the_program() -> list[Any]:
+def _threads_of_the_program() -> list[Thread]:
     """The threads that the interpreter waits for, but for the main thread and those of pools."""
     # First: a pool's thread that is among them was listed there before, or has ended since.
     threads = enumerate_threads()
-    ours: list[Any] = [current_thread(), main_thread()]
+    ours = [current_thread(), main_thread()]
     for scheduler in live():
         ours += [each.thread for each in scheduler.threads.copy() if type(each) is Worker]
         ours += scheduler.timers.threads()

@@ -11,11 +11,12 @@ from typing import Any
 from fairpool._core.accounts import CURRENT, Principal, Shares
 from fairpool._core.room import stack_is_deep
 from fairpool._core.runqueue import RunQueue
+from fairpool._core.types import Runnable
 from fairpool._locks.combiner import Combiner
+from fairpool._scheduler.roles import LockEntry
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
-from fairpool._tasks.task import Task
 
 __all__ = ["Queues"]
 
@@ -43,14 +44,14 @@ class Queues:
 
     def _reset(self) -> None:
         """Begin with nothing: a new pool, or the child of a fork."""
-        self.injector: RunQueue[Any] = RunQueue()
+        self.injector: RunQueue[Runnable] = RunQueue()
         # The running mean of the continuations of critical sections (ns); 0: none was looked at.
         self.mean_continuation = 0
         self.workers: list[Worker] = []
-        self.locks: set[Any] = set()  # weak references to all of them
+        self.locks: set[LockEntry] = set()  # all of them
         # Those of them that somebody is in, or waits for, and some that are just out of use: what
         # looks whether there are such looks only at these. See `KeyedLock.take_unused_key`.
-        self.locks_in_use: set[Any] = set()
+        self.locks_in_use: set[LockEntry] = set()
         # Locks that lie in a queue to be served, or have done so; kept where there are no threads.
         self.pending_locks: set[Combiner] = set()
         self.shares = Shares()  # empty in most pools
@@ -83,7 +84,7 @@ class Queues:
 
     def _own_queues(self) -> list[RunQueue[Any]]:
         """Those that are no share's: where locks lie that are to be served."""
-        queues = [self.injector]
+        queues: list[RunQueue[Any]] = [self.injector]
         for worker in self.workers.copy():
             queues += (worker.queue, worker.home_queue)
         return queues
@@ -131,7 +132,7 @@ class Queues:
 
     # --- locks ----------------------------------------------------------------------------------
 
-    def used_locks(self) -> list[Any]:
+    def used_locks(self) -> list[Combiner]:
         """All locks that somebody is in, or waits for, and perhaps some more."""
         return [lock for entry in self.locks_in_use.copy() if (lock := entry()) is not None]
 
@@ -139,12 +140,12 @@ class Queues:
         """The pool's locks that are still there."""
         return [lock for entry in self.locks.copy() if (lock := entry()) is not None]
 
-    def forget_lock(self, entry: Any) -> None:
+    def forget_lock(self, entry: LockEntry) -> None:
         """A lock has gone."""
         self.locks.discard(entry)
         self.locks_in_use.discard(entry)
 
-    def is_in_section(self, task: Task[Any] | None) -> bool:
+    def is_in_section(self, task: object) -> bool:
         """Whether this task, which runs on the calling thread, holds a lock of the pool."""
         # A task that is inside has written it down itself, or was told by the thread that let it
         # in. And the lock came into use before.

@@ -6,25 +6,55 @@ these roles only; `Scheduler` plays all of them.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 from fairpool._core.accounts import Principal, Shares
 from fairpool._core.park import Parking
 from fairpool._core.runqueue import RunQueue
+from fairpool._core.types import AnyGenerator, AnyWorker, Runnable
+from fairpool._locks.combiner import Combiner
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.gather import Gather
 from fairpool._tasks.host import Pool
+from fairpool._tasks.task import AnyTask
 
-__all__ = ["Host", "Joined", "Life", "Slots", "Sources"]
+__all__ = ["Host", "Item", "LockEntry", "Published", "Unstarted"]
+
+# A weak reference to a lock of the users' (`_api.lock`).
+LockEntry: TypeAlias = Callable[[], Any]
+
+# What a worker runs, for a look at what that is.
+Item: TypeAlias = AnyTask | Continuation | Gather | Combiner
+
+
+class Unstarted(Runnable, Protocol):
+    """A task or a gather, which is queued to be started."""
+
+    def drop(self) -> bool: ...
+
+    def abandon(self, error: BaseException) -> None: ...
+
+
+class Published(Runnable, Protocol):
+    """What follows a critical section: a continuation, or a link."""
+
+    ticket: int
+
+    def sample(self, now: int) -> None: ...
+
+    def abandon(self, error: BaseException) -> None: ...
 
 
 class Sources(Protocol):
     """Where work lies, and the calls that tell workers of it."""
 
-    injector: RunQueue[Any]
-    workers: list[Any]
-    locks: set[Any]
+    injector: RunQueue[Runnable]
+    workers: list[AnyWorker]
+    locks: set[LockEntry]
     shares: Shares
 
-    def principal_of(self, item: Any) -> Principal | None: ...
+    def principal_of(self, item: Runnable) -> Principal | None: ...
 
     def has_work(self) -> bool: ...
 
@@ -43,12 +73,12 @@ class Slots(Protocol):
     max_workers: int
     slot_count: int
     parking: Parking
-    searching: set[Any]
-    locks_in_use: set[Any]
+    searching: set[object]
+    locks_in_use: set[LockEntry]
 
     def may_start(self) -> bool: ...
 
-    def is_in_section(self, task: Any) -> bool: ...
+    def is_in_section(self, task: object) -> bool: ...
 
     def distrust_searchers(self) -> None: ...
 
@@ -59,7 +89,7 @@ class Life(Protocol):
     """How a pool thread begins and ends."""
 
     idle_timeout: float
-    exited_workers: RunQueue[Any]
+    exited_workers: RunQueue[AnyWorker]
 
     @property
     def has_initializer(self) -> bool: ...
@@ -72,15 +102,15 @@ class Life(Protocol):
 
     def is_waiting_to_close(self) -> bool: ...
 
-    def watch_generator(self, generator: Any) -> None: ...
+    def watch_generator(self, generator: AnyGenerator) -> None: ...
 
-    def close_generator(self, generator: Any) -> None: ...
+    def close_generator(self, generator: AnyGenerator) -> None: ...
 
 
 class Joined(Protocol):
     """How callers come and go."""
 
-    threads: list[Any]
+    threads: list[AnyWorker]
 
     def is_closed(self) -> bool: ...
 
@@ -90,7 +120,7 @@ class Joined(Protocol):
 
     def caller_leaves(self) -> None: ...
 
-    def forget_thread(self, worker: Any) -> None: ...
+    def forget_thread(self, worker: AnyWorker) -> None: ...
 
 
 class Host(Sources, Slots, Life, Joined, Pool, Protocol):

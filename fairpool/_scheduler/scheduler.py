@@ -11,10 +11,10 @@ stand on one another, lowest first: `Queues`, `Threads`, `Intake`, `Generators`,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from weakref import ref
 
 from fairpool._core.threads import cpu_count
+from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.backlog import Backlog
 from fairpool._scheduler.helper import Helper
 from fairpool._scheduler.lifecycle import LifeCycle
@@ -35,7 +35,7 @@ class Scheduler(LifeCycle):
         max_workers: int,
         prefix: str,
         initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
+        initargs: tuple[object, ...],
         max_pending: int | None,
         idle_timeout: float,
         lend: bool,
@@ -62,15 +62,15 @@ class Scheduler(LifeCycle):
     def _reset(self) -> None:
         super()._reset()
         # Threads that wait for a lock here, and may be lent (`LockHelp.recruit_helper`).
-        self.helper_candidates: dict[Any, None] = {}
+        self.helper_candidates: dict[ThreadWaiter, None] = {}
 
     def _make_worker(self, name: str) -> Worker:
         return Worker(self, name)
 
-    def lend(self, stay: Any) -> None:
-        """The calling thread, which waits with this stay, was recruited: let it help."""
-        stay.helper = Helper(self, stay)
-        stay.helper.run()
+    def lend(self, waiter: ThreadWaiter) -> None:
+        """The calling thread, which waits with this waiter, was recruited: let it help."""
+        waiter.helper = Helper(self, waiter)
+        waiter.helper.run()
         self.check_same_process()
 
     def __str__(self) -> str:

@@ -19,16 +19,18 @@ from typing import Any, cast
 from fairpool._core.errors import DeadlockError
 from fairpool._core.room import need_stack, stack_is_deep
 from fairpool._core.signals import acquire
+from fairpool._core.threads import LockType
 from fairpool._core.waitgraph import enter_wait, leave_wait, waiting_tasks, write_wait
+from fairpool._locks.owners import KeyLoan
 from fairpool._scheduler.adopted import AdoptedEvent, adopt
 from fairpool._scheduler.blocking import SlotWaiter, blocked
 from fairpool._scheduler.find_work import WorkFinder
-from fairpool._scheduler.roles import Host
+from fairpool._scheduler.roles import Host, Item
 from fairpool._tasks.continuation import Continuation
-from fairpool._tasks.future import Future
-from fairpool._tasks.gather import FORKED_MAX, Gather
+from fairpool._tasks.future import AnyFuture, Future
+from fairpool._tasks.gather import FORKED_MAX, Fork, Gather
 from fairpool._tasks.state import is_final
-from fairpool._tasks.task import Task
+from fairpool._tasks.task import AnyTask, Task
 from fairpool._tasks.thread_wait import spin_wait
 
 __all__ = ["FORKS_MAX", "WaitingWorker"]
@@ -54,7 +56,7 @@ class WaitingWorker(WorkFinder):
     def __init__(self, scheduler: Host) -> None:
         super().__init__(scheduler)
         self.fn: Any = None  # the function, if `item` is a task
-        self.forks: list[Any] = []  # the tasks on this stack on top of which children are started
+        self.forks: list[Fork] = []  # the tasks on this stack on top of which children are started
         self.fork_until = 0  # when others are to go first again, at the latest (ns)
         self.initializes = False
         self.has_slot = True
@@ -65,21 +67,21 @@ class WaitingWorker(WorkFinder):
     # --- what runs -------------------------------------------------------------------------------
 
     @property
-    def task(self) -> Task[Any] | None:
+    def task(self) -> AnyTask | None:
         """The task that this worker runs, or has run last."""
         item = self.item
         if item is None:
             return None
         if type(item) is Gather:  # its child becomes a task when somebody asks for it
             index = self.fn
-            task: Task[Any] = item.make_task(index, self.scheduler)
+            task: AnyTask = item.make_task(index, self.scheduler)
             self.turn_to(task, item.child(index))
             for fork in self.forks:
                 self._write_fork(fork)
             return task
-        return item.task  # type: ignore[no-any-return]
+        return item.task  # type: ignore[return-value]  # it is one
 
-    def _write_fork(self, fork: Any) -> None:
+    def _write_fork(self, fork: Fork) -> None:
         """Write down that a task waits whose children are started on top of it.
 
         One of them has become a task in its first step: it may be about to wait itself.
@@ -95,7 +97,7 @@ class WaitingWorker(WorkFinder):
         fork.outer = waiting_tasks.get(task)
         fork.written = write_wait(task, what, (fork.gather,))
 
-    def turn_to(self, item: Any, fn: Any) -> None:
+    def turn_to(self, item: Item | None, fn: object) -> None:
         """This worker runs these now.
 
         What it has run may be freed by this, and a `__del__` ask for the current task: it must not
@@ -106,7 +108,7 @@ class WaitingWorker(WorkFinder):
         self.item = item
 
     @property
-    def doing(self) -> Any:
+    def doing(self) -> object:
         """The function or the coroutine that this worker runs, or has run last."""
         item, fn = self.item, self.fn
         if type(item) is Continuation:
@@ -156,7 +158,7 @@ class WaitingWorker(WorkFinder):
             and not (scheduler.locks_in_use and scheduler.is_in_section(self.task))
         )
 
-    def run_inline(self, future: Future[Any]) -> bool:
+    def run_inline(self, future: AnyFuture) -> bool:
         """Run `future`'s task on top of the current one, if possible; True if it is final now."""
         # Only a task of the same pool: another pool's has another initializer and another limit.
         if (
@@ -166,7 +168,7 @@ class WaitingWorker(WorkFinder):
             or _get_running_loop() is not None  # an `await` in the task would take it for its own
         ):
             return False
-        task = cast("Task[Any]", future)
+        task = cast("AnyTask", future)
         outer = self.item, self.fn
         self._inline += 1
         try:
@@ -181,7 +183,7 @@ class WaitingWorker(WorkFinder):
 
     # --- waits ------------------------------------------------------------------------------------
 
-    def wait_for(self, future: Future[Any], timeout: float | None) -> bool:
+    def wait_for(self, future: AnyFuture, timeout: float | None) -> bool:
         """Wait for a future; return whether it is final. Never starves the pool."""
         if timeout is not None:
             return self._block_on(future, timeout) if timeout > 0 else is_final(future)
@@ -196,7 +198,7 @@ class WaitingWorker(WorkFinder):
             leave_wait(task, outer)
             del task, outer, future  # what is raised in here leads to this frame: no cycle
 
-    def check_initializer(self, awaited: Any) -> None:
+    def check_initializer(self, awaited: object) -> None:
         """Raise `DeadlockError` where an initializer is about to wait for its own pool.
 
         `awaited`: a future, or a lock that is taken.
@@ -207,7 +209,7 @@ class WaitingWorker(WorkFinder):
         if self.scheduler in (getattr(lock, "scheduler", None), getattr(awaited, "_pool", None)):
             raise DeadlockError("an initializer must not wait for its own pool")
 
-    def wait_for_all(self, futures: tuple[Future[Any], ...], adopted: AdoptedEvent) -> bool:
+    def wait_for_all(self, futures: tuple[AnyFuture, ...], adopted: AdoptedEvent) -> bool:
         """Wait for the event that is set when all of `futures` are final."""
         assert self.task is not None
         task = self.task
@@ -225,12 +227,12 @@ class WaitingWorker(WorkFinder):
         with blocked("event", adopted, lends_key=True):
             return adopted.wait_watchfully(timeout)
 
-    def park_for(self, parker: Any, timeout: float | None, lock: object) -> bool:
+    def park_for(self, parker: LockType, timeout: float | None, lock: object) -> bool:
         """Park on a lock in the midst of a task."""
         with blocked("lock", lock):
             return acquire(parker, timeout)
 
-    def _block_on(self, future: Future[Any], timeout: float | None) -> bool:
+    def _block_on(self, future: AnyFuture, timeout: float | None) -> bool:
         if spin_wait(future):
             return True
         need_stack()
@@ -247,7 +249,7 @@ class WaitingWorker(WorkFinder):
             finally:
                 future._unregister(waiter)
 
-    def lend_key(self, awaited: Any) -> Any:
+    def lend_key(self, awaited: object) -> KeyLoan | None:
         """Give away the key of this worker's pass, if that is between two sections.
 
         The worker is about to wait, so it is foreign code that does: see "Foreign code" in
@@ -256,6 +258,7 @@ class WaitingWorker(WorkFinder):
         """
         item = self.item
         lock = None if item is None else item.lock_in_hand
-        return None if lock is None else lock.lend(self, awaited)
+        # A lock is a `Combiner`, and this a `Worker`.
+        return None if lock is None else lock.lend(self, awaited)  # type: ignore[arg-type, union-attr]
 
     adopt = staticmethod(adopt)

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from logging import CRITICAL
 from sys import set_asyncgen_hooks
-from typing import Any
 
 from fairpool._core.foreign import is_a
 from fairpool._core.here import here
@@ -38,6 +37,7 @@ from fairpool._core.threads import (
     yield_cpu,
 )
 from fairpool._core.token import Token
+from fairpool._core.types import Runnable
 from fairpool._scheduler.find_work import STEPS_BETWEEN_SCANS
 from fairpool._scheduler.roles import Host
 from fairpool._scheduler.waiting import WaitingWorker
@@ -160,7 +160,7 @@ class Worker(WaitingWorker):
 
     # --- the loop --------------------------------------------------------------------------------
 
-    def work(self, task: Any = None, until: Until | None = None) -> None:
+    def work(self, task: Runnable | None = None, until: Until | None = None) -> None:
         """Run tasks, beginning with `task`, until `until()`; without that, until the pool ends.
 
         `until` is asked between two steps, in the search, and before it parks. Entered again in a
@@ -241,7 +241,7 @@ class Worker(WaitingWorker):
             # When `error` is gone, whose frames hold what is the user's.
             task = self._search(until)
 
-    def _next(self, step: int, until: Until | None) -> Any:
+    def _next(self, step: int, until: Until | None) -> Runnable | None:
         """What to run next, between two steps; None where this thread is to leave the loop."""
         if until is not None and until():
             return None
@@ -249,18 +249,17 @@ class Worker(WaitingWorker):
             return self._search(until) if self._park(until, has_slot=False) else None
         return self.find_work(step) or self._search(until)
 
-    def rescue(self, item: Any, error: BaseException) -> None:
+    def rescue(self, item: Runnable | None, error: BaseException) -> None:
         """An error of the package's own has cut off a step of `item`: end its task with it."""
         log(CRITICAL, "error in a worker's loop; the worker goes on", exc_info=True)
-        started = type(item) is Continuation and item.coroutine is not None
-        if started or type(item) is Gather:
+        if (type(item) is Continuation and item.coroutine is not None) or type(item) is Gather:
             item.abandon(error)
         elif isinstance(item, Task) and item.running():
             fail(item.task, error, self.fn)
 
     # --- searching and parking: docs/protocols/parking.md -----------------------------------------
 
-    def _search(self, until: Until | None = None) -> Any:
+    def _search(self, until: Until | None = None) -> Runnable | None:
         """Look for work, and park where there is none; None where it is to leave the loop."""
         scheduler = self.scheduler
         parking = scheduler.parking

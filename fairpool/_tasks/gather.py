@@ -67,7 +67,7 @@ class Fork:
 
     __slots__ = ("fn", "gather", "item", "outer", "written")
 
-    def __init__(self, item: Any, fn: object, gather: Gather) -> None:
+    def __init__(self, item: Any, fn: Any, gather: Gather) -> None:
         self.item = item
         self.fn = fn
         self.gather = gather

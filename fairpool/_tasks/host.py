@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sized
 from typing import Any, Protocol
 
-from fairpool._core.types import AnyCoroutine, Runnable
+from fairpool._core.types import AnyCoroutine, AnyGenerator, Runnable
 from fairpool._tasks.request import Lock
 
 __all__ = ["Coroutines", "ForkingPool", "ForkingWorker", "Pool", "Worker", "coroutines"]
@@ -98,7 +98,7 @@ class Worker(Protocol):
     def wait_for(self, future: _Future, timeout: float | None) -> bool:
         """Wait without starving the pool; whether the future is final."""
 
-    def adopt(self, waiter: object, future: _Future) -> None:
+    def adopt(self, waiter: _Future, future: _Future) -> None:
         """As `Pool.adopt`, for a wait on the thread of this worker."""
 
 
@@ -139,6 +139,9 @@ class Coroutines(Protocol):
 
     def pass_through(self, source: _Future, outcome: Awaitable[object]) -> AnyCoroutine:
         """Wait for `outcome`, which may be a coroutine, and then have the outcome of `source`."""
+
+    def close_generators(self, generators: Iterable[AnyGenerator]) -> AnyCoroutine:
+        """Close asynchronous generators, one after the other. Raises nothing of theirs."""
 
 
 # Set once, by the module that defines them, when the package is imported.

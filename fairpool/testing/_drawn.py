@@ -128,7 +128,7 @@ def explore(
 
     def run() -> None:
         pool = FairPool(workers, idle_timeout=NEVER)
-        result = scenario(pool)
+        result: Any = scenario(pool)
         if is_coroutine(result):
             pool._scheduler.spawn(result).result()
         pool.shutdown()
