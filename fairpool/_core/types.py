@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 __all__ = ["AnyCoroutine", "AnyGenerator", "AnyWorker", "Function", "NativeCoroutine", "Runnable"]
 
@@ -15,7 +15,8 @@ __all__ = ["AnyCoroutine", "AnyGenerator", "AnyWorker", "Function", "NativeCorou
 AnyCoroutine = Coroutine[Any, Any, Any]
 
 # One that is run step by step: native, or made of a generator, which has the same methods.
-NativeCoroutine = CoroutineType[Any, Any, Any]
+# (A class that cannot be subscripted before 3.13.)
+NativeCoroutine: TypeAlias = "CoroutineType[Any, Any, Any]"
 
 # An asynchronous generator of the user's.
 AnyGenerator = AsyncGenerator[Any, Any]
