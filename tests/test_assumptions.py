@@ -79,7 +79,7 @@ def private_names_of_others() -> Iterator[tuple[str, str]]:
 
 
 # What the module `_thread` has publicly in `threading`, and what is documented.
-PUBLIC = {"RLock", "_exit"}
+PUBLIC = {"LockType", "RLock", "_exit"}
 
 
 def test_private_names_of_the_standard_library_are_documented() -> None:

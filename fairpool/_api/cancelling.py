@@ -8,10 +8,12 @@ none is invented (docs/protocols/tasks.md).
 from __future__ import annotations
 
 from asyncio import _get_running_loop
+from logging import ERROR
 
 from fairpool._api.tasks import current_task
-from fairpool._api.types import AnyTask
+from fairpool._core.report import log
 from fairpool._tasks.cancel import CancelRequest
+from fairpool._tasks.task import AnyTask
 
 __all__ = ["deliver_again", "delivered", "interrupt", "task_that_enters"]
 
@@ -26,12 +28,15 @@ def task_that_enters(what: str) -> AnyTask:
     return task
 
 
-def interrupt(task: AnyTask, request: CancelRequest) -> None:
-    """`Task.interrupt`, with a request that can be taken back whatever this raises."""
-    cell = task._status
-    if type(cell) is list:
-        cell.append(request)  # X1 of docs/protocols/tasks.md
-        task._signal()
+def interrupt(task: AnyTask, request: CancelRequest, block: object) -> None:
+    """`Task.interrupt`, for a block, with a request that can be taken back. Logs what it raises."""
+    try:
+        status = task._status
+        if type(status) is list:
+            status.append(request)  # request
+            task._signal()
+    except BaseException:  # of a foreign future's `cancel`, or a MemoryError
+        log(ERROR, "%r could not cancel what its task waits for", block, exc_info=True)
 
 
 def delivered(task: AnyTask) -> int:

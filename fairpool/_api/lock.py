@@ -113,7 +113,7 @@ class Lock(Combiner, TaskExecutor):
             last._register(self.end_section_of)
             last.result()
 
-    # --- stacks ----------------------------------------------------------------------------------
+    # --- threads --------------------------------------------------------------------------------
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Enter, blocking this thread; as `threading.Lock.acquire`.

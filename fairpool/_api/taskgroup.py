@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 from weakref import getweakrefcount
 
 from fairpool._api.cancelling import deliver_again, interrupt, task_that_enters
-from fairpool._api.types import AnyTask
-from fairpool._api.waiting import wait_in
+from fairpool._api.waiting import as_coroutine, wait_in
 from fairpool._core.errors import DeadlockError, stays_here
 from fairpool._core.foreign import is_a, type_name
 from fairpool._core.report import log
@@ -33,16 +32,12 @@ from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.coroutines import HELD_BY_ARGUMENT, claim_coroutine
 from fairpool._tasks.future import Future
 from fairpool._tasks.state import FAILED
-from fairpool._tasks.task import Task
+from fairpool._tasks.task import AnyTask, Task
 from fairpool._tasks.waitlist import WaitList
 
 __all__ = ["TaskGroup"]
 
 T = TypeVar("T")
-
-
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
 
 
 # Why a group takes no more tasks.
@@ -182,7 +177,7 @@ class TaskGroup:
                 raise RuntimeError(f"{self!r} takes no more tasks: it is {self._closed[-1]}")
             raise RuntimeError(f"{self!r} takes no tasks: enter it with `async with` first")
         if not is_plain:  # a generator that is one (`sleep`), or Cython's
-            coro = _await(coro)
+            coro = as_coroutine(coro)
         task: Task[T] = Task()
         pool: Scheduler = parent._pool  # type: ignore[assignment]
         task._pool = pool
@@ -229,10 +224,7 @@ class TaskGroup:
             # child is left.
             self._request = CancelRequest(None)
             assert self._parent is not None
-            try:
-                interrupt(self._parent, self._request)
-            except BaseException:  # of a foreign future's `cancel`, say
-                log(ERROR, "%r could not cancel what its block waits for", self, exc_info=True)
+            interrupt(self._parent, self._request, self)
 
     def _shut_down(self) -> bool:
         """Cancel all children, and take no more. True to the first caller."""

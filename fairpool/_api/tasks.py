@@ -13,11 +13,12 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeVar
 from weakref import getweakrefcount
 
-from fairpool._api.types import AnyCoroutine, AnyFuture, AnyTask
+from fairpool._api.waiting import as_coroutine
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import monotonic
 from fairpool._core.timer import TARGET, Timer
+from fairpool._core.types import AnyCoroutine
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.coroutines import (
@@ -28,11 +29,11 @@ from fairpool._tasks.coroutines import (
     claim_coroutine,
     is_coroutine,
 )
-from fairpool._tasks.future import Derived, Future
+from fairpool._tasks.future import AnyFuture, Derived, Future
 from fairpool._tasks.gather import Gather
 from fairpool._tasks.settling import claim, outcome_of, settle
 from fairpool._tasks.state import FINISHED
-from fairpool._tasks.task import Task
+from fairpool._tasks.task import AnyTask, Task
 from fairpool._tasks.wrap import is_future, wrap_future
 
 __all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
@@ -71,7 +72,7 @@ def create_task(coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Tas
         if not (hasattr(coro, "send") and hasattr(coro, "__await__")):
             raise TypeError(f"create_task() takes a coroutine, not {coro!r}")
         claim_coroutine(coro)
-        coro = _await(coro)  # one that is not Python's own: Cython's, say
+        coro = as_coroutine(coro)  # one that is not Python's own: Cython's, say
     return _spawn(coro, name)
 
 
@@ -106,7 +107,7 @@ class _SleepRequest(Timer):
 
     def _suspend(self, continuation: Continuation) -> None:
         self[TARGET] = continuation
-        continuation.task._pool.timers.start(self)  # type: ignore[attr-defined]
+        continuation.task._pool.timers.start(self)
 
     def cancel(self) -> None:
         """The coroutine stops sleeping: the timer must not keep it until the deadline."""
@@ -116,7 +117,7 @@ class _SleepRequest(Timer):
 
 
 @coroutine
-def sleep(delay: float, result: T | None = None) -> Generator[Any, None, T | None]:
+def sleep(delay: float, result: T | None = None) -> Generator[Timer | None, None, T | None]:
     """Sleep for at least `delay` seconds, and return `result`. No thread waits meanwhile.
 
     With a `delay` of 0 or less, as `yield_now`. Raises ValueError for NaN, and RuntimeError outside
@@ -151,7 +152,7 @@ def _as_future(awaitable: Any, what: str) -> AnyFuture:
     if is_coroutine(awaitable):
         return create_task(awaitable)
     if hasattr(awaitable, "__await__"):
-        return create_task(awaitable if hasattr(awaitable, "send") else _await(awaitable))
+        return create_task(awaitable if hasattr(awaitable, "send") else as_coroutine(awaitable))
     raise TypeError(f"{what} takes coroutines and futures, not {awaitable!r}")
 
 
@@ -160,7 +161,7 @@ def _is_awaitable(what: object) -> bool:
     return issubclass(type(what), _StdFuture) or is_coroutine(what) or hasattr(what, "__await__")
 
 
-def _close_all(awaitables: tuple[Any, ...]) -> None:
+def _close_all(awaitables: tuple[object, ...]) -> None:
     """Close the coroutines among these that no other task has."""
     for each in awaitables:
         if is_coroutine(each):
@@ -171,7 +172,7 @@ def _close_all(awaitables: tuple[Any, ...]) -> None:
             each.close()  # else Python warns that it was never awaited
 
 
-def _are_new(awaitables: tuple[Any, ...]) -> bool | None:
+def _are_new(awaitables: tuple[object, ...]) -> bool | None:
     """Whether nothing but this tuple, new to its caller, holds these coroutines.
 
     None if not all of them are coroutines.
@@ -194,10 +195,6 @@ def _are_new(awaitables: tuple[Any, ...]) -> bool | None:
 
 # Of fewer than these, a loop makes less work than three passes in C.
 A_FEW = 10
-
-
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
 
 
 # Of types by their ids: their metaclass may have an `__eq__`, or no `__hash__`.
@@ -296,14 +293,14 @@ class _Shield(Derived[T]):
         settle(self, *outcome_of(inner, "shield()"))
 
 
-def shield(awaitable: Any) -> AnyFuture:
+def shield(awaitable: object) -> AnyFuture:
     """Return a future with the outcome of `awaitable`, whose cancellation does not cancel that.
 
     A coroutine becomes a task. Raises TypeError for what cannot be awaited. A coroutine can be
     given only in a task of a pool; else RuntimeError is raised.
     """
     inner = _as_future(awaitable, "shield()")
-    outer: _Shield[Any] = _Shield()
+    outer: _Shield[object] = _Shield()
     outer._inner = inner
     inner.register_for_now(outer)
     return outer

@@ -11,13 +11,11 @@ Assumes *atomic call* and *mutex order*.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from logging import CRITICAL
 from math import inf
 from types import TracebackType
 
 from fairpool._api.cancelling import deliver_again, delivered, interrupt, task_that_enters
 from fairpool._api.tasks import shield
-from fairpool._api.types import AnyTask
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import (
     context_of,
@@ -27,7 +25,6 @@ from fairpool._core.foreign import (
     set_context,
     type_name,
 )
-from fairpool._core.report import log
 from fairpool._core.threads import monotonic
 from fairpool._core.timer import Timer
 from fairpool._core.token import Token
@@ -35,6 +32,7 @@ from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.future import Future
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import FINISHED
+from fairpool._tasks.task import AnyTask
 
 __all__ = ["Timeout", "timeout", "timeout_at"]
 
@@ -116,7 +114,7 @@ class Timeout:
         if task is None or (old is not None and not old.take()):
             raise RuntimeError(f"cannot reschedule {self!r}: it has just expired, or was left")
         if old is not None and old.timer is not None:
-            task._pool.timers.cancel(old.timer)  # type: ignore[attr-defined]
+            task._pool.timers.cancel(old.timer)
         self._when = when
         self._deadline = None
         if when is not None:
@@ -128,7 +126,7 @@ class Timeout:
             deadline.wake()
         elif when != inf:
             try:
-                deadline.timer = task._pool.timers.add(when, deadline)  # type: ignore[attr-defined]
+                deadline.timer = task._pool.timers.add(when, deadline)
             except BaseException:  # no thread could be started
                 deadline.take()
                 raise
@@ -152,9 +150,7 @@ class Timeout:
         self._state = "expiring"
         try:
             assert task is not None
-            interrupt(task, self._request)
-        except BaseException:  # of a foreign future's `cancel`, or a MemoryError
-            log(CRITICAL, "%r could not cancel what its task waits for", self, exc_info=True)
+            interrupt(task, self._request, self)
         finally:
             if claim(self._landed) is not None:
                 settle(self._landed, FINISHED, None)
@@ -168,7 +164,7 @@ class Timeout:
         task, deadline = self._task, self._deadline
         assert task is not None
         if deadline is not None and deadline.take() and deadline.timer is not None:
-            task._pool.timers.cancel(deadline.timer)  # type: ignore[attr-defined]
+            task._pool.timers.cancel(deadline.timer)
         if self._undecided.take():
             self._state = "finished"
             self._task = self._deadline = None

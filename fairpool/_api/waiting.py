@@ -19,7 +19,7 @@ from fairpool._tasks.future import Future
 from fairpool._tasks.waitlist import WaitList
 from fairpool._tasks.wrap import wrap_future
 
-__all__ = ["wait_in"]
+__all__ = ["as_coroutine", "wait_in"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,11 @@ async def wait_in(waiters: WaitList, waiter: Future[T]) -> T:
         raise
     finally:
         del waiters, waiter  # what is raised holds this frame: no cycle
+
+
+async def as_coroutine(awaitable: Awaitable[T]) -> T:
+    """A coroutine of Python's own that awaits this."""
+    return await awaitable
 
 
 class _Coroutines:

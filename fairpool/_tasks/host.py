@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sized
 from typing import Any, Protocol
 
+from fairpool._core.timer import Timers
 from fairpool._core.types import AnyCoroutine, AnyGenerator, Runnable
 from fairpool._tasks.request import Lock
 
@@ -31,6 +32,9 @@ class Pool(Protocol):
 
     @property
     def ending(self) -> object: ...
+
+    @property
+    def timers(self) -> Timers: ...
 
     def resume(self, item: Runnable) -> None:
         """Queue a task or a continuation. Raises one of `SHORT_OF_ROOM` only if it did not."""

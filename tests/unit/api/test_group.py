@@ -746,10 +746,10 @@ def test_timeout_block_waits_for_a_deadline_that_is_just_coming(
     real = fairpool._api.timeout.interrupt
     decided, left = threading.Event(), threading.Event()
 
-    def late(task: Any, request: Any) -> None:
+    def late(*args: Any) -> None:
         decided.set()  # 1. the timer thread has popped `_undecided`
         assert left.wait(TIMEOUT)  # 3. the block is being left, and waits
-        real(task, request)
+        real(*args)
 
     monkeypatch.setattr(fairpool._api.timeout, "interrupt", late)
     limits: list[Timeout] = []
