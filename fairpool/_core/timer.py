@@ -208,7 +208,7 @@ class Timers:
                     self._cancelled.take()
                 else:
                     heappush(heap, timer)
-            if self._keeps_too_many():
+            if self._cancelled and self._keeps_too_many():  # a plain read first: see last_look
                 # This forgets cancelled timers in `_incoming`, too: so it is emptied here.
                 self._cancelled.clear()
                 while (timer := self._incoming.take()) is not None:

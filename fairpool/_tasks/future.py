@@ -130,6 +130,8 @@ class Future(CallbackFuture[T]):
                 return (yield from wrapped.pop().__await__())
             while type(self._status) is list:  # a wake-up is a hint
                 yield self
+        if self._status is FINISHED:
+            return self._value  # type: ignore[no-any-return]
         if self._status is CANCELLED:
             raise _TaskCancelledError
         try:
