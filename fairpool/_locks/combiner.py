@@ -13,6 +13,7 @@ Guarantees, with the proofs in `docs/protocols/combining.md` and `docs/protocols
 - Ticket order: the queue is first in, first out, and an arrival that finds it not empty does not
   overtake it.
 - A pass is bounded in count and in time. After that the lock is served again when its turn comes.
+- What lies in the run queue of a worker does not wait for its pass: others take it (`displace`).
 - A thread that waits may be lent to run what others have published, never inside a section, and
   is passed over at most once for it (`docs/protocols/joining.md`).
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 from itertools import compress
 from typing import Any
 
-from fairpool._core.room import need_stack
+from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns
 from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import KeyLoan, current_owner
@@ -41,6 +42,10 @@ __all__ = ["PASS_SECTIONS", "PASS_TIME", "Combiner"]
 # work has its turn.
 PASS_SECTIONS = 64
 PASS_TIME = 2_000_000
+
+# What lies in the run queue of a worker waits so long (ns) for its pass. Then others may take it.
+# About what waking one of them costs (docs/performance.md).
+DISPLACE_AFTER = 30_000
 
 # For `_take_key_again`.
 _NO_WAIT = (False,)
@@ -77,6 +82,7 @@ class Combiner(TaskEntry):
         slots = scheduler.free_slots
         leave, notify = self.leave_token, self._notify
         request_type, get_type, clock = Request, type, monotonic_ns
+        own = worker.queue
         end, sample_mask = PASS_SECTIONS, SAMPLE_MASK
         stats = self.stats
         if not scheduler.max_workers:
@@ -92,9 +98,19 @@ class Combiner(TaskEntry):
         count = 0
         self.began = now = monotonic_ns()
         deadline = now + PASS_TIME
+        look = now + DISPLACE_AFTER
+        if own and len(self.queue) * stats.mean > DISPLACE_AFTER:
+            look = now - 1  # at once
         while True:
-            if count == end or now > deadline or worker.leaving:
-                return self._end_pass(worker, count, now)
+            if count == end or now > look or worker.leaving:
+                if count == end or now > deadline or worker.leaving:
+                    return self._end_pass(worker, count, now)
+                if own:
+                    try:
+                        worker.displace()  # combining: displace
+                    except SHORT_OF_ROOM:
+                        pass  # it stays here, for thieves
+                look = min(now + DISPLACE_AFTER, deadline)
             try:
                 item = take()
             except IndexError:

@@ -111,6 +111,7 @@ class PassWorker(Protocol):
     """A worker that runs a pass, or is asked to run one."""
 
     # item:       what it runs
+    # queue:      its run queue
     # published:  its published continuations
     # home_queue: the locks that it is to serve
     # leaving:    whether it is to end its pass
@@ -118,6 +119,7 @@ class PassWorker(Protocol):
     # exited:     whether it has left its loop
     item: Any
     scheduler: Any
+    queue: RunQueue[Any]
     published: list[Any]
     home_queue: RunQueue[Any]
     leaving: bool
@@ -127,6 +129,9 @@ class PassWorker(Protocol):
 
     def publish(self, item: Any, /) -> None:
         """Publish a continuation, and wake a worker for it."""
+
+    def displace(self) -> None:
+        """Let others take what lies in its run queue."""
 
     def may_stand_in(self, lock: Any, /) -> bool:
         """Whether it may serve a lock in the place of its home worker."""

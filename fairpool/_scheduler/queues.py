@@ -33,6 +33,7 @@ class Queues:
     """The queues, the shares and the locks of one pool."""
 
     __slots__ = (
+        "displaced",
         "injector",
         "locks",
         "locks_in_use",
@@ -45,6 +46,8 @@ class Queues:
     def _reset(self) -> None:
         """Begin with nothing: a new pool, or the child of a fork."""
         self.injector: RunQueue[Runnable] = RunQueue()
+        # Tasks from the run queues of workers that combine.
+        self.displaced: RunQueue[Runnable] = RunQueue()
         # The running mean of the continuations of critical sections (ns); 0: none was looked at.
         self.mean_continuation = 0
         self.workers: list[Worker] = []
@@ -58,7 +61,7 @@ class Queues:
 
     def has_work(self) -> bool:
         """Whether any queue holds a task: ordered against every `append`."""
-        if self.injector.holds_work():
+        if self.injector.holds_work() or self.displaced.holds_work():
             return True
         # `copy`, here and below: a share that becomes active later has got its task later, too.
         if self.shares and any(each.queue.holds_work() for each in self.shares.active.copy()):
@@ -84,7 +87,7 @@ class Queues:
 
     def _own_queues(self) -> list[RunQueue[Any]]:
         """Those that are no share's: where locks lie that are to be served."""
-        queues: list[RunQueue[Any]] = [self.injector]
+        queues: list[RunQueue[Any]] = [self.injector, self.displaced]
         for worker in self.workers.copy():
             queues += (worker.queue, worker.home_queue)
         return queues

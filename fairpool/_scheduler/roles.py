@@ -50,6 +50,7 @@ class Sources(Protocol):
     """Where work lies, and the calls that tell workers of it."""
 
     injector: RunQueue[Runnable]
+    displaced: RunQueue[Runnable]
     workers: list[AnyWorker]
     locks: set[LockEntry]
     shares: Shares

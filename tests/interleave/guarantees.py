@@ -61,6 +61,7 @@ GUARANTEES = (
     Guarantee(
         "The combiner does not wait, and burdens nobody",
         (
+            "unit/locks/test_bystanders.py::test_no_bystander_waits_for_a_pass",
             "unit/locks/test_lock.py::"
             "test_a_continuation_is_not_kept_waiting_by_locks_that_are_always_wanted",
             "unit/locks/test_usage.py::test_the_wait_is_bounded",

@@ -421,6 +421,19 @@ def pass_ends_beside_other_work() -> None:
     assert served[0] <= 2, served
 
 
+def pass_displaces_other_work() -> None:
+    """A section waits, on its thread, for a task that lies in the run queue of its worker."""
+    with set_to(DISPLACE_AFTER=-1), pool_of(2) as pool:
+        lock = pool.lock()
+        done = threading.Semaphore(0)
+
+        def section() -> Any:
+            pool.submit(done.release)
+            return lock.submit(done.acquire)
+
+        lock.submit(section).result().result()
+
+
 def continuation_goes_before_the_lock() -> None:
     """What has left the lock goes on before the lock serves those that came after it."""
     with set_to(PASS_SECTIONS=1), pool_of(1) as pool:

@@ -14,7 +14,7 @@ from fairpool._scheduler.queues import no_lock
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._scheduler.worker import Worker
 
-SOURCES = ("own", "outside", "stolen", "published", "published elsewhere")
+SOURCES = ("own", "outside", "displaced", "stolen", "published", "published elsewhere")
 
 
 class Item:
@@ -48,6 +48,7 @@ def worker_with(sources: tuple[str, ...], locks: bool, ran: list[str]) -> Worker
     places: dict[str, Any] = {
         "own": worker.queue,
         "outside": scheduler.injector,
+        "displaced": scheduler.displaced,
         "stolen": other.queue,
         "published": worker.published,
         "published elsewhere": other.published,
@@ -87,5 +88,6 @@ def test_the_loop_chooses_what_the_policy_chooses(
             ran: list[str] = []
             worker = worker_with(sources, locks, ran)
             worker._critical = worker._turn = worker._scans_locks = waits_for_its_turn
+            worker._displaced_turn = waits_for_its_turn
             chosen.append(choose(worker, step, ran) if choose else worker.find_work(step).name)
         assert chosen[0] == chosen[1], sources
