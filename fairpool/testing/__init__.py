@@ -3,11 +3,13 @@
 See `docs/testing.md`.
 """
 
+from fairpool.testing._costs import Costs
 from fairpool.testing._drawn import Schedule, explore, schedules
 from fairpool.testing._explore import InterleavingError
 from fairpool.testing._linearizable import NotLinearizable, Recorder
 from fairpool.testing._run import Deadlock, Livelock, Stuck
-from fairpool.testing._simulate import Costs, LockSimulation, Simulation, simulate, work
+from fairpool.testing._simulate import simulate, work
+from fairpool.testing._simulation import LockSimulation, Simulation
 
 __all__ = [
     "Costs",

@@ -12,8 +12,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
 from itertools import count
 from math import inf, isfinite
 from types import ModuleType
@@ -40,10 +39,12 @@ from fairpool._tasks.future import Future
 from fairpool._tasks.gather import Gather
 from fairpool._tasks.request import Waiter
 from fairpool.testing._carriers import Carriers, best_carriers
+from fairpool.testing._costs import DEFAULT_COSTS, Costs
 from fairpool.testing._machine import SECOND, Machine
+from fairpool.testing._simulation import LockSimulation, Simulation
 from fairpool.testing._world import Values, get_ident, monotonic_ns, running, world
 
-__all__ = ["Costs", "LockSimulation", "Simulation", "simulate", "work"]
+__all__ = ["simulate", "work"]
 
 # An idle worker ends after this: beyond the end of all times, see `_run.TIME_MAX`.
 NEVER = 1e6
@@ -57,132 +58,6 @@ FREE_THREADED_VALUES: Values = {
     (fairpool._scheduler.worker, "LOOKS_WHILE_SEARCHING"): 100,
     (fairpool._locks.tasks, "LOOKS_BEFORE_QUEUEING"): 200,
 }
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What things take on the simulated machine: seconds, but for `away`.
-
-    The defaults were measured on CPython 3.13.5t and two processors, with `tox -e bench -- costs`;
-    `section` (with another worker that takes what follows) and `migrate` are those of
-    `docs/performance.md`.
-    """
-
-    submit: float = 1.3e-6
-    """To submit a task, for who does it."""
-    step: float = 1.4e-6
-    """To take a task or a continuation from a queue, to begin and to end its step."""
-    suspend: float = 20e-6
-    """To wait for a future in a coroutine, and to be told that it is there."""
-    section: float = 2.2e-6
-    """From the end of one critical section to the beginning of the next, for the combiner."""
-    enter: float = 2.5e-6
-    """To enter and leave a lock that is free."""
-    steal: float = 2.2e-6
-    """To take tasks from another worker's run queue."""
-    look: float = 0.12e-6
-    """To look at one worker's queue, for who goes through those of all workers."""
-    check: float = 0.74e-6
-    """The same, for who makes sure before it parks, or after it has found work."""
-    pause: float = 0.7e-6
-    """To let others go first, between two looks for work."""
-    lock: float = 0.07e-6
-    """Any operation of a lock, or of what threads park on."""
-    unpark: float = 4e-6
-    """To wake a thread, for who does it."""
-    wake: float = 12e-6
-    """From then until that thread runs."""
-    start: float = 250e-6
-    """To start a thread, for who does it; and from then until it runs."""
-    migrate: float = 3e-6
-    """What a task loses by going on with another worker than before."""
-    away: float = 1.1
-    """How much longer a critical section takes with another worker than its lock's first one."""
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise TypeError(f"{each.name} must be a number, not {value!r}")
-            least = 1 if each.name == "away" else 0
-            if not (value >= least and isfinite(value)):
-                raise ValueError(f"{each.name} must be at least {least}, and finite, not {value!r}")
-
-
-DEFAULT_COSTS = Costs()
-
-
-@dataclass(frozen=True)
-class LockSimulation:
-    """What happened at one lock."""
-
-    name: str
-    sections: int
-    combined: int
-    """Sections that a combiner has taken from the queue and run."""
-    passes: int
-    hand_offs: int
-    longest_pass: int
-    away: int
-    """Sections that ran on another worker than the lock's first one."""
-    busy: float
-    """Seconds that somebody was inside."""
-    waits: tuple[float, float, float]
-    """Median, 99 % and 99.9 % quantile of all waits, from asking to being inside (s)."""
-    longest_wait: float
-    jain: float
-    """Jain's index of the time that each task was inside: 1 if all had the same."""
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What a simulated program has done. Times are in seconds of the virtual clock.
-
-    Two runs of the same program with the same seed and costs are equal (`real_time` and
-    `peak_memory` are not compared).
-    """
-
-    result: Any
-    """What the program has returned."""
-    workers: int
-    seed: int
-    costs: Costs
-    elapsed: float
-    """From the beginning of the program until it returned, or the last `work` ended after that."""
-    tasks: int
-    """Tasks that have begun, and …"""
-    steps: int
-    """… the steps that they were run in."""
-    worked: float
-    """The seconds of all calls of `work`, with what `away` has added."""
-    steals: int
-    """How often a worker has taken tasks from another one's run queue."""
-    migrations: int
-    """Steps that began on another worker than the task's last one, sections not counted."""
-    parks: int
-    wake_ups: int
-    """Threads that were woken: workers, mostly."""
-    looks: int
-    """How many workers' queues were looked at, by those that go through all of them."""
-    spent: Mapping[str, float]
-    """Where the time of all threads went, by the names of the costs, and "work"."""
-    locks: tuple[LockSimulation, ...]
-    events: int
-    """How often another virtual thread went on."""
-    real_time: float = field(compare=False)
-    """Seconds that the simulation has really taken."""
-    peak_memory: int = field(compare=False)
-    """The most memory, in bytes, that the process had up to the end; 0 where that is not known."""
-
-    @property
-    def throughput(self) -> float:
-        """Tasks per second."""
-        return self.tasks / self.elapsed if self.elapsed else inf
-
-    @property
-    def utilization(self) -> float:
-        """The part of the workers' time that was `work`."""
-        return self.worked / (self.workers * self.elapsed) if self.elapsed else 0.0
 
 
 class _Tally:

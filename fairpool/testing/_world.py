@@ -18,11 +18,11 @@ import random as random_
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, MutableSet, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
-from itertools import chain, count
+from itertools import count
 from math import inf
 from types import ModuleType
 from typing import Any
@@ -47,6 +47,7 @@ import fairpool._scheduler.scheduler
 import fairpool._scheduler.worker
 import fairpool._tasks.future
 from fairpool.testing._machine import Machine
+from fairpool.testing._ordered import OrderedSet
 from fairpool.testing._run import Abandoned, Run
 
 __all__ = ["Lowest", "Values", "get_ident", "monotonic_ns", "reached", "running", "world"]
@@ -375,76 +376,6 @@ def yield_cpu() -> None:
 def random() -> float:
     run = _here()
     return _real_random() if run is None else run.random()
-
-
-class OrderedSet(MutableSet[Any]):
-    """A set that is gone through in the order in which it was filled, not in that of addresses."""
-
-    __slots__ = ("__weakref__", "_items")
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, items: Iterable[Any] = ()) -> None:
-        self._items = dict.fromkeys(items)
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._items
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({list(self._items)})"
-
-    def add(self, item: Any) -> None:
-        self._items[item] = None
-
-    def discard(self, item: Any) -> None:
-        self._items.pop(item, None)
-
-    # What a set has beside its operators: for any iterables, and several at once.
-
-    def copy(self) -> OrderedSet:
-        return OrderedSet(self._items)
-
-    def update(self, *others: Iterable[Any]) -> None:
-        self._items.update(dict.fromkeys(chain(*others)))
-
-    def difference_update(self, *others: Iterable[Any]) -> None:
-        for item in list(chain(*others)):
-            self.discard(item)
-
-    def intersection_update(self, *others: Iterable[Any]) -> None:
-        for other in others:
-            kept = set(other)
-            self._items = {item: None for item in self._items if item in kept}
-
-    def symmetric_difference_update(self, other: Iterable[Any]) -> None:
-        self ^= OrderedSet(other)
-
-    def union(self, *others: Iterable[Any]) -> OrderedSet:
-        return OrderedSet(chain(self, *others))
-
-    def difference(self, *others: Iterable[Any]) -> OrderedSet:
-        result = self.copy()
-        result.difference_update(*others)
-        return result
-
-    def intersection(self, *others: Iterable[Any]) -> OrderedSet:
-        result = self.copy()
-        result.intersection_update(*others)
-        return result
-
-    def symmetric_difference(self, other: Iterable[Any]) -> OrderedSet:
-        return self ^ OrderedSet(other)  # type: ignore[return-value]
-
-    def issubset(self, other: Iterable[Any]) -> bool:
-        return self <= OrderedSet(other)
-
-    def issuperset(self, other: Iterable[Any]) -> bool:
-        return self >= OrderedSet(other)
 
 
 def new_set(items: Iterable[Any] = ()) -> Any:

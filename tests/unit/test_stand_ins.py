@@ -18,7 +18,7 @@ import pytest
 
 import fairpool
 from fairpool._tasks import condition as _condition
-from fairpool.testing import _world, explore
+from fairpool.testing import _ordered, _world, explore
 
 # Of every object, or of how its class is written.
 _OF_NO_INTEREST = {*dir(object), "__module__", "__dict__", "__weakref__", "__slots__"}
@@ -36,7 +36,7 @@ STAND_INS = {
     "ConditionLock": (_condition.ConditionLock, threading.RLock),
     "testing Lock": (_world.Lock, threading.Lock),
     "testing RLock": (_world.RLock, threading.RLock),
-    "testing OrderedSet": (_world.OrderedSet, set),
+    "testing OrderedSet": (_ordered.OrderedSet, set),
     "StdWaiters": (lambda: _condition.StdWaiters(fairpool.Future()), list),
 }
 
@@ -138,7 +138,7 @@ def test_locks_behave_as_the_real_ones() -> None:
 
 
 def test_an_ordered_set_answers_as_a_set() -> None:
-    ordered, real = _world.OrderedSet([3, 1, 2]), {3, 1, 2}
+    ordered, real = _ordered.OrderedSet([3, 1, 2]), {3, 1, 2}
     for name, *args in [
         ("add", 5),
         ("discard", 9),
@@ -160,7 +160,7 @@ def test_an_ordered_set_answers_as_a_set() -> None:
         ours, theirs = getattr(ordered, name)(*args), getattr(real, name)(*args)
         assert ours == theirs, name
         assert ordered == real, name
-    assert list(_world.OrderedSet([3, 1, 2])) == [3, 1, 2]
+    assert list(_ordered.OrderedSet([3, 1, 2])) == [3, 1, 2]
     for operate in ("__or__", "__and__", "__sub__", "__xor__", "__le__", "__ge__", "__eq__"):
         assert getattr(ordered, operate)({5, 6}) == getattr(real, operate)({5, 6}), operate
     assert {ordered.pop() for _ in range(len(real))} == real
