@@ -10,12 +10,13 @@ import os
 import sys
 import threading
 import time
-from _thread import LockType, get_ident, start_new_thread
 from _thread import allocate_lock as Lock
+from _thread import get_ident, start_new_thread
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from threading import Condition, Event, RLock, Thread, current_thread, local, main_thread
+from threading import Lock as LockType
 from threading import enumerate as enumerate_threads
 from weakref import ref
 

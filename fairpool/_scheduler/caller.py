@@ -194,7 +194,7 @@ class Caller(Worker):
 
     def wake(self) -> None:
         """Look again at whether it is done."""
-        if self._unlist_parked():
+        if strike_off(self.scheduler.parking.parked, self):
             self.needs_slot = True
             self.woken = True
             self.parker.unpark()

@@ -18,6 +18,7 @@ and `needs_slot`; `give_back` of a worker that has exited is called by other thr
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from logging import CRITICAL
 from sys import set_asyncgen_hooks
 
@@ -63,6 +64,10 @@ LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
 QUEUES_WHILE_SEARCHING = 6400
 
 
+# For the mark of a worker that parks.
+_PARKS, _TRUE, _FALSE = ("parks",), (True,), (False,)
+
+
 class Worker(WaitingWorker):
     """One thread of a pool. Its own thread calls the methods.
 
@@ -94,7 +99,7 @@ class Worker(WaitingWorker):
         self.ended = Event()  # set when the thread is done with everything
         self._start_token = Token()
         self.needs_slot = False
-        self.parks = False  # whether it is in `parked`, or was taken out and has not noticed
+        self.parks = False  # whether it is in `parked`, or another thread has taken it out
         # Whether it was taken out: written by whoever did that, when it is in `searching`, or
         # `needs_slot` is set.
         self.woken = False
@@ -317,8 +322,11 @@ class Worker(WaitingWorker):
         parking = scheduler.parking
         parking.searching.discard(self)  # parking: stop_searching
         self.woken = False
-        parking.parked.append(self)  # parking: announce
-        self.parks = True
+        me = (self,)
+        # With the mark, in one C call: foreign code that came between would not wait for a thread
+        # that has taken this worker out (`withdraw`).
+        # parking: announce
+        any(chain(map(parking.parked.append, me), map(setattr, me, _PARKS, _TRUE)))
         unparked = False
         try:
             if has_slot:
@@ -340,7 +348,7 @@ class Worker(WaitingWorker):
 
     def _leave_park(self, unparked: bool) -> bool:
         """Be parked no more; whether nobody has unparked this worker, so that it has no slot."""
-        is_alone = not unparked and self._leave_parked()
+        is_alone = not unparked and self._unlist_parked()
         if not (unparked or is_alone):
             self.parker.park()  # taken out of the list, so about to be unparked
         self.parks = False
@@ -362,27 +370,22 @@ class Worker(WaitingWorker):
 
         The caller does `look_for_more` then, in case somebody has counted on it.
         """
-        parks, self.parks = self.parks, False  # first: this may be entered in the midst of itself
         if self._unlist_parked():
             # As `unpark_all`: it is not to park, but to search again.
             self.needs_slot = self.woken = True
             self.parker.unpark()
-        elif parks:
+        elif self.parks:
             # Somebody has taken it out, and is about to have it search. If that is this thread
             # itself, in the midst of a `notify`, it does so when the foreign code has ended.
             while not self.woken and not is_taken_here(self):
                 yield_cpu()
         self.scheduler.searching.discard(self)
 
-    def _leave_parked(self) -> bool:
-        """As `_unlist_parked`, for the one that parks here."""
-        self.parks = False  # first: else `withdraw` would wait for whoever has taken it out
-        return self._unlist_parked()
-
     def _unlist_parked(self) -> bool:
         """Take this worker out of the parked ones; False if somebody is just unparking it."""
-        try:
-            self.scheduler.parking.parked.remove(self)
+        me, parked = (self,), self.scheduler.parking.parked
+        try:  # with the mark, as in `_park`: foreign code that came between would wait for ever
+            any(chain(map(parked.remove, me), map(setattr, me, _PARKS, _FALSE)))
         except ValueError:
             return False
         return True

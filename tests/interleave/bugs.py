@@ -47,8 +47,11 @@ BUGS = [
         "Worker._park",
         """        parking.searching.discard(self)  # parking: stop_searching
         self.woken = False
-        parking.parked.append(self)  # parking: announce
-        self.parks = True
+        me = (self,)
+        # With the mark, in one C call: foreign code that came between would not wait for a thread
+        # that has taken this worker out (`withdraw`).
+        # parking: announce
+        any(chain(map(parking.parked.append, me), map(setattr, me, _PARKS, _TRUE)))
         unparked = False
         try:
             if has_slot:
@@ -56,8 +59,8 @@ BUGS = [
             scheduler.notify_if_work()  # parking: last_look
 """,
         """        self.woken = False
-        parking.parked.append(self)
         self.parks = True
+        parking.parked.append(self)
         unparked = False
         try:
             if has_slot:
@@ -170,8 +173,8 @@ BUGS = [
         "an idle worker ends although somebody is unparking it",
         "_scheduler.worker",
         "Worker._leave_park",
-        "        is_alone = not unparked and self._leave_parked()\n",
-        "        is_alone = not unparked and (self._leave_parked() or True)\n",
+        "        is_alone = not unparked and self._unlist_parked()\n",
+        "        is_alone = not unparked and (self._unlist_parked() or True)\n",
         s.worker_ends_as_work_comes,
         500,
         guarantee=3,

@@ -567,6 +567,53 @@ def test_nobody_counts_on_a_worker_that_runs_foreign_code(
         assert (found == "asleep") == (bench.worker in parking.parked), (moment, found)
 
 
+@pytest.mark.parametrize("times_out", [False, True])
+def test_foreign_code_comes_while_another_thread_unparks_its_worker(
+    times_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = 0
+    for moment in moments():
+        bench = Bench(max_workers=9, times_out=times_out)
+        parking, worker = bench.scheduler.parking, bench.worker
+        rest: list[Callable[[], object]] = []
+        counted_on: list[bool] = []
+
+        def go_on(rest: list[Callable[[], object]] = rest) -> None:
+            # 3. That thread goes on: it lists the worker as searching, and unparks it.
+            while rest:
+                rest.pop(0)()
+
+        def act(
+            bench: Bench = bench,
+            parking: Any = parking,
+            worker: Worker = worker,
+            rest: list[Callable[[], object]] = rest,
+            counted_on: list[bool] = counted_on,
+        ) -> None:
+            if worker not in parking.parked or not parking.free_slots:
+                return
+            # 1. A thread that has queued something takes a slot, and the worker.
+            parking.free_slots.pop()
+            parking.parked.remove(worker)
+            rest += [
+                lambda: parking.searching.add(worker),
+                lambda: setattr(worker, "woken", True),
+                worker.parker.unpark,
+            ]
+            # 2. The collector is about to run a `__del__` on the worker's thread, which may wait
+            #    for that thread, and for no other.
+            _before_collection()
+            go_on()
+            counted_on.append(worker in parking.searching)
+
+        monkeypatch.setattr("fairpool._scheduler.worker.yield_cpu", go_on)
+        with moment.do(act):
+            bench.search()
+        assert not any(counted_on), moment
+        reached += len(counted_on)
+    assert reached > 1
+
+
 def test_foreign_code_on_a_thread_that_wakes_its_own_worker_waits_for_nobody() -> None:
     # A `__del__` that shuts the pool down on a worker that is about to park.
     for moment in moments():
