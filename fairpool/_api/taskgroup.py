@@ -26,7 +26,7 @@ from fairpool._core.foreign import is_a, type_name
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import start_new_thread
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.coroutines import HELD_BY_ARGUMENT, claim_coroutine
@@ -132,7 +132,7 @@ class TaskGroup:
         self._waiting_parent = _WaitingParent(self._children)
         self._errors: list[BaseException] = []
         self._base_errors: list[BaseException] = []
-        self._first = Token()  # taken by the first thread that shuts the group down
+        self._first = Token(PRESENT)  # taken by the first thread that shuts the group down
         self._request: CancelRequest | None = None  # the group's own, to its parent
         # One bound method for all tasks. Not the group itself: callbacks are compared, and a
         # subclass may have an `__eq__`.

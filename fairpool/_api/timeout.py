@@ -83,7 +83,7 @@ class Timeout:
         self._task: AnyTask | None = None
         self._delivered = 0
         self._deadline: _Deadline | None = None
-        self._undecided = Token(False)
+        self._undecided = Token()
         self._request = CancelRequest(None)
         self._landed: Future[None] = Future()
 

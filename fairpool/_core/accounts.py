@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from fairpool._core.room import put_in_any_case
 from fairpool._core.runqueue import RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 from fairpool._core.types import Runnable
 
 __all__ = [
@@ -339,7 +339,7 @@ class Shares(list[Principal]):
         self.ledger = Ledger()
         self.names: dict[str, Principal] = {}
         self.active: dict[Principal, None] = {}
-        self.token = Token()
+        self.token = Token(PRESENT)
 
     def add(self, principal: Principal) -> Principal:
         """Add a principal, unless there is one of this name; return the one that is there."""

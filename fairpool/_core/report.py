@@ -26,7 +26,7 @@ from fairpool._core.foreign import describe
 from fairpool._core.here import here
 from fairpool._core.hooks import in_child_after_fork
 from fairpool._core.threads import Lock, Stranger, call_as_stranger, new_thread, this_thread
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 
 __all__ = ["LOGGER", "log", "log_failure", "log_failure_now", "wait_for_log"]
 
@@ -84,7 +84,7 @@ class _Reporter:
         self._items.append(item)  # push
         if not self._there.acquire(False):  # try_there
             return
-        begin = Token()
+        begin = Token(PRESENT)
         try:
             # A daemon: `threading` takes a lock to start others, which this thread may hold.
             new_thread(lambda: self._run(begin), "fairpool-log", daemon=True).start()
@@ -119,7 +119,7 @@ class _Reporter:
         self._log_all()
         if not self._there.acquire(timeout=timeout):
             return False
-        self._run(Token())
+        self._run(Token(PRESENT))
         return True
 
     def forget(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fairpool._core.room import EMPTY
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 
 __all__ = ["SHORT", "RunQueue", "WaitQueue"]
 
@@ -123,7 +123,7 @@ class WaitQueue(RunQueue[T]):
 
     def __init__(self) -> None:
         self.given_up: list[None] = []
-        self.idle = Token()
+        self.idle = Token(PRESENT)
 
     def give_up(self, item: T) -> bool:
         """A waiter has given up; whether to sweep the queue now. From any thread."""

@@ -39,7 +39,7 @@ from fairpool._core.report import log
 from fairpool._core.room import need_stack
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import Lock, Thread, join, monotonic, new_thread
-from fairpool._core.token import Token, fence
+from fairpool._core.token import PRESENT, Token, fence
 
 __all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers", "Wakeable"]
 
@@ -98,7 +98,7 @@ class Timers:
         # How many timers were in the heap when the thread parked. `cancel` reads it after a call on
         # `_cancelled`; a call on that follows where it is written (fence).
         self._held = 0
-        self._absent = Token()  # there while no thread is
+        self._absent = Token(PRESENT)  # there while no thread is
         self._runs = False  # whether the thread that has the token can be counted on
         self._heap: list[Timer] = []  # belongs to the thread that has the token
         self._lock = Lock()

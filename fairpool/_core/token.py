@@ -15,21 +15,23 @@ from typing import TypeVar
 
 from fairpool._core.room import EMPTY, put_in_any_case
 
-__all__ = ["Latch", "Token", "fence"]
+__all__ = ["PRESENT", "Latch", "Token", "fence"]
 
 T = TypeVar("T")
 
 _pop = list.pop
 
+PRESENT: tuple[None] = (None,)
+
 
 class Token(list[None]):
-    """What only one can have: of several threads that `take` it, one gets it."""
+    """What only one can have: of several threads that `take` it, one gets it.
+
+    `Token(PRESENT)` is there to be taken, `Token()` is not. (No `__init__` of its own: it would be
+    half of what a token costs.)
+    """
 
     __slots__ = ()
-
-    def __init__(self, is_there: bool = True) -> None:
-        if is_there:
-            self.append(None)
 
     def take(self) -> bool:
         """Take it; whether the caller has it now. From any thread."""

@@ -21,7 +21,7 @@ from fairpool._core.report import log
 from fairpool._core.room import put_in_any_case
 from fairpool._core.runqueue import SHORT, RunQueue
 from fairpool._core.threads import monotonic_ns, yield_cpu
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 from fairpool._locks.charging import ChargingQueue
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.waiters import Sweep
@@ -277,7 +277,7 @@ class UsageQueue(ChargingQueue):
         """Forget all that wait: for the child of a fork."""
         RunQueue.clear(self)
         self.given_up.clear()
-        self.idle = Token()
+        self.idle = Token(PRESENT)
         self._lined.clear()
         self._moving.clear()
         self._marked = self._moves = 0

@@ -20,7 +20,7 @@ from fairpool._core.errors import stays_here
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 from fairpool._locks.owners import KeyLoan
 from fairpool._scheduler.roles import Host, Item
 from fairpool._tasks.thread_wait import ThreadCallback
@@ -143,7 +143,7 @@ class blocked:
             worker.has_slot = False
             worker.wait = self
             self._worker = worker
-            self._owed = Token()
+            self._owed = Token(PRESENT)
             if here.notifying:  # in a `__del__`: whom it has in hand it cannot unpark meanwhile
                 scheduler.distrust_searchers()
             scheduler.notify_if_work()  # parking: last_look
@@ -217,7 +217,7 @@ class blocking:
     __reduce_ex__ = stays_here("call blocking() where it is to be used")
 
     def __init__(self) -> None:
-        self._unused = Token()
+        self._unused = Token(PRESENT)
         self._worker: SlotOwner | None = None
         self._wait = blocked("call", "fairpool.blocking()", lends_key=True)
 

@@ -19,7 +19,7 @@ from fairpool._core.room import put_in_any_case, strike_off
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.timer import Timers
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 from fairpool._scheduler.adopted import adopt
 from fairpool._scheduler.queues import Queues
 from fairpool._scheduler.worker import Worker
@@ -73,7 +73,7 @@ class Threads(Queues):
         self.free_slots = self.parking.free_slots  # at hand for the quick look of every submission
         self.searching = self.parking.searching
         self.timers = self._make_timers()
-        self._starts_again = Token()  # taken while a timer is set for it
+        self._starts_again = Token(PRESENT)  # taken while a timer is set for it
 
     def _make_timers(self) -> Timers:
         return Timers(f"{self._prefix}_timer", self.idle_timeout)

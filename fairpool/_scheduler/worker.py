@@ -37,7 +37,7 @@ from fairpool._core.threads import (
     this_thread,
     yield_cpu,
 )
-from fairpool._core.token import Token
+from fairpool._core.token import PRESENT, Token
 from fairpool._core.types import Runnable
 from fairpool._scheduler.find_work import STEPS_BETWEEN_SCANS
 from fairpool._scheduler.roles import Host
@@ -97,7 +97,7 @@ class Worker(WaitingWorker):
         self.ready = Once()  # what the door of a lock is to a task that enters at once
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
-        self._start_token = Token()
+        self._start_token = Token(PRESENT)
         self.needs_slot = False
         self.parks = False  # whether it is in `parked`, or another thread has taken it out
         # Whether it was taken out: written by whoever did that, when it is in `searching`, or

@@ -5,25 +5,25 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-from fairpool._core.token import Latch, Token
+from fairpool._core.token import PRESENT, Latch, Token
 
 
 def test_a_token_is_taken_once() -> None:
-    token = Token()
+    token = Token(PRESENT)
     assert [token.take(), token.take()] == [True, False]
     token.put()
     assert [bool(token), token.take(), bool(token)] == [True, True, False]
 
 
 def test_a_token_that_is_not_there_at_first() -> None:
-    token = Token(False)
+    token = Token()
     assert not token.take()
     token.put()
     assert token.take()
 
 
 def test_of_two_threads_one_takes_the_token() -> None:
-    tokens = [Token() for _ in range(2000)]
+    tokens = [Token(PRESENT) for _ in range(2000)]
     barrier = Barrier(2)
 
     def take_all() -> int:
