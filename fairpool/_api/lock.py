@@ -14,10 +14,9 @@ from fairpool._core.here import here
 from fairpool._core.threads import monotonic_ns
 from fairpool._locks.charging import Charging, ChargingQueue
 from fairpool._locks.combiner import Combiner
-from fairpool._locks.exit import GO_HOME_ABOVE, STAY_BELOW
 from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import name_of_owner
-from fairpool._locks.statistics import NANOSECOND, LockStatistics, summary
+from fairpool._locks.statistics import NANOSECOND
 from fairpool._locks.tasks import GIVE_WAY
 from fairpool._locks.usage import UsageQueue
 from fairpool._locks.waiters import ExternalWaiter, Section
@@ -86,7 +85,7 @@ class Lock(Combiner, TaskExecutor):
             raise scheduler.closed_error()
         if self._closed:
             raise self._closed_error()
-        section: Section = Section()
+        section: Section[T] = Section()
         section._pool = scheduler
         section._status = [(copy_context(), fn, args, kwargs or None, None)]
         section.lock = self
@@ -157,7 +156,7 @@ class Lock(Combiner, TaskExecutor):
 
         Without a request, which would make all that come meanwhile queue up behind it.
         """
-        await GIVE_WAY  # type: ignore[misc]  # it takes an iterator for too little
+        await GIVE_WAY
         await self.__aenter__()
 
     async def enter_external(self, worker: LockWorker | None) -> None:
@@ -184,10 +183,6 @@ class Lock(Combiner, TaskExecutor):
         The number of those before it times the mean section.
         """
         return (self.how_many_wait() + self.key.locked()) * self.mean_section() * NANOSECOND
-
-    def statistics(self) -> LockStatistics:
-        """What has happened here so far."""
-        return summary(self, GO_HOME_ABOVE, STAY_BELOW)
 
 
 class ChargedLock(Charging, Lock):

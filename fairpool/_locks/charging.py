@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any
 
 from fairpool._core.accounts import CURRENT, Account, Ledger, Principal
@@ -22,7 +23,7 @@ from fairpool._core.runqueue import WaitQueue
 from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.host import LockWorker
-from fairpool._locks.owners import KeyLoan
+from fairpool._locks.owners import KeyLoan, Owner
 from fairpool._tasks.request import Once, Request, Waiter
 
 __all__ = ["Charging", "ChargingQueue"]
@@ -93,7 +94,7 @@ class Charging(Combiner):
         """What each share has used."""
         return self.queue.ledger
 
-    def __aenter__(self) -> Any:
+    def __aenter__(self) -> Awaitable[None]:
         principal = CURRENT.get()
         entered = Combiner.__aenter__(self)
         if type(entered) is not Once:  # an external waiter, whose request says whose it is
@@ -114,22 +115,22 @@ class Charging(Combiner):
             worker.task  # noqa: B018 (as in `TaskEntry.__aenter__`)
         if worker.scheduler is not self.scheduler or _get_running_loop():
             return self.enter_external(worker)
-        request = worker.item.request
+        request: Request | None = worker.item.request
         if request is None:
             request = Request()
         request.lock = self
         request.ticket = monotonic_ns()
         request.share = principal
-        return request.door
+        return request.door  # type: ignore[return-value]  # it was not given up
 
-    def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
+    def __aexit__(self, kind: object, error: object, trace: object) -> Awaitable[None]:
         try:
             self.queue.until = monotonic_ns()
         except MemoryError:
             pass
         return Combiner.__aexit__(self, kind, error, trace)
 
-    def _enter_blocking(self, timeout: float | None, owner: Any) -> bool:
+    def _enter_blocking(self, timeout: float | None, owner: Owner) -> bool:
         now, principal = monotonic_ns(), CURRENT.get()
         if not self.queue and (
             self.take_key(False) or (not self.in_use and self.take_unused_key())
@@ -149,7 +150,7 @@ class Charging(Combiner):
             return False
         return self._wait_blocking(timeout, owner)
 
-    def lend(self, worker: LockWorker, awaited: Any) -> KeyLoan | None:
+    def lend(self, worker: LockWorker, awaited: object) -> KeyLoan | None:
         if not self.queue.chooses:
             return Combiner.lend(self, worker, awaited)
         if awaited is self or getattr(awaited, "lock", None) is self:

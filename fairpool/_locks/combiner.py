@@ -27,12 +27,14 @@ from typing import Any
 
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns
+from fairpool._core.types import Function, Runnable
 from fairpool._locks.host import LockWorker
-from fairpool._locks.owners import KeyLoan, current_owner
+from fairpool._locks.owners import KeyLoan, thread_owner
 from fairpool._locks.statistics import SAMPLE_MASK
 from fairpool._locks.tasks import TaskEntry
 from fairpool._locks.waiters import CriticalLink
-from fairpool._tasks.chain import Link
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.request import Request
 from fairpool._tasks.state import is_final
 
@@ -68,7 +70,7 @@ class Combiner(TaskEntry):
         """This lock: the worker that runs a pass has its key, between two sections."""
         return self
 
-    def run(self, worker: LockWorker) -> Any:
+    def run(self, worker: LockWorker) -> Runnable | None:
         """Run a pass on this worker, with the key. Returns what the worker is to run next."""
         # The mark of the key holder between two sections. It goes directly before the key does.
         worker.item = self
@@ -79,7 +81,7 @@ class Combiner(TaskEntry):
         scheduler = self.scheduler
         take = self.queue.popleft
         publish = worker.published.append
-        slots = scheduler.free_slots
+        slots = scheduler.parking.free_slots
         leave, notify = self.leave_token, self._notify
         request_type, get_type, clock = Request, type, monotonic_ns
         own = worker.queue
@@ -104,7 +106,7 @@ class Combiner(TaskEntry):
         while True:
             if count == end or now > look or worker.leaving:
                 if count == end or now > deadline or worker.leaving:
-                    return self._end_pass(worker, count, now)
+                    break
                 if own:
                     try:
                         worker.displace()  # combining: displace
@@ -112,7 +114,7 @@ class Combiner(TaskEntry):
                         pass  # it stays here, for thieves
                 look = min(now + DISPLACE_AFTER, deadline)
             try:
-                item = take()
+                item: Any = take()  # a `Waiter`
             except IndexError:
                 self._account_pass(now, count)
                 worker.item = None
@@ -128,7 +130,7 @@ class Combiner(TaskEntry):
                 continue
             if get_type(item) is request_type:
                 try:
-                    continuation = item.pop()
+                    continuation: Continuation = item.pop()
                 except IndexError:  # given up
                     continue
                 if not count & sample_mask:
@@ -141,9 +143,9 @@ class Combiner(TaskEntry):
                 try:
                     outcome = continuation.run_in(continuation.send, None)
                 except BaseException as raised:
-                    following = continuation.end(raised)
+                    after = continuation.end(raised)
                     del continuation, worker  # no cycle: see `Continuation.run`
-                    return following
+                    return after
                 if outcome is not leave:
                     # It has left when nobody waited, and gone on; or it is suspended in its
                     # section.
@@ -153,7 +155,7 @@ class Combiner(TaskEntry):
                 publish(continuation)  # parking: enqueue
                 if slots:  # parking: notify
                     notify()
-                continuation = None  # it may have ended meanwhile
+                del continuation  # it may have ended meanwhile
             elif item.is_section:
                 self.owner = item
                 self.served = count + 1
@@ -165,7 +167,7 @@ class Combiner(TaskEntry):
                     # A coroutine, which holds the lock until its end.
                     worker.item = None  # its end may come elsewhere: see `lock_in_hand`
                     item._register(self.end_section_of)
-                    return following
+                    return following  # type: ignore[no-any-return]
                 self.owner = None
                 worker.item = self
                 if following is not None:
@@ -185,6 +187,8 @@ class Combiner(TaskEntry):
             # One more; or one, if it has left before, and entered again.
             count = self.served or 1
             now = clock()
+        self._end_pass(worker, count, now)
+        return None
 
     def _take_key_again(self, worker: LockWorker) -> bool:
         """`recheck`, and its mark: one call in C, so that no code of the user's comes between."""
@@ -192,13 +196,11 @@ class Combiner(TaskEntry):
         any(map(setattr, taken, _ITEM, (self,)))
         return worker.item is self
 
-    def lend(self, worker: LockWorker, awaited: Any) -> KeyLoan | None:
+    def lend(self, worker: LockWorker, awaited: object) -> KeyLoan | None:
         """Lend the key of a pass: foreign code is about to wait, between two sections."""
         need_stack(40)
         item, owner = worker.item, self.owner
-        worker.item = None  # it waits as the thread, and not as the task that has run before
-        thread = current_owner()
-        worker.item = item
+        thread = thread_owner()  # it waits as that, and not as the task that has run before
         loan = KeyLoan(self, worker, thread)
         thread.loans.append(loan)
         worker.item = self.owner = None
@@ -222,11 +224,9 @@ class Combiner(TaskEntry):
         else:
             self.dispatch()
 
-    def link(self, source: Any, on_result: Any, on_error: Any) -> Link[Any]:
+    def link(self, source: AnyFuture, on_result: Function, on_error: Function | None) -> AnyFuture:
         """A step of a chain that is a critical section here: see `Future.then`."""
-        link = CriticalLink()
+        link: CriticalLink[object] = CriticalLink()
         link.lock = self
         link.share = None  # that of its context, from when it is queued
-        return self.scheduler.link(  # type: ignore[no-any-return]
-            source, on_result, on_error, (BaseException,), None, link
-        )
+        return self.scheduler.link(source, on_result, on_error, (BaseException,), None, link)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack, put_in_any_case
 from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._locks.host import LockWorker
 from fairpool._locks.key import KeyedLock
 from fairpool._locks.owners import ThreadOwner
+from fairpool._locks.statistics import NANOSECOND, LockStatistics, quantiles
 from fairpool._locks.waiters import Sweep, has_given_up
+from fairpool._tasks.request import Waiter
 
 __all__ = ["GO_HOME_ABOVE", "SECTIONS_BETWEEN_REVIEWS", "STAY_BELOW", "LockExit"]
 
@@ -37,6 +37,7 @@ class LockExit(KeyedLock):
         in C.
         """
         owner = self.owner
+        assert owner is not None
         if owner.is_thread:
             try:
                 owner.inside -= 1
@@ -68,7 +69,7 @@ class LockExit(KeyedLock):
             owner.loans = loans
             owner.take_back()
 
-    def end_section_of(self, task: Any) -> None:
+    def end_section_of(self, task: object) -> None:
         """A suspended section has ended, or an external waiter was let in that does nothing."""
         self.end_section()
 
@@ -127,9 +128,34 @@ class LockExit(KeyedLock):
         stats = self.stats
         return stats.mean or stats.busy // (stats.inline + stats.combined or 1)
 
+    def statistics(self) -> LockStatistics:
+        """What has happened here so far."""
+        stats, home, ledger = self.stats, self.home, self.ledger
+        inline, combined = stats.inline, stats.combined
+        return LockStatistics(
+            name=self.name,
+            sections=inline + combined,
+            inline=inline,
+            combined=combined,
+            passes=stats.passes,
+            hand_offs=stats.hand_offs,
+            longest_pass=stats.longest_pass,
+            busy=stats.busy * NANOSECOND,
+            mean_section=self.mean_section() * NANOSECOND,
+            waiting=self.how_many_wait(),
+            home=None if home is None else home.thread.name,
+            go_home_above=GO_HOME_ABOVE * NANOSECOND,
+            stay_below=STAY_BELOW * NANOSECOND,
+            waits=quantiles(stats.waits.items()),
+            own_responses=quantiles(stats.own.items()),
+            combined_responses=quantiles(stats.others.items()),
+            usage={} if ledger is None else ledger.usage(),
+            jain=1.0 if ledger is None else ledger.jain(),
+        )
+
     # --- giving up --------------------------------------------------------------------------------
 
-    def forget(self, item: Any) -> None:
+    def forget(self, item: Waiter) -> None:
         """A request was given up. Its claimer calls this, after the claim."""
         if self.queue.give_up(item):
             self.sweep()
@@ -139,11 +165,12 @@ class LockExit(KeyedLock):
         """The number of those that wait. From any thread."""
         return self.queue.how_many(has_given_up)
 
-    def waiting(self) -> list[Any]:
+    def waiting(self) -> list[Waiter]:
         """All that wait, and perhaps some that have given up. From any thread."""
         items = self.queue.items()
-        for sweep in {item for item in items if item.taken is not None}:
-            items += sweep.taken.copy()
+        for item in {*items}:
+            if item.taken is not None:
+                items += item.taken.copy()
         return items
 
     def sweep(self) -> None:
@@ -188,6 +215,6 @@ class LockExit(KeyedLock):
     def abandon_sections(self, error: BaseException) -> None:
         """End the sections that wait here now, with an error that has been reported."""
         for item in self.waiting():
-            if item.is_section:
-                item.abandon(error)
+            if item.is_section and (section := item.claim_to_end()) is not None:
+                section.abandon(error)
                 self.forget(item)

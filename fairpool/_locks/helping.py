@@ -7,21 +7,51 @@ there to do so. Protocol and proof: `docs/protocols/joining.md`.
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from typing import Any
+from collections.abc import Sized
+from typing import Any, Protocol
 
 from fairpool._core.room import stack_is_deep
+from fairpool._core.threads import LockType
 from fairpool._locks.exit import LockExit
-from fairpool._locks.host import LockWorker
+from fairpool._locks.host import AnyLock, LockHost, LockWorker
 from fairpool._locks.owners import ThreadOwner
 from fairpool._locks.waiters import ThreadWaiter
 
 __all__ = ["LockHelp"]
 
 
+class HelpHost(LockHost, Protocol):
+    """The scheduler, to a thread that waits for a lock and helps meanwhile."""
+
+    # lends:             whether threads that wait help at all
+    # mean_continuation: the running mean of the continuations of sections (ns)
+    # helper_candidates: the waiters whose threads may help
+    lends: bool
+    mean_continuation: int
+    helper_candidates: dict[ThreadWaiter, None]
+
+    @property
+    def shares(self) -> Sized: ...
+
+    def has_published(self) -> bool:
+        """Whether any worker has published continuations."""
+
+    def lies_in_queue(self, lock: AnyLock, /) -> bool:
+        """Whether a lock lies in a queue to be served."""
+
+    def take_out(self, lock: AnyLock, /) -> bool:
+        """Take it out of there, with its key; whether it was there."""
+
+    def lend(self, waiter: ThreadWaiter, /) -> None:
+        """Let the calling thread help, which waits with this waiter."""
+
+
 class LockHelp(LockExit):
     """How a waiting thread is lent, and comes back."""
 
     __slots__ = ()
+
+    scheduler: HelpHost
 
     def _may_lend(self, owner: ThreadOwner) -> bool:
         """Whether the calling thread, no worker, may run a step of others while it waits here."""
@@ -61,8 +91,8 @@ class LockHelp(LockExit):
         scheduler = self.scheduler
         if (
             not scheduler.lends
-            or scheduler.searching
-            or not scheduler.free_slots
+            or scheduler.parking.searching
+            or not scheduler.parking.free_slots
             or scheduler.shares
         ):
             return
@@ -70,10 +100,10 @@ class LockHelp(LockExit):
         # publishes, and then comes here. Both take the mutex of `published`: one sees the other.
         if not any(waiter.lock is self for waiter in scheduler.helper_candidates.copy()):
             return
-        if not scheduler.workers or not scheduler.has_published():
+        if not scheduler.has_published():
             return
         section, least = self.mean_section(), scheduler.mean_continuation
-        waiting = self.queue.items()
+        waiting: list[Any] = self.queue.items()
         while waiting and len(waiting) * section >= least:
             waiter = waiting.pop()
             if not waiter.helps:
@@ -105,7 +135,7 @@ class LockHelp(LockExit):
         there was anything to do.
         """
         scheduler = self.scheduler
-        waiting = self.queue.items()
+        waiting: list[Any] = self.queue.items()
         if waiting and not waiting[0].needs_worker:
             if scheduler.take_out(self):
                 self.hand_over_key_safely()
@@ -120,7 +150,7 @@ class LockHelp(LockExit):
                 continue
             if scheduler.take_out(self):  # joining: take_slot
                 waiter.assigned_lock = self
-                scheduler.searching.add(waiter)
+                scheduler.parking.searching.add(waiter)
                 slot.clear()
                 waiter.lent = True
                 parker.release()  # joining: wake_helper
@@ -141,7 +171,7 @@ class LockHelp(LockExit):
         waiter.lent = False
         waiter.helper = None
         scheduler = self.scheduler
-        scheduler.searching.discard(waiter)
+        scheduler.parking.searching.discard(waiter)
         if waiter.assigned_lock is not None:  # an interrupt has come before it could begin
             waiter.assigned_lock = None
             self.hand_over_key_safely()
@@ -149,7 +179,7 @@ class LockHelp(LockExit):
         scheduler.parking.release_slot()  # joining: leave_slots
         scheduler.notify_if_work()  # joining: last_look
 
-    def _put_back(self, waiter: ThreadWaiter, parker: Any) -> None:
+    def _put_back(self, waiter: ThreadWaiter, parker: LockType) -> None:
         """Let a waiter be claimed again; the first in line if its turn has come meanwhile."""
         queue = self.queue
         waiter.append(parker)  # joining: claimable_again

@@ -5,52 +5,63 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-from weakref import ref
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 from fairpool._core.park import Parking
 from fairpool._core.runqueue import RunQueue
+from fairpool._core.threads import LockType, Thread
+from fairpool._core.timer import Timers
+from fairpool._core.types import AnyWorker, Function, Runnable
+from fairpool._tasks.chain import Link
+from fairpool._tasks.future import AnyFuture
+from fairpool._tasks.host import ForkingPool, Worker
+from fairpool._tasks.request import Once, Published
+from fairpool._tasks.task import AnyTask
 
 __all__ = [
-    "Blocker",
-    "Entrant",
-    "HelpHost",
+    "AnyLock",
+    "Loan",
+    "LockEntry",
     "LockHost",
     "LockWorker",
     "PassWorker",
     "Registry",
     "ServingHost",
+    "TaskWorker",
 ]
+
+# A lock in the hands of its host: a `Combiner`, which stands on this module.
+AnyLock: TypeAlias = Any
+
+# A weak reference to a lock.
+LockEntry: TypeAlias = Callable[[], AnyLock | None]
 
 
 class Registry(Protocol):
     """Where the pool's locks are written down."""
 
-    # locks_in_use: weak references to the locks that may have an owner or a waiter
-    # ending:       true when the pool was closed or dropped
+    # locks_in_use: the locks that may have an owner or a waiter
     # broken:       the error, where no worker will serve a lock any more
-    locks_in_use: set[Any]
-    ending: Any
-    broken: Any
-    timers: Any
+    locks_in_use: set[LockEntry]
+    timers: Timers
 
-    def forget_lock(self, entry: ref[Any], /) -> None:
+    @property
+    def broken(self) -> Exception | None: ...
+
+    def forget_lock(self, entry: LockEntry, /) -> None:
         """A lock has gone."""
-
-    def check_same_process(self) -> None:
-        """Raise in the child of a fork."""
 
     def link(
         self,
-        source: Any,
-        on_result: Any,
-        on_error: Any,
-        handled: Any,
-        in_any_case: Any,
-        link: Any,
-        /,
-    ) -> Any:
-        """Make a step of a chain."""
+        source: AnyFuture,
+        on_result: Function | None,
+        on_error: Function | None,
+        types: tuple[type[BaseException], ...],
+        in_any_case: Function | None,
+        link: Link[object] | None = None,
+    ) -> AnyFuture:
+        """As `Pool.link`; `link` is made a link of `source`."""
 
 
 class ServingHost(Protocol):
@@ -59,8 +70,8 @@ class ServingHost(Protocol):
     # pending_locks: locks that lie in a queue to be served, where the pool has no threads
     # injector:      a lock in here is served by any worker
     max_workers: int
-    pending_locks: set[Any]
-    injector: RunQueue[Any]
+    pending_locks: set[AnyLock]
+    injector: RunQueue[Runnable]
     parking: Parking
 
     def notify(self) -> None:
@@ -69,110 +80,81 @@ class ServingHost(Protocol):
     def notify_if_work(self) -> None:
         """The same, after this thread has stopped to look for work."""
 
-    def notify_or_abandon(self, target: Any = None, /) -> None:
+    def notify_or_abandon(self, target: AnyWorker | None = None, /) -> None:
         """The same, for a lock that was put into a queue: `target`'s, or the injector."""
 
-    def distrust_searchers(self) -> None:
-        """A thread is about to block: those that search may wait for it."""
+
+class LockHost(Registry, ServingHost, ForkingPool, Protocol):
+    """The scheduler, as a lock sees it; `HelpHost` (`helping.py`) is more of it."""
 
 
-class HelpHost(Protocol):
-    """How a thread that waits for a lock helps meanwhile."""
+class Loan(Protocol):
+    """The key of a pass that was lent: see `KeyLoan`."""
 
-    # lends:             whether threads that wait help at all
-    # mean_continuation: the running mean of the continuations of sections (ns)
-    # helper_candidates: the waiters whose threads may help
-    lends: bool
-    mean_continuation: int
-    helper_candidates: dict[Any, None]
-    searching: Any
-    free_slots: Any
-    shares: Any
-    workers: list[Any]
+    inside: int
 
-    def has_published(self) -> bool:
-        """Whether any worker has published continuations."""
-
-    def lies_in_queue(self, lock: Any, /) -> bool:
-        """Whether a lock lies in a queue to be served."""
-
-    def take_out(self, lock: Any, /) -> bool:
-        """Take it out of there, with its key; whether it was there."""
-
-    def lend(self, waiter: Any, /) -> None:
-        """Let the calling thread help, which waits with this waiter."""
+    def end(self) -> None:
+        """The wait is over."""
 
 
-class LockHost(Registry, ServingHost, HelpHost, Protocol):
-    """The scheduler, as a lock sees it."""
-
-
-class PassWorker(Protocol):
+class PassWorker(Worker, Protocol):
     """A worker that runs a pass, or is asked to run one."""
 
-    # item:       what it runs
     # queue:      its run queue
     # published:  its published continuations
     # home_queue: the locks that it is to serve
     # leaving:    whether it is to end its pass
     # stays:      whether it is a pool thread, which can be a home worker
     # exited:     whether it has left its loop
-    item: Any
-    scheduler: Any
-    queue: RunQueue[Any]
-    published: list[Any]
-    home_queue: RunQueue[Any]
+    queue: RunQueue[Runnable]
+    published: list[Published]
+    home_queue: RunQueue[AnyLock]
     leaving: bool
     stays: bool
     exited: bool
-    thread: Any
+    thread: Thread
 
-    def publish(self, item: Any, /) -> None:
+    def publish(self, item: Published, /) -> None:
         """Publish a continuation, and wake a worker for it."""
 
     def displace(self) -> None:
         """Let others take what lies in its run queue."""
 
-    def may_stand_in(self, lock: Any, /) -> bool:
+    def may_stand_in(self, lock: AnyLock, /) -> bool:
         """Whether it may serve a lock in the place of its home worker."""
 
 
-class Entrant(Protocol):
-    """A worker whose task enters a lock."""
+class TaskWorker(Protocol):
+    """A worker whose task enters a lock, at once or by blocking its thread."""
 
-    # task:  the task that it runs, if any
     # ready: what a task awaits that enters at once
     # consecutive_acquires: how often its task has gone before what is published here
-    ready: Any
+    ready: Once
     consecutive_acquires: int
 
     @property
-    def task(self) -> Any:
+    def task(self) -> AnyTask | None:
         """The task that it runs; made now, if that is a child of a gather without one."""
+
+    @property
+    def doing(self) -> object:
+        """What it does, for whoever looks at a deadlock."""
 
     def may_go_first(self) -> bool:
         """Whether its task may enter once more before what is published here."""
 
-
-class Blocker(Protocol):
-    """A worker whose task blocks its thread for a lock."""
-
-    @property
-    def doing(self) -> Any:
-        """What it does, for whoever looks at a deadlock."""
-
     def may_run_inline(self) -> bool:
         """Whether it may run other tasks on top of the blocked one."""
 
-    def check_initializer(self, awaited: Any, /) -> None:
+    def check_initializer(self, awaited: object, /) -> None:
         """Raise where its initializer would wait for ever."""
 
-    def lend_key(self, awaited: Any, /) -> Any:
-        """Lend the key of its pass, if it has one: a `KeyLoan`, or None."""
+    def lend_key(self, awaited: object, /) -> Loan | None:
+        """Lend the key of its pass, if it has one."""
 
-    def park_for(self, parker: Any, timeout: float | None, reason: Any, /) -> bool:
+    def park_for(self, parker: LockType, timeout: float | None, reason: object, /) -> bool:
         """Block for a parker, without a slot."""
 
 
-class LockWorker(PassWorker, Entrant, Blocker, Protocol):
+class LockWorker(PassWorker, TaskWorker, Protocol):
     """A worker, as a lock sees it."""

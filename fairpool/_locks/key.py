@@ -18,19 +18,27 @@ its `append`.)
 
 from __future__ import annotations
 
-from typing import Any
 from weakref import ref
 
+from fairpool._core.accounts import Ledger
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.runqueue import WaitQueue
-from fairpool._core.threads import Lock, monotonic_ns, read_by_many, start_new_thread, yield_cpu
-from fairpool._core.waitgraph import locks
+from fairpool._core.threads import (
+    Lock,
+    LockType,
+    monotonic_ns,
+    read_by_many,
+    start_new_thread,
+    yield_cpu,
+)
+from fairpool._core.types import Runnable
+from fairpool._core.waitgraph import Node, locks
 from fairpool._locks.host import LockHost, LockWorker
-from fairpool._locks.owners import current_owner, name_of_owner
+from fairpool._locks.owners import Owner, current_owner, name_of_owner
 from fairpool._locks.statistics import Counters
 from fairpool._locks.waiters import end_item
-from fairpool._tasks.request import Leave, Once, Waiter
+from fairpool._tasks.request import Claimed, Leave, Once, Waiter
 
 __all__ = ["KeyedLock"]
 
@@ -86,7 +94,7 @@ class KeyedLock:
         self.key = Lock()
         self._use_key(self.key)
         self.in_use = False
-        self.owner: Any = None
+        self.owner: Owner | None = None
         self.began = 0
         self.served = 0
         self.asked = 0
@@ -100,19 +108,25 @@ class KeyedLock:
         if not locks:
             locks.append(None)
 
-    def keep_requests_in(self, queue: WaitQueue[Any]) -> None:
+    def keep_requests_in(self, queue: WaitQueue[Waiter]) -> None:
         """This is the queue, in its order. Before anybody else knows the lock."""
         self.queue = queue
         self.rotate = queue.rotate
         read_by_many(queue, self.rotate)
 
+    def run(self, worker: LockWorker) -> Runnable | None:
+        """Run a pass: see `Combiner`."""
+        raise NotImplementedError
+
     def _describe(self) -> str:
         return f"the lock {self.name}"
 
-    # What each share has used, where the lock counts it: see `charging.py`.
-    ledger: Any = None
+    @property
+    def ledger(self) -> Ledger | None:
+        """What each share has used, where the lock counts it: see `charging.py`."""
+        return None
 
-    def holder(self) -> tuple[Any, ...]:
+    def holder(self) -> tuple[Node, ...]:
         """The task whose section runs, if there is one: a wait for the lock is a wait for it."""
         owner = self.owner
         return () if owner is None else (owner.task,)
@@ -125,7 +139,7 @@ class KeyedLock:
 
     # --- whether it is in use: docs/protocols/combining.md ----------------------------------------
 
-    def _use_key(self, key: Any) -> None:
+    def _use_key(self, key: LockType) -> None:
         """Make this the key; its next taker has to see to `in_use` (key)."""
         self.take_key = _take_nothing
         self.release_key = key.release
@@ -173,12 +187,12 @@ class KeyedLock:
 
     # --- waiters ----------------------------------------------------------------------------------
 
-    def enqueue(self, item: Any) -> None:
+    def enqueue(self, item: Waiter) -> None:
         """Queue a waiter that is no coroutine of this pool."""
         self.line_up(item)
         self.see_to_queue()
 
-    def line_up(self, item: Any) -> None:
+    def line_up(self, item: Waiter) -> None:
         """Put a waiter into the queue. The caller sees to the queue then, or takes it out again."""
         self.queue.append(item)  # combining: enqueue
         if not self.in_use:  # before recheck_closed: the thread that closes the pool finds it
@@ -234,7 +248,7 @@ class KeyedLock:
                     start_new_thread(self.see_to_queue, ())
                 break
             if first.needs_worker:
-                if first:
+                if first:  # type: ignore[truthy-bool]
                     self.dispatch()
                     return
                 queue.discard(first)  # a request that was given up
@@ -320,7 +334,7 @@ class KeyedLock:
 
         Waiters that need a worker are ended with the error; the others are let in.
         """
-        ended: list[Any] = []
+        ended: list[Claimed] = []
         while not self._grant_next(ended):
             self.key.release()  # combining: release_key
             if not (self.queue.holds_work() and self.key.acquire(False)):  # combining: recheck
@@ -328,7 +342,7 @@ class KeyedLock:
         for item in ended:  # with their callbacks, which may come here again
             item.abandon(error)
 
-    def _grant_next(self, ended: list[Any]) -> bool:
+    def _grant_next(self, ended: list[Claimed]) -> bool:
         """Give the key to the first that needs no worker; those before it go into the list."""
         while (item := self.queue.take()) is not None:
             if not item.needs_worker:

@@ -7,17 +7,20 @@ The owner of a lock is a task, the continuation of one, an `ExternalWaiter`, or 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypeAlias
 
 from fairpool._core.here import here
 from fairpool._core.room import put_in_any_case
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import this_thread, yield_cpu
-from fairpool._locks.host import LockWorker
-from fairpool._locks.waiters import ThreadWaiter
+from fairpool._core.waitgraph import Node
+from fairpool._locks.host import AnyLock, LockWorker
+from fairpool._locks.waiters import ExternalWaiter, ThreadWaiter
+from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import Future
+from fairpool._tasks.task import AnyTask
 
-__all__ = ["KeyLoan", "ThreadOwner", "current_owner", "name_of_owner"]
+__all__ = ["KeyLoan", "Owner", "ThreadOwner", "current_owner", "name_of_owner", "thread_owner"]
 
 
 class ThreadOwner(Future[None]):
@@ -33,7 +36,7 @@ class ThreadOwner(Future[None]):
     # loans:   the keys of its passes that it has lent, the latest last
 
     has_sources = True
-    is_thread = True
+    is_thread: Literal[True] = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class ThreadOwner(Future[None]):
         self.inside = 0
         self.loans: list[KeyLoan] = []
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Node, ...]:
         waiter = self.awaited
         return (waiter,) if waiter else ()
 
@@ -60,6 +63,10 @@ class ThreadOwner(Future[None]):
         return self._name
 
 
+# What is inside of a lock. A section, too, is a task.
+Owner: TypeAlias = AnyTask | Continuation | ExternalWaiter | ThreadOwner
+
+
 class KeyLoan:
     """The key of a pass, given away while foreign code waits between two of its sections.
 
@@ -67,27 +74,18 @@ class KeyLoan:
     pass goes on when that has returned.
     """
 
-    __slots__ = (
-        "_began",
-        "_is_over",
-        "_item",
-        "_owner",
-        "_served",
-        "_waiter",
-        "_worker",
-        "inside",
-        "no_loans",
-    )
+    __slots__ = ("_is_over", "_owner", "_state", "_waiter", "_worker", "inside", "no_loans")
 
+    # _state:   the pass's, as it was
     # inside:   of how many locks its thread was inside then
     # no_loans: the thread's list of loans while it leaves a lock
 
     # Made before the key is given away: it must come back, whatever there is no room for then.
 
-    def __init__(self, lock: Any, worker: LockWorker, owner: ThreadOwner) -> None:
+    def __init__(self, lock: AnyLock, worker: LockWorker, owner: ThreadOwner) -> None:
         self._waiter = ThreadWaiter(lock, 0, lock.owner)
-        self._began, self._served = lock.began, lock.served
-        self._worker, self._item = worker, worker.item
+        self._state = lock.began, lock.served, worker.item
+        self._worker = worker
         self._owner, self.inside = owner, owner.inside
         self._is_over = False
         self.no_loans: list[KeyLoan] = []
@@ -104,7 +102,7 @@ class KeyLoan:
     def take_back(self) -> None:
         """Have the key again. At the head of the queue, so that nobody is served twice before."""
         waiter, worker = self._waiter, self._worker
-        lock: Any = waiter.lock
+        lock: AnyLock = waiter.lock
         parker = waiter.parker
         put_in_any_case(RunQueue.appendleft, lock.queue, waiter)  # combining: enqueue
         lock.see_to_queue()
@@ -118,22 +116,28 @@ class KeyLoan:
             parker.acquire(timeout=1)  # its granter is about to release it, or it was acquired
             raise
         finally:
-            lock.began, lock.served = self._began, self._served
-            worker.item = self._item
+            lock.began, lock.served, worker.item = self._state
 
 
-def current_owner() -> Any:
+def current_owner() -> Owner:
     """What runs on this thread: a task, its continuation, or a thread that is no worker."""
     worker: LockWorker | None = here.worker
     if worker is not None and worker.task is not None:
-        return worker.item
-    found: ThreadOwner | None = here.thread_owner
-    if found is None:
-        found = here.thread_owner = ThreadOwner(f"the thread {this_thread().name}")
-    return found
+        item: Owner = worker.item
+        return item
+    thread: ThreadOwner | None = here.thread_owner
+    return thread or thread_owner()
 
 
-def name_of_owner(task: Any) -> str:
+def thread_owner() -> ThreadOwner:
+    """The calling thread, whatever it runs."""
+    thread: ThreadOwner | None = here.thread_owner
+    if thread is None:
+        thread = here.thread_owner = ThreadOwner(f"the thread {this_thread().name}")
+    return thread
+
+
+def name_of_owner(task: Node) -> str:
     """The owner of a lock, for people to read. `dump` shows tasks with the same address."""
     name: str | None = getattr(task, "owner_name", None) or task._describe()
     return name or f"the task {id(task):#x}"  # a plain function has no name here

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from typing import Any
+from collections.abc import Awaitable
 
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.threads import FREE_THREADED, monotonic_ns, start_new_thread
+from fairpool._core.types import AnyCoroutine, Runnable
 from fairpool._locks.host import LockWorker
 from fairpool._locks.threads import ThreadEntry
-from fairpool._tasks.request import Once, Request
+from fairpool._tasks.continuation import Continuation
+from fairpool._tasks.request import Once, Published, Request
 
 __all__ = ["GIVE_WAY", "LOOKS_BEFORE_QUEUEING", "TaskEntry"]
 
@@ -23,7 +25,7 @@ LOOKS_BEFORE_QUEUEING = 200 if FREE_THREADED else 0
 class _GiveWay:
     """Yield to the continuations that were published on this worker."""
 
-    def _suspend(self, continuation: Any) -> None:
+    def _suspend(self, continuation: Continuation) -> None:
         if continuation.disarm():
             continuation.ticket = monotonic_ns()
             continuation.drop_request()  # else it would be counted as the response to that
@@ -40,15 +42,15 @@ class TaskEntry(ThreadEntry):
 
     # The two ways in that take a coroutine function: see `_api/lock.py`.
 
-    def enter_later(self) -> Any:
+    def enter_later(self) -> AnyCoroutine:
         """Let what was published go first."""
         raise NotImplementedError
 
-    def enter_external(self, worker: LockWorker | None) -> Any:
+    def enter_external(self, worker: LockWorker | None) -> AnyCoroutine:
         """Enter with a coroutine that this pool does not run, or not as a task."""
         raise NotImplementedError
 
-    def __aenter__(self) -> Any:
+    def __aenter__(self) -> Awaitable[None]:
         worker: LockWorker | None = here.worker
         home = self.home
         if (
@@ -101,12 +103,12 @@ class TaskEntry(ThreadEntry):
                     return worker.ready
         if worker.item.task is None:
             worker.task  # noqa: B018 (makes one of a child of a `gather`, and changes `item`)
-        request = worker.item.request
+        request: Request | None = worker.item.request
         if request is None:
             request = Request()
         request.lock = self
         request.ticket = monotonic_ns()
-        return request.door
+        return request.door  # type: ignore[return-value]  # it was not given up
 
     def queue_up(self, request: Request, worker: LockWorker) -> TaskEntry | None:
         """Queue the request of a coroutine that has been suspended by this worker.
@@ -124,7 +126,7 @@ class TaskEntry(ThreadEntry):
         self._check_wait(worker.item.task, request)
         return None
 
-    def __aexit__(self, kind: Any, error: Any, trace: Any) -> Any:
+    def __aexit__(self, kind: object, error: object, trace: object) -> Awaitable[None]:
         try:
             if self.queue:
                 if kind is not GeneratorExit:
@@ -156,7 +158,7 @@ class TaskEntry(ThreadEntry):
                     self.release_key()
         return self.ready
 
-    def after_leave(self, continuation: Any, worker: LockWorker) -> Any:
+    def after_leave(self, continuation: Published, worker: LockWorker) -> Runnable:
         """The coroutine has left what it had entered at once, and this worker serves now."""
         continuation.ticket = self.began
         self._account(monotonic_ns())

@@ -16,24 +16,27 @@ Assumes: atomic call, mutex order (`_core.atomicity`).
 
 from __future__ import annotations
 
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Literal, TypeVar
 
-from fairpool._core.accounts import CURRENT
+from fairpool._core.accounts import CURRENT, Principal
 from fairpool._core.here import here
-from fairpool._core.threads import Lock, monotonic_ns
+from fairpool._core.threads import Lock, LockType, monotonic_ns
 from fairpool._core.types import Runnable
-from fairpool._locks.host import LockWorker
+from fairpool._core.waitgraph import Node
+from fairpool._locks.host import LockWorker, PassWorker
 from fairpool._tasks.chain import LINK, Link
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.request import GrantedLock, LockOfWaiter, LockRequest, Waiter
 from fairpool._tasks.settling import claim, run_user_callbacks, settle
-from fairpool._tasks.state import CANCELLED, FINISHED, is_claimed, is_final
-from fairpool._tasks.task import Task
+from fairpool._tasks.state import CANCELLED, FINISHED, Callback, is_claimed, is_final
+from fairpool._tasks.task import AnyTask, Task
 
 __all__ = ["CriticalLink", "ExternalWaiter", "Section", "Sweep", "ThreadWaiter", "has_given_up"]
+
+T = TypeVar("T")
 
 # Whether a waiter will not be let in any more.
 has_given_up = attrgetter("given_up")
@@ -73,17 +76,17 @@ class ThreadWaiter(LockRequest):
     # helper: what its thread is to the pool meanwhile
     # passed_over: whether a combiner has taken it from the queue while it was claimed
 
-    def __init__(self, lock: LockOfWaiter, ticket: int, owner: Any) -> None:
+    def __init__(self, lock: LockOfWaiter, ticket: int, owner: object) -> None:
         self.helps = self.serves = self.lent = self.passed_over = self.given_up = False
         self.assigned_lock: Runnable | None = None
-        self.helper: Any = None
+        self.helper: PassWorker | None = None
         self.lock = lock
         self.ticket = ticket
         self.share = None  # until it is queued: it may be refused before
         self.owner = owner
         self.append(self.make_parker())
 
-    def make_parker(self) -> Any:
+    def make_parker(self) -> LockType:
         """Something new to park on: the claimer of the old one may be about to release it."""
         self.parker = Lock()
         self.parker.acquire()
@@ -121,25 +124,25 @@ class ExternalWaiter(Waiter, Future[None]):
 
     has_sources = True
     relation = " held by "
-    is_thread = False
+    is_thread: Literal[False] = False
     owner_name = "a coroutine of an event loop"
 
-    def __init__(self, lock: LockOfWaiter, host: Any) -> None:
+    def __init__(self, lock: LockOfWaiter, host: AnyTask | None) -> None:
         super().__init__()
         self.lock = lock
         self._host = host
         self.ticket = monotonic_ns()
 
     @property
-    def task(self) -> Any:
+    def task(self) -> AnyFuture:
         """The holder of the lock: the task, if it is one of fairpool's."""
         return self if self._host is None else self._host
 
     @property
-    def awaited(self) -> Any:
+    def awaited(self) -> object:
         return None if self._host is None else self._host.awaited
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Node, ...]:
         owner = self.lock.owner
         # It is the owner before it is final, when it is just being let in.
         return () if owner is None or owner is self or is_final(self) else (owner.task,)
@@ -184,7 +187,7 @@ class Sweep(LockRequest):
         self.given_up = False
         self.ticket = 0
         self.share = None
-        self.taken: list[Any] = []
+        self.taken: list[Waiter] = []
 
     def grant(self, lock: GrantedLock) -> bool:
         """Leave the key to the sweeping thread, which finds it there (`end`)."""
@@ -205,7 +208,7 @@ class Sweep(LockRequest):
         return True
 
 
-class _Critical(Waiter, Task[Any]):
+class _Critical(Waiter, Task[T]):
     """A task that is a critical section as a whole."""
 
     __slots__ = ()
@@ -224,7 +227,7 @@ class _Critical(Waiter, Task[Any]):
         lock = self.lock
         return lock if lock.owner is self and is_final(self) else None
 
-    def hand_on(self, callbacks: list[Any]) -> None:
+    def hand_on(self, callbacks: list[Callback]) -> None:
         """Have these called by a worker that holds nothing."""
         # A clean-up, which is run whatever is cancelled or closed meanwhile.
         link: Link[None] = Link()
@@ -246,11 +249,11 @@ class _Critical(Waiter, Task[Any]):
     def given_up(self) -> bool:
         return is_claimed(self)
 
-    def claim_to_end(self) -> Any:
+    def claim_to_end(self) -> _Critical[T]:
         return self  # `abandon` claims it
 
 
-class Section(_Critical):
+class Section(_Critical[T]):
     """A task that is run as a critical section: what `lock.submit` returns."""
 
     # Not a `Task` by its type, so that nobody runs it inline, without the lock.
@@ -263,16 +266,16 @@ class Section(_Critical):
     def relation(self) -> str:
         return f" waits for {self.lock._describe()} held by "
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Node, ...]:
         return () if self.running() or is_final(self) else self.lock.holder()
 
 
-class CriticalLink(_Critical, Link[Any]):
+class CriticalLink(_Critical[T], Link[T]):
     """A link whose step is a critical section: what `future.then(fn, lock=lock)` returns."""
 
     __slots__ = ("lock", "share", "ticket")
 
-    def sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Node, ...]:  # type: ignore[override]
         sources = Link.sources(self)
         return sources + self.lock.holder() if sources else ()
 
@@ -281,14 +284,15 @@ class CriticalLink(_Critical, Link[Any]):
         waits = any(not is_final(source) for source in Link.sources(self))
         return " waits for " if waits else f" waits for {self.lock._describe()} held by "
 
-    def __call__(self, source: Any) -> None:
+    def __call__(self, source: AnyFuture) -> None:
         """The source is final: the section can be queued."""
         self.ticket = monotonic_ns()
         self.lock.enqueue(self)
 
-    def principal(self) -> Any:
+    def principal(self) -> Principal | None:
         # Not that of the calling thread: it is called by whatever has settled its source.
         try:
-            return self._status[0][0].get(CURRENT)  # type: ignore[index]
+            context: Context = self._status[0][0]  # type: ignore[index]
         except (IndexError, TypeError):  # cancelled
             return None
+        return context.get(CURRENT)

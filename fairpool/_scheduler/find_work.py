@@ -26,7 +26,8 @@ from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.types import AnyWorker, Runnable
 from fairpool._locks.combiner import Combiner
-from fairpool._scheduler.roles import Host, Item, Published
+from fairpool._scheduler.roles import Host, Item
+from fairpool._tasks.request import Published
 
 __all__ = ["STEPS_BETWEEN_SCANS", "WorkFinder"]
 

@@ -9,7 +9,8 @@ from fairpool._core.foreign import is_a
 from fairpool._core.threads import monotonic_ns
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.caller import Caller
-from fairpool._scheduler.roles import Host, Published
+from fairpool._scheduler.roles import Host
+from fairpool._tasks.request import Published
 
 __all__ = ["Helper"]
 

@@ -15,10 +15,11 @@ from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
 from fairpool._core.types import AnyCoroutine, Function, Runnable
 from fairpool._scheduler.queues import no_lock
-from fairpool._scheduler.roles import Published, Unstarted
+from fairpool._scheduler.roles import Unstarted
 from fairpool._scheduler.threads import Threads
 from fairpool._tasks.chain import LINK, Handler, Link
 from fairpool._tasks.future import AnyFuture
+from fairpool._tasks.request import Published
 from fairpool._tasks.task import AnyTask, Task
 
 __all__ = ["Intake"]

@@ -20,10 +20,11 @@ from fairpool._scheduler.backlog import Backlog
 from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.caller import LastCaller
 from fairpool._scheduler.generators import Generators
-from fairpool._scheduler.roles import Published, Unstarted
+from fairpool._scheduler.roles import Unstarted
 from fairpool._tasks.chain import Closing, Link
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
+from fairpool._tasks.request import Published
 
 __all__ = ["LifeCycle"]
 

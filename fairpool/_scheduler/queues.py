@@ -13,7 +13,7 @@ from fairpool._core.room import stack_is_deep
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.types import Runnable
 from fairpool._locks.combiner import Combiner
-from fairpool._scheduler.roles import LockEntry
+from fairpool._locks.host import LockEntry
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather

@@ -6,23 +6,20 @@ these roles only; `Scheduler` plays all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from fairpool._core.accounts import Principal, Shares
 from fairpool._core.park import Parking
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.types import AnyGenerator, AnyWorker, Runnable
 from fairpool._locks.combiner import Combiner
+from fairpool._locks.host import LockEntry
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
 from fairpool._tasks.host import Pool
 from fairpool._tasks.task import AnyTask
 
-__all__ = ["Host", "Item", "LockEntry", "Published", "Unstarted"]
-
-# A weak reference to a lock of the users' (`_api.lock`).
-LockEntry: TypeAlias = Callable[[], Any]
+__all__ = ["Host", "Item", "Unstarted"]
 
 # What a worker runs, for a look at what that is.
 Item: TypeAlias = AnyTask | Continuation | Gather | Combiner
@@ -32,16 +29,6 @@ class Unstarted(Runnable, Protocol):
     """A task or a gather, which is queued to be started."""
 
     def drop(self) -> bool: ...
-
-    def abandon(self, error: BaseException) -> None: ...
-
-
-class Published(Runnable, Protocol):
-    """What follows a critical section: a continuation, or a link."""
-
-    ticket: int
-
-    def sample(self, now: int) -> None: ...
 
     def abandon(self, error: BaseException) -> None: ...
 

@@ -69,8 +69,8 @@ class Scheduler(LifeCycle):
 
     def lend(self, waiter: ThreadWaiter) -> None:
         """The calling thread, which waits with this waiter, was recruited: let it help."""
-        waiter.helper = Helper(self, waiter)
-        waiter.helper.run()
+        helper = waiter.helper = Helper(self, waiter)
+        helper.run()
         self.check_same_process()
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextvars import Context
 from logging import CRITICAL, WARNING
+from typing import Literal
 
 from fairpool._core.errors import DeadlockError
 from fairpool._core.foreign import describe, with_traceback, without_frame
@@ -36,7 +37,7 @@ class Continuation(Suspension):
     __slots__ = ("coroutine", "run_in", "send", "ticket")
 
     is_task = True
-    is_thread = False
+    is_thread: Literal[False] = False
     lock_in_hand = None
 
     # ticket: when its request for a lock arrived; written by the worker that runs its step, before

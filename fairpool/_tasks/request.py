@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from weakref import ref
 
 from fairpool._core.accounts import CURRENT, Principal
@@ -26,6 +26,7 @@ __all__ = [
     "LockOfWaiter",
     "LockRequest",
     "Once",
+    "Published",
     "Request",
     "Waiter",
     "Yielded",
@@ -40,7 +41,7 @@ class Once(tuple[Any, ...]):
     """An awaitable that yields its items, and gives None. No Python code runs in it."""
 
     __slots__ = ()
-    __await__ = tuple.__iter__
+    __await__: ClassVar[Callable[[Once], Generator[object, None, None]]] = tuple.__iter__  # type: ignore[assignment]
 
 
 class Claimed(Protocol):
@@ -48,6 +49,19 @@ class Claimed(Protocol):
 
     def abandon(self, error: BaseException) -> None:
         """End the task with an error."""
+
+
+class Published(Runnable, Protocol):
+    """What follows a critical section: the rest of its task, or what has waited for that."""
+
+    # ticket: when the section was asked for; its order among those that are published
+    ticket: int
+
+    def sample(self, now: int) -> None:
+        """Count how long it took to come so far."""
+
+    def abandon(self, error: BaseException) -> None:
+        """End the task without running it."""
 
 
 class Samples(Protocol):
@@ -99,7 +113,7 @@ class Lock(LockOfWaiter, Protocol):
     def end_section(self) -> None:
         """Leave the critical section of the owner, whose stack goes on."""
 
-    def after_leave(self, continuation: Runnable, worker: AnyWorker) -> Runnable | None:
+    def after_leave(self, continuation: Published, worker: AnyWorker) -> Runnable | None:
         """Go on after a section that the coroutine has left. Returns as `Task.run`."""
 
 
@@ -270,7 +284,7 @@ class Leave:
         if lock is not None:
             lock.end_section()
 
-    def after_leave(self, continuation: Runnable, worker: AnyWorker) -> Runnable | None:
+    def after_leave(self, continuation: Published, worker: AnyWorker) -> Runnable | None:
         """As that of the lock; where it has gone, the coroutine has only yielded."""
         lock = self._lock()
         return continuation if lock is None else lock.after_leave(continuation, worker)

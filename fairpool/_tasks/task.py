@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sys import getrefcount
 from types import CoroutineType, GeneratorType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from weakref import getweakrefcount
 
 from fairpool._core.foreign import describe, place_of, plain_text
@@ -51,7 +51,7 @@ class Task(CancellableTask[T]):
     is_task = True
 
     # Whether it is a thread, as the owner of a lock.
-    is_thread = False
+    is_thread: Literal[False] = False
 
     # The lock whose key the worker has that runs this, where no section runs: see `Combiner`.
     lock_in_hand: LockOfWaiter | None = None

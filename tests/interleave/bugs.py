@@ -932,7 +932,7 @@ BUGS = [
         "a request is granted although it was given up",
         "_locks.combiner",
         "Combiner.run",
-        "                    continuation = item.pop()\n",
+        "                    continuation: Continuation = item.pop()\n",
         "                    continuation = item[-1]\n",
         k.task_is_cancelled,
         500,
@@ -1033,19 +1033,24 @@ BUGS = [
         "a thread looks for a cycle before it has said that it waits",
         "_locks.threads",
         "ThreadEntry._wait_blocking",
-        """                if timeout is None:
-                    task.awaited = waiter
-                    waiter.helps = waiter.serves = self._may_lend(task)
-                    if waiter.helps:
-                        self.scheduler.helper_candidates[waiter] = None  # joining: list_candidate
-                self.enqueue(waiter)
-                if timeout is None:
-                    self._check_wait(task, waiter)
+        """            if thread is not None and timeout is None:
+                thread.awaited = waiter
+                waiter.helps = waiter.serves = self._may_lend(thread)
+                if waiter.helps:
+                    self.scheduler.helper_candidates[waiter] = None  # joining: list_candidate
+            elif worker is not None and timeout is None:
+                waiter.serves = self._may_serve(worker)
+                enter_wait(task, worker.doing, (waiter,))
+            self.enqueue(waiter)
+            if thread is not None and timeout is None:
+                self._check_wait(thread, waiter)
 """,
-        """                self.enqueue(waiter)
-                if timeout is None:
-                    self._check_wait(task, waiter)
-                    task.awaited = waiter
+        """            if worker is not None and timeout is None:
+                enter_wait(task, worker.doing, (waiter,))
+            self.enqueue(waiter)
+            if thread is not None and timeout is None:
+                self._check_wait(thread, waiter)
+                thread.awaited = waiter
 """,
         k.cycle_with_threads_is_found,
         500,
@@ -1109,7 +1114,7 @@ BUGS = [
         "a task that is cancelled in the queue is let in nevertheless",
         "_locks.combiner",
         "Combiner.run",
-        "                    continuation = item.pop()\n",
+        "                    continuation: Continuation = item.pop()\n",
         "                    continuation = item[-1]\n",
         a.ALL[32],
         2000,

@@ -10,7 +10,7 @@ import pytest
 
 from fairpool import FairPool, Lock
 from fairpool._core.here import here
-from fairpool._locks import host
+from fairpool._locks import helping, host
 from fairpool._locks.owners import ThreadOwner
 from fairpool._locks.waiters import CriticalLink, ExternalWaiter, Section, Sweep, ThreadWaiter
 from fairpool._tasks.request import LockRequest, Request, Waiter
@@ -102,8 +102,8 @@ def members_of(protocol: type) -> set[str]:
 
 
 ROLES = {
-    "scheduler": [host.Registry, host.ServingHost, host.HelpHost],
-    "worker": [host.PassWorker, host.Entrant, host.Blocker],
+    "scheduler": [host.Registry, host.ServingHost, helping.HelpHost],
+    "worker": [host.PassWorker, host.TaskWorker],
 }
 
 
