@@ -36,7 +36,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from memory import MEBIBYTE, of_the_package, resident
+from memory import MEBIBYTE, of_the_package, resident, threads
 from soak.acts import ACTS, ON_CALLERS, Act, perform
 from soak.world import World, outcome
 from watchdog import Watchdog
@@ -120,16 +120,6 @@ def play(seed: str, tally: Counter[str], progress: Callable[[], None]) -> None:
     tally["round: " + ("workers" if world.has_workers else "callers only")] += 1
 
 
-def quiet() -> Counter[str]:
-    """Wait until no thread is left but this one and the watchdog; count what there is then."""
-    end = time.monotonic() + STUCK_SECONDS
-    while len(left := threading.enumerate()) > 2:
-        assert time.monotonic() < end, f"threads are left: {left}"
-        time.sleep(0.001)
-    assert not waiting_tasks
-    return of_the_package()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="soak")
     parser.add_argument("--seconds", type=float, default=600, help="how long; default 600")
@@ -138,6 +128,7 @@ def main() -> int:
     options = parser.parse_args()
     first = random.randrange(10**9) if options.seed is None else options.seed
     watchdog = Watchdog(os.dup(2))
+    alone = threads()
     log = Log()
     logger = logging.getLogger("concurrent.futures")
     logger.addHandler(log)
@@ -156,7 +147,7 @@ def main() -> int:
     while True:
         passed = time.monotonic() - began
         if not memory and number and (passed > options.seconds / 10 or number == options.rounds):
-            objects, memory = quiet(), resident()
+            objects, memory = of_the_package(alone, STUCK_SECONDS), resident()
             print(f"soak: warm after {number} rounds: {memory / MEBIBYTE:.1f} MiB", flush=True)
         if number == options.rounds or (options.rounds is None and passed > options.seconds):
             break
@@ -173,7 +164,8 @@ def main() -> int:
         number += 1
         highest = max(highest, resident())
     watchdog.watch("soak: the end", STUCK_SECONDS)
-    objects_left = quiet() - objects
+    objects_left = of_the_package(alone, STUCK_SECONDS) - objects
+    assert not waiting_tasks
     grown = resident() - memory
     tally.update(f"log: {said}" for said in log.said)
     for name in sorted(tally):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from kit import TIMEOUT, check_whole
-from memory import MEBIBYTE, of_the_package, resident
+from memory import MEBIBYTE, of_the_package, resident, threads, wait_for_threads
 
 from fairpool import FairPool, all_of, blocking, gather, sleep, yield_now
 
@@ -208,27 +208,18 @@ def use_a_pool(number: int) -> tuple[weakref.ref[Any], ...]:
 
 
 def test_pools_leave_nothing_behind() -> None:
-    threads = threading.active_count()
+    count = threads()
     use_a_pool(0)  # what is made once, and stays
-    wait_for_threads(threads)
-    before = of_the_package()
+    before = of_the_package(count, TIMEOUT)
     with told(f"{POOLS:,} pools one after another") as look:
         for number in range(POOLS):
             entries = use_a_pool(number)
             if number % 10 == 9:  # a collection takes longer than all the rest
-                wait_for_threads(threads)
+                wait_for_threads(count, TIMEOUT)
                 gc.collect()
                 assert [entry() for entry in entries] == [None] * 4
-        wait_for_threads(threads)
+        wait_for_threads(count, TIMEOUT)
         gc.collect()
         look()
-    after = of_the_package()
+    after = of_the_package(count, TIMEOUT)
     assert after - before == Counter(), "objects are left"
-
-
-def wait_for_threads(count: int) -> None:
-    """Those of a pool that was dropped, or shut down without `wait`, end on their own."""
-    end = time.monotonic() + TIMEOUT
-    while threading.active_count() > count:
-        assert time.monotonic() < end, threading.enumerate()
-        time.sleep(0.001)
