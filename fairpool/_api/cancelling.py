@@ -31,9 +31,7 @@ def task_that_enters(what: str) -> AnyTask:
 def interrupt(task: AnyTask, request: CancelRequest, block: object) -> None:
     """`Task.interrupt`, for a block, with a request that can be taken back. Logs what it raises."""
     try:
-        status = task._status
-        if type(status) is list:
-            status.append(request)  # request
+        if task.add_request(request):
             task._signal()
     except BaseException:  # of a foreign future's `cancel`, or a MemoryError
         log(ERROR, "%r could not cancel what its task waits for", block, exc_info=True)

@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-__all__ = ["AnyCoroutine", "AnyGenerator", "AnyWorker", "Function", "NativeCoroutine", "Runnable"]
+__all__ = [
+    "AnyCoroutine",
+    "AnyGenerator",
+    "AnyWorker",
+    "Function",
+    "NativeCoroutine",
+    "Runnable",
+    "T",
+]
+
+# The type of a result.
+T = TypeVar("T")
 
 # A coroutine object of the user's: what it yields and takes, its worker knows.
 AnyCoroutine = Coroutine[Any, Any, Any]

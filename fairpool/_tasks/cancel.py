@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from logging import ERROR
-from typing import Any, TypeVar
+from typing import Any
 
 from fairpool._core.foreign import is_a, type_name
 from fairpool._core.here import here
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import start_new_thread
-from fairpool._core.types import Runnable
+from fairpool._core.types import Runnable, T
 from fairpool._core.waitgraph import leave_wait
 from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.host import Pool, Worker
@@ -28,8 +28,6 @@ from fairpool._tasks.request import Request
 from fairpool._tasks.state import CANCELLED, Callback, Status, is_final
 
 __all__ = ["CancelRequest", "CancellableTask", "Suspension", "may_hold_request"]
-
-T = TypeVar("T")
 
 
 class CancelRequest:
@@ -113,8 +111,8 @@ class Suspension:
         awaited = self.awaited
         return type(awaited) is Request and awaited.give_up()
 
-    def wake(self) -> None:
-        """Resume, if armed. May be called from any thread, and too often."""
+    def wake(self, future: object = None) -> None:
+        """Resume, if armed. May be called from any thread, and too often. A callback of futures."""
         try:
             self.armed.pop()
         except IndexError:
@@ -136,8 +134,7 @@ class Suspension:
         except SHORT_OF_ROOM:  # it is in no queue
             start_new_thread(pool.resume, (self,))
 
-    def __call__(self, future: object) -> None:
-        self.wake()
+    __call__ = wake
 
     def run(self, worker: Worker) -> Runnable | None:
         """Run the next step: see `Continuation`."""
@@ -156,13 +153,11 @@ class Suspension:
             awaited = suspension.awaited
             waits_on, following = False, None
             try:
-                coroutine_state = (
-                    getattr(awaited, "_coroutine_state", None) if is_a(awaited, Future) else None
-                )
-                if is_a(coroutine_state, Suspension) and awaited.request_cancel():
+                state = getattr(awaited, "_coroutine_state", None)
+                if is_a(state, Suspension) and awaited.add_request(CancelRequest(None)):
                     # Another coroutine: the same again with that. A loop: such chains may be long.
-                    waits_on, following = True, coroutine_state
-                elif awaited is not None and type(awaited) is not Request:
+                    waits_on, following = True, state
+                elif is_a(awaited, Future):
                     waits_on = self._cancel(awaited)
             finally:
                 if waits_on:
@@ -173,7 +168,7 @@ class Suspension:
                 return
             suspension = following
 
-    def _cancel(self, awaited: Any) -> bool:
+    def _cancel(self, awaited: AnyFuture) -> bool:
         try:
             return bool(awaited.cancel())
         except BaseException as error:  # it may be anybody's
@@ -182,7 +177,7 @@ class Suspension:
                 raise
             return False
 
-    def _wait_on(self, awaited: Any) -> None:
+    def _wait_on(self, awaited: AnyFuture) -> None:
         """`awaited` has agreed to end. After `disarm`; if that fails, it is resumed."""
         try:
             self._pass_on()
@@ -193,13 +188,12 @@ class Suspension:
 
     def _pass_on(self) -> None:
         """`awaited` has agreed to end. Between `disarm` and `rearm`."""
-        for request in self.task.cancel_requests():
-            if not request.delivered:
-                request.delivered = True
-                self._passed_on = request
+        for request in self.task.undelivered():
+            request.delivered = True
+            self._passed_on = request
         self._attention = True
 
-    def _rearm(self, awaited: Any) -> None:
+    def _rearm(self, awaited: AnyFuture) -> None:
         """Go on waiting for `awaited`; its call may have come when nothing was in `armed`."""
         self.armed.append(None)  # rearm
         try:
@@ -219,7 +213,7 @@ class Suspension:
         if not self._requested and passed_on is None:
             return False
         self._requested = False
-        news = [request for request in self.task.cancel_requests() if not request.delivered]
+        news = self.task.undelivered()
         if not news:
             if passed_on is None:
                 return False
@@ -261,27 +255,25 @@ class CancellableTask(Future[T]):
 
     def interrupt(self, msg: str | None = None) -> CancelRequest | None:
         """Ask a task that has been started to end; the request, or None if the task has ended."""
-        status = self._status
-        if type(status) is not list:
-            return None
         request = CancelRequest(msg)
-        status.append(request)  # request
+        if not self.add_request(request):
+            return None
         self._signal()
         # It may have been delivered at once, and the task have ended of it.
         return None if is_final(self) and self._status is not CANCELLED else request
 
-    def request_cancel(self) -> bool:
+    def add_request(self, request: CancelRequest) -> bool:
         """As `interrupt`, but the caller signals the continuation; False if it has ended."""
         status = self._status
         if type(status) is not list:
             return False
-        status.append(CancelRequest(None))  # request
+        status.append(request)  # request
         return True
 
     def _signal(self) -> None:
-        coroutine_state = getattr(self, "_coroutine_state", None)  # read_state
-        if is_a(coroutine_state, Suspension):
-            coroutine_state.interrupt()
+        state = getattr(self, "_coroutine_state", None)  # read_state
+        if is_a(state, Suspension):
+            state.interrupt()
 
     def put_back(self, callback: Callback) -> None:
         """Called when a claim has taken out `callback` and put it back."""
@@ -319,8 +311,9 @@ class CancellableTask(Future[T]):
             each for each in status.copy() if type(each) is CancelRequest and not each.withdrawn
         ]
 
-    def _has_news(self) -> bool:
-        return any(not request.delivered for request in self.cancel_requests())
+    def undelivered(self) -> list[CancelRequest]:
+        """Those of them that the coroutine has not got yet."""
+        return [request for request in self.cancel_requests() if not request.delivered]
 
 
 # Where the type of the result does not matter.

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
 from sys import getrefcount
 from types import CoroutineType, GeneratorType
-from typing import TypeVar
 from weakref import getweakrefcount
 
 from fairpool._core.foreign import describe, is_a
-from fairpool._core.types import Function, Runnable
-from fairpool._tasks import host
+from fairpool._core.types import Function, Runnable, T
+from fairpool._tasks import host, step
 from fairpool._tasks.callbacks import Crowd
 from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.continuation import Continuation, end_suspended
@@ -27,17 +26,14 @@ from fairpool._tasks.state import (
     FINISHED,
     Call,
     Callback,
-    Outcome,
     Status,
     call_of,
 )
-from fairpool._tasks.step import fail_step, settle_and_take_next, take_next, taken_next
+from fairpool._tasks.step import fail_step, settle_and_take_next, take_next
 from fairpool._tasks.task import Task
 from fairpool._tasks.wrap import is_future, wrap_future
 
 __all__ = ["LINK", "Closing", "Handler", "Link"]
-
-T = TypeVar("T")
 
 
 # Stands for the keyword arguments in the call of a link:
@@ -98,17 +94,18 @@ class Link(Task[T]):
         try:
             if on_result is not None and source._status is FINISHED:
                 result = context.run(on_result, source._value)
-            elif (step := self.take_over(source, on_error, in_any_case)) is not None:
-                worker.fn = step[0]
-                result = context.run(*step)
+            elif (taken := self.take_over(source, on_error, in_any_case)) is not None:
+                worker.fn = taken[0]
+                result = context.run(*taken)
             else:
-                return settle_and_take_next(self, *self.inherited(source), self._pool)
+                # Nothing is raised on the way, so the traceback does not grow from link to link.
+                return settle_and_take_next(self, *outcome_of(source), self._pool)
         except BaseException as error:
             if issubclass(type(error), CancelledError) and worker.fn is _run_in_any_case:
                 settle(self, CANCELLED, None)  # as its source was
             else:
                 fail_step(self, error, worker.fn)
-            step = None
+            taken = None
             del self, call, source, on_error, in_any_case, worker  # no cycle: see `Task.run`
             return None
         kind = type(result)
@@ -183,7 +180,7 @@ class Link(Task[T]):
     ) -> tuple[Function, *tuple[object, ...]] | None:
         """The function and the arguments for an outcome of `source` that `on_result` is not for.
 
-        None if that is this link's own outcome, too: see `inherited`.
+        None if that is this link's own outcome, too.
         """
         if in_any_case is not None:
             return _run_in_any_case, source, in_any_case
@@ -193,13 +190,6 @@ class Link(Task[T]):
             if on_error is not None and on_error.handles(failure.exception):
                 return on_error.handler, failure.exception
         return None
-
-    def inherited(self, source: AnyFuture) -> Outcome:
-        """The final state and the value of `source`, for this link.
-
-        Nothing is raised on the way, so the traceback does not grow from link to link.
-        """
-        return outcome_of(source, source._value.source if source._status is FAILED else None)
 
 
 class Closing(Link[None]):
@@ -219,4 +209,4 @@ def _waits_alone(link: Callback, source: AnyFuture) -> bool:
     )
 
 
-taken_next(link=Link)
+step.link_class = Link

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
@@ -52,7 +52,7 @@ class ConditionAdapter:
     def __call__(self, future: AnyCallbackFuture) -> None:
         if future._status is CANCELLED and future._pool is None and not future._is_notified():
             return  # the notification is still to come: as in the standard library
-        lock: Any = self.condition._lock  # type: ignore[attr-defined]
+        lock: ConditionLock = self.condition._lock  # type: ignore[attr-defined]
         if lock._is_owned():
             # A signal handler cancels the future, in the midst of a `wait` on the same thread.
             lock.on_release = partial(self, future)

@@ -20,12 +20,13 @@ from fairpool._core.report import log
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.types import NativeCoroutine, Runnable
 from fairpool._core.waitgraph import enter_wait, leave_wait
+from fairpool._tasks import step
 from fairpool._tasks.cancel import AnyCancellable, Suspension, may_hold_request
 from fairpool._tasks.host import Worker
 from fairpool._tasks.request import Leave, Request, Yielded
 from fairpool._tasks.settling import fail, settle
 from fairpool._tasks.state import CANCELLED, FINISHED, Status
-from fairpool._tasks.step import close_coroutine, fail_step, settle_and_take_next, taken_next
+from fairpool._tasks.step import close_coroutine, fail_step, settle_and_take_next
 from fairpool._tasks.wrap import RUN_IT_THERE, is_future, wrap_future
 
 __all__ = ["Continuation", "suspend_first"]
@@ -203,7 +204,7 @@ class Continuation(Suspension):
         while self._requested and self.disarm():  # recheck
             # A canceller that comes after `arm` wakes the continuation; one that came before it is
             # seen here. As in `interrupt`, the awaited future is cancelled first.
-            if waits_for_future and self.task._has_news() and self._cancel(request):
+            if waits_for_future and self.task.undelivered() and self._cancel(request):
                 self._pass_on()
                 self.armed.append(None)
                 break
@@ -235,7 +236,7 @@ class Continuation(Suspension):
         self.drop_request()
         pool.suspended.discard(self)
         following = None
-        if returned and status and may_hold_request(status) and task._has_news():
+        if returned and status and may_hold_request(status) and task.undelivered():
             settle(task, CANCELLED, None)  # asked for in its last step
         elif returned:
             following = settle_and_take_next(task, FINISHED, raised.value, pool)  # type: ignore[attr-defined]
@@ -313,4 +314,4 @@ def end_suspended(
     fail(task, with_traceback(error, None), coroutine)  # whose frames lead to the task: no cycle
 
 
-taken_next(continuation=Continuation)
+step.continuation_class = Continuation

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from weakref import ref
 
 from fairpool._core.foreign import describe
-from fairpool._core.types import NativeCoroutine
+from fairpool._core.types import AnyCoroutine, NativeCoroutine
 
 __all__ = [
     "HELD_BY_ARGUMENT",
@@ -38,17 +38,17 @@ def is_coroutine(what: object) -> TypeGuard[NativeCoroutine]:
 
 # Weak references to the coroutine objects that have been claimed. References to one object are
 # equal, so the first that comes in stays. It leaves when its object is freed.
-_claimed: dict[ref[object], ref[object]] = {}
+_claimed: dict[ref[Any], ref[Any]] = {}
 _forget = _claimed.pop
 
 
-def claim_coroutine(coroutine: Any) -> None:
+def claim_coroutine(coroutine: AnyCoroutine) -> None:
     """Make a coroutine object the caller's, to be run by one task, for good.
 
     Raises RuntimeError if it was claimed before, or started. Not needed where
     nobody else can have a reference to it, or come by one: see `HELD_BY_LOCAL`.
     """
-    kind: Any = type(coroutine)
+    kind = type(coroutine)
     if kind is not CoroutineType and kind.__hash__ != object.__hash__:
         return  # of a foreign type, whose code must not run in the dict
     try:
@@ -58,7 +58,7 @@ def claim_coroutine(coroutine: Any) -> None:
     if _claimed.setdefault(mine, mine) is not mine:  # claim_coroutine
         del mine  # not to be called for, by the frame that the error holds: it is not in there
         raise RuntimeError(f"{_which(coroutine)} is a task's already: {_CALL_AGAIN}")
-    if kind is CoroutineType:
+    if type(coroutine) is CoroutineType:
         is_started = coroutine.cr_suspended or coroutine.cr_running
     else:
         is_started = getattr(coroutine, "gi_suspended", False) or getattr(

@@ -36,14 +36,14 @@ class Failure:
         if not getattr(self, "retrieved", True):  # unset: __init__ was interrupted
             log_failure(self.source, self.exception, self.traceback)
 
-    def handed_on(self, source: object) -> Failure:
+    def handed_on(self, source: object = None) -> Failure:
         """The same failure, for another future that fails with it. This one counts as retrieved.
 
         With the traceback that is kept here: `exception.__traceback__` may have grown in a thread
         that has just raised it, by frames that still run, and another thread must not look at them.
         """
         self.retrieved = True
-        failure = Failure(self.exception, source)
+        failure = Failure(self.exception, self.source if source is None else source)
         failure.traceback = self.traceback
         return failure
 

@@ -12,13 +12,14 @@ from asyncio import _get_running_loop, wrap_future
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import TimeoutError as _TimeoutError
-from typing import Any, TypeVar
+from typing import Any
 
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import is_a, type_name, with_traceback
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
 from fairpool._core.threads import Condition
+from fairpool._core.types import T
 from fairpool._tasks.callbacks import CallbackFuture
 from fairpool._tasks.condition import StdWaiters, adapter_of
 from fairpool._tasks.failure import Failure
@@ -36,8 +37,6 @@ from fairpool._tasks.state import (
 from fairpool._tasks.thread_wait import wait
 
 __all__ = ["AnyFuture", "Derived", "Future"]
-
-T = TypeVar("T")
 
 
 class Future(CallbackFuture[T]):
@@ -257,14 +256,13 @@ class Future(CallbackFuture[T]):
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End the future with an exception, by hand. Raises `InvalidStateError` if it is final."""
-        if exception is None:  # the standard library takes None for "no exception"
-            self._end_by_hand()
-            settle(self, FINISHED, None)
-            return
-        if not is_a(exception, BaseException):
+        if exception is not None and not is_a(exception, BaseException):
             raise TypeError(f"set_exception() takes an exception, not {exception!r}")
         self._end_by_hand()
-        fail(self, exception, "a future that was set by hand")  # not `self`: that were a cycle
+        if exception is None:  # the standard library takes None for "no exception"
+            settle(self, FINISHED, None)
+        else:
+            fail(self, exception, "a future that was set by hand")  # not `self`: that were a cycle
 
     def _begin(self, how: object) -> object:
         """Start the future by hand, or cancel it: the first decides, and all see its `how`."""
@@ -310,11 +308,9 @@ class Future(CallbackFuture[T]):
         status = self._status
         if type(status) is list:
             return False, False, None, None
-        if status is FINISHED:
-            return True, False, self._value, None
-        if status is CANCELLED:
-            return True, True, None, None
-        return True, False, None, self._failure().exception
+        if status is FAILED:
+            return True, False, None, self._failure().exception
+        return True, status is CANCELLED, self._value, None
 
     # --- showing it --------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ from fairpool._core.threads import monotonic_ns
 from fairpool._core.types import NativeCoroutine, Runnable
 from fairpool._core.waitgraph import Edge, leave_wait
 from fairpool._tasks.continuation import suspend_first
-from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.host import ForkingPool, ForkingWorker, Pool
 from fairpool._tasks.settling import claim, fail, outcome_of, settle
@@ -217,7 +216,7 @@ class Gather(Aggregate[Results]):
             and worker is not None
             and worker.may_fork(self._eager_in)
         ):
-            self._fork(worker)
+            self._fork(worker, self._eager_in)
         if self._status is FINISHED:
             return self._value  # type: ignore[no-any-return]
         try:
@@ -225,13 +224,12 @@ class Gather(Aggregate[Results]):
         finally:
             del self  # the traceback holds this frame: no cycle
 
-    def _fork(self, worker: ForkingWorker) -> None:
+    def _fork(self, worker: ForkingWorker, scheduler: ForkingPool) -> None:
         """Start children on top of the task that runs on `worker`, and that waits for them.
 
         They are still in a queue as well, for others: thieves get the oldest
         gather first, and with it the most work.
         """
-        scheduler: ForkingPool = self._eager_in  # type: ignore[assignment]  # it has one
         unstarted = self._unstarted
         overcommits, outside = scheduler.parking.overcommits, scheduler.injector
         ended = 0
@@ -295,13 +293,13 @@ class Gather(Aggregate[Results]):
 
     def drop(self) -> bool:
         """Cancel the children that were not started; whether there were any."""
-        return self._take_rest(CANCELLED, None)
+        return self._take_rest(None)
 
     def abandon(self, error: BaseException) -> None:
         """End the children that were not started with an error."""
-        self._take_rest(FAILED, error)
+        self._take_rest(error)
 
-    def _take_rest(self, state: Final, error: BaseException | None) -> bool:
+    def _take_rest(self, error: BaseException | None) -> bool:
         taken = 0
         while True:
             try:
@@ -315,7 +313,10 @@ class Gather(Aggregate[Results]):
             if self._have_ended(taken):
                 self._finish(None)
         elif taken and claim(self) is not None:
-            self._conclude(state, None if error is None else Failure(error, "gather()"), None)
+            if error is None:
+                settle(self, CANCELLED, None)
+            else:
+                fail(self, error, "gather()")
         return taken > 0
 
     # --- ending ----------------------------------------------------------------------------------
@@ -333,14 +334,11 @@ class Gather(Aggregate[Results]):
                 return None
             state, value = outcome_of(child, "gather()")
         except MemoryError as error:
-            self._cut_off(error)
+            # How many children have ended is not known any more, so the gather fails with this.
+            if claim(self) is not None:
+                fail(self, error, "gather()")
             return None
         return self._conclude(state, value, pool)
-
-    def _cut_off(self, error: BaseException) -> None:
-        """How many children have ended is not known any more, so the gather fails with this."""
-        if claim(self) is not None:
-            fail(self, error, "gather()")
 
     def _have_ended(self, count: int) -> bool:
         """Account for `count` children that have ended; True to the one that completes the sum.

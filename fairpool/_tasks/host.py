@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sized
 from typing import Any, Protocol
 
+from fairpool._core.park import Parking
 from fairpool._core.timer import Timers
 from fairpool._core.types import AnyCoroutine, AnyGenerator, Runnable
 from fairpool._tasks.request import Lock
@@ -68,13 +69,6 @@ class Pool(Protocol):
         """Make a waiter of `concurrent.futures.wait` one that does not starve the pool."""
 
 
-class Slots(Protocol):
-    """The slots of a pool's workers."""
-
-    @property
-    def overcommits(self) -> Sized: ...
-
-
 class ForkingPool(Pool, Protocol):
     """A pool whose workers may start the children of a gather in an `await`."""
 
@@ -82,7 +76,7 @@ class ForkingPool(Pool, Protocol):
     def injector(self) -> Sized: ...
 
     @property
-    def parking(self) -> Slots: ...
+    def parking(self) -> Parking: ...
 
 
 class Worker(Protocol):

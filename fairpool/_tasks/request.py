@@ -289,13 +289,8 @@ class Leave:
         lock = self._lock()
         return continuation if lock is None else lock.after_leave(continuation, worker)
 
-    @property
-    def _asyncio_future_blocking(self) -> bool:
-        return True
-
-    @_asyncio_future_blocking.setter
-    def _asyncio_future_blocking(self, value: bool) -> None:
-        pass
+    # The loop sets it to False when it has begun to wait, and the same object is yielded again.
+    _asyncio_future_blocking = property(lambda self: True, lambda self, value: None)
 
     def get_loop(self) -> AbstractEventLoop:
         return get_running_loop()

@@ -103,10 +103,10 @@ def fail(future: AnyState, error: BaseException, source: object) -> None:
         settle(future, FAILED, failure)
 
 
-def outcome_of(future: AnyState, source: object) -> Outcome:
-    """How a final future has ended: its state, and its result or Failure.
+def outcome_of(future: AnyState, source: object = None) -> Outcome:
+    """How a final future has ended: its state, and its result or Failure, for another future.
 
-    `source`: the Failure's.
+    `source`: the new Failure's; by default the same.
     """
     if future._status is FAILED:
         return FAILED, future._value.handed_on(source)

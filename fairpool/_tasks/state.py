@@ -22,8 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future as _StdFuture
-from typing import Any, TypeVar
+from typing import Any
 
+from fairpool._core.types import T
 from fairpool._core.waitgraph import Node
 from fairpool._tasks.host import Pool
 
@@ -41,15 +42,13 @@ __all__ = [
     "is_unclaimed",
 ]
 
-T = TypeVar("T")
-
 # What a worker needs to get the result. Its first items are (context, function, arguments).
 Call = tuple[Any, ...]
 
 # A state that is not final: the call, until it is claimed, and the callbacks.
 Status = list[Any]
 
-Callback = Callable[[Any], object]
+Callback = Callable[..., object]
 
 # A final state, with the result or the `Failure`.
 Outcome = tuple["Final", Any]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from logging import WARNING
-from typing import TypeVar
 
 from fairpool._core.foreign import describe, traceback_of, with_traceback
 from fairpool._core.report import log
 from fairpool._core.room import SHORT_OF_ROOM
-from fairpool._core.types import NativeCoroutine, Runnable
+from fairpool._core.types import NativeCoroutine, Runnable, T
 from fairpool._tasks.cancel import AnyCancellable
 from fairpool._tasks.coroutines import is_coroutine
 from fairpool._tasks.future import AnyFuture, Derived
@@ -21,14 +20,12 @@ from fairpool._tasks.state import CANCELLED, Final, Status
 __all__ = [
     "Aggregate",
     "close_coroutine",
+    "continuation_class",
     "fail_step",
+    "link_class",
     "settle_and_take_next",
     "take_next",
-    "taken_next",
 ]
-
-
-T = TypeVar("T")
 
 
 class Aggregate(Derived[T]):
@@ -53,16 +50,9 @@ def settle_and_take_next(
     return take_next(future, status, pool) if status else None
 
 
-# What a worker can run next. Both classes stand on this module, and so name themselves here.
-_link: type | None = None
-_continuation: type | None = None
-
-
-def taken_next(*, link: type | None = None, continuation: type | None = None) -> None:
-    """Say which class is that of links, or of continuations. Called once, by its module."""
-    global _link, _continuation
-    _link = link or _link
-    _continuation = continuation or _continuation
+# What a worker can run next: set once, by the modules that define these classes.
+link_class: type | None = None
+continuation_class: type | None = None
 
 
 def take_next(future: AnyFuture, status: Status, pool: Pool) -> Runnable | None:
@@ -83,10 +73,10 @@ def take_next(future: AnyFuture, status: Status, pool: Pool) -> Runnable | None:
         run_callbacks(future, status)
         return None
     kind = type(callback)
-    if kind is _link:
+    if kind is link_class:
         if callback._pool is pool:
             return callback  # type: ignore[no-any-return]
-    elif kind is _continuation:
+    elif kind is continuation_class:
         if callback.task._pool is pool:
             return callback if callback.disarm() else None
     elif issubclass(kind, Aggregate):

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from sys import getrefcount
 from types import CoroutineType, GeneratorType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from weakref import getweakrefcount
 
 from fairpool._core.foreign import describe, place_of, plain_text
 from fairpool._core.room import need_stack
-from fairpool._core.types import Runnable
+from fairpool._core.types import Runnable, T
 from fairpool._core.waitgraph import Node
 from fairpool._tasks.cancel import CancellableTask, may_hold_request
 from fairpool._tasks.continuation import Continuation, suspend_first
@@ -29,8 +29,6 @@ from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Call, Status, cal
 from fairpool._tasks.step import fail_step, take_next
 
 __all__ = ["AnyTask", "Task"]
-
-T = TypeVar("T")
 
 
 class Task(CancellableTask[T]):
@@ -121,7 +119,7 @@ class Task(CancellableTask[T]):
     def end_first_step(self, result: object) -> Runnable | None:
         """The coroutine has returned in its first step. Returns as `run`."""
         status: Status = self._status  # type: ignore[assignment]
-        if status and may_hold_request(status) and self._has_news():
+        if status and may_hold_request(status) and self.undelivered():
             settle(self, CANCELLED, None)  # asked for in its only step
             return None
         # `settle_and_take_next`, written out.

@@ -23,7 +23,7 @@ Protocol:
 - A future is claimed once: by the waker, which then finishes it, or by the cancellation of its
   task. Giving up costs the same however many wait (`WaitQueue`).
 
-Assumes *atomic call*, *mutex order* and *plain read* of `fairpool._core.atomicity`. Any method may
+Assumes *atomic call*, *mutex order* and *plain read* of `fairpool._core.atomicity`. Each method may
 be called from any thread, from a callback and from a signal handler, in the midst of itself too.
 """
 

@@ -15,19 +15,18 @@ Guarantees:
 from __future__ import annotations
 
 from concurrent.futures import Future as _StdFuture
-from typing import Any, TypeGuard, TypeVar
+from typing import TypeGuard
 
 from fairpool._core.foreign import describe, is_a, without_frame
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import start_new_thread
+from fairpool._core.types import T
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import Derived, Future
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Outcome
 
 __all__ = ["RUN_IT_THERE", "is_future", "wrap_future"]
-
-T = TypeVar("T")
 
 RUN_IT_THERE = (
     "which belongs to an asyncio loop; run what makes it there, with "
@@ -36,7 +35,7 @@ RUN_IT_THERE = (
 )
 
 
-def is_future(what: object) -> TypeGuard[_StdFuture[Any]]:
+def is_future(what: object) -> TypeGuard[_StdFuture[object]]:
     """Whether `what` is a future of ours, or one that `wrap_future` makes one of."""
     return is_a(what, _StdFuture)
 

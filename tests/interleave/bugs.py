@@ -353,8 +353,14 @@ BUGS = [
         "`read_state` comes before `request`",
         "_tasks.cancel",
         "CancellableTask.interrupt",
-        "        status.append(request)  # request\n        self._signal()\n",
-        "        self._signal()\n        status.append(request)\n",
+        """        if not self.add_request(request):
+            return None
+        self._signal()
+""",
+        """        self._signal()
+        if not self.add_request(request):
+            return None
+""",
         s.cancel_meets_first_step,
         1500,
         guarantee=8,
