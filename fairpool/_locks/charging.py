@@ -13,7 +13,6 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable
-from typing import Any
 
 from fairpool._core.accounts import CURRENT, Account, Ledger, Principal
 from fairpool._core.errors import DeadlockError
@@ -29,7 +28,7 @@ from fairpool._tasks.request import Once, Request, Waiter
 __all__ = ["Charging", "ChargingQueue"]
 
 
-class ChargingQueue(WaitQueue[Any]):
+class ChargingQueue(WaitQueue[Waiter]):
     """Requests, oldest first; sections are timed, and charged to shares."""
 
     __slots__ = ("current", "ledger", "since", "until")
@@ -68,13 +67,13 @@ class ChargingQueue(WaitQueue[Any]):
             self.until = 0
             self.ledger.charge(account, used, now)
 
-    def let_in(self, item: Any) -> None:
+    def let_in(self, item: Waiter) -> None:
         """The section of a request begins, which was taken out (key)."""
         self.current = self.ledger.find(item.share)
         self.since = monotonic_ns()
         self.until = 0
 
-    def popleft(self) -> Any:
+    def popleft(self) -> Waiter:
         """The section has ended, and the next one begins (key). IndexError if there is none."""
         self.end(monotonic_ns())
         item = deque.popleft(self)

@@ -19,12 +19,12 @@ from weakref import ref
 from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Principal
 from fairpool._core.report import log
 from fairpool._core.room import put_in_any_case
-from fairpool._core.runqueue import SHORT, RunQueue
+from fairpool._core.runqueue import SHORT, RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns, yield_cpu
 from fairpool._core.token import PRESENT, Token
 from fairpool._locks.charging import ChargingQueue
 from fairpool._locks.combiner import Combiner
-from fairpool._locks.waiters import Sweep
+from fairpool._tasks.request import Waiter
 
 __all__ = ["UsageQueue"]
 
@@ -54,7 +54,7 @@ class _Mark:
     given_up = False
 
 
-_MARK = _Mark()
+_MARK: Any = _Mark()  # it stands among waiters, and is none
 
 
 class _StrictLedger(Ledger):
@@ -133,19 +133,19 @@ class UsageQueue(ChargingQueue):
         if strict:
             self.ledger = ledger = _StrictLedger()
             self._recent = ledger.recent
-        self._lined: set[Any] = set()
+        self._lined: set[Waiter] = set()
         self._marked = self._moves = 0
-        self._moving: list[Any] = []
+        self._moving: list[Waiter] = []
         self._heap: list[tuple[int, int, int, Account]] = []
         self._numbers = count()
         self._turns: dict[Account, int] = {}
         self._served = 0
-        self._chosen: Any = None
+        self._chosen: Waiter | None = None
         self._held = False
         self._armed: list[None] = []
         self.chooses = False
 
-    def remove(self, item: Any) -> None:
+    def remove(self, item: Waiter) -> None:
         """Take a request out, to serve it (key). ValueError if it was given up."""
         if item in self._lined:
             try:
@@ -157,7 +157,7 @@ class UsageQueue(ChargingQueue):
         else:
             RunQueue.remove(self, item)
 
-    def give_up(self, item: Any) -> bool:
+    def give_up(self, item: Waiter) -> bool:
         """A request is given up; whether the arrivals are to be swept now. From any thread."""
         if len(self) <= SHORT:
             try:
@@ -200,7 +200,7 @@ class UsageQueue(ChargingQueue):
         self.until = 0
         return True
 
-    def let_in(self, item: Any) -> None:
+    def let_in(self, item: Waiter) -> None:
         """The section of a request begins, which was taken out (key)."""
         account = self.ledger.find(item.share)
         self._served += 1
@@ -211,7 +211,7 @@ class UsageQueue(ChargingQueue):
         self.since = monotonic_ns()  # what the choice has taken is not charged to it
         self.until = 0
 
-    def popleft(self) -> Any:
+    def popleft(self) -> Waiter:
         """The section has ended, and the next one begins (key).
 
         IndexError if none waits, or all are held back.
@@ -232,7 +232,7 @@ class UsageQueue(ChargingQueue):
             self.chooses = False
         raise IndexError("nothing waits, or all that wait are held back")
 
-    def first(self) -> Any:
+    def first(self) -> Waiter | None:
         """The next one, or None if none waits, or all are held back (key). It stays so."""
         chosen = self._chosen
         if chosen is None or chosen not in self._lined:
@@ -240,8 +240,8 @@ class UsageQueue(ChargingQueue):
             self._chosen = chosen if chosen is None or chosen.has_section else None
         return chosen
 
-    def take(self) -> Any:
-        """Any request, or None: to empty the queue (key)."""
+    def take(self) -> Waiter | None:
+        """A request, or None: to empty the queue (key)."""
         self._chosen = None
         if (sweep := self._line_up(monotonic_ns())) is not None:
             self.discard(sweep)
@@ -255,7 +255,7 @@ class UsageQueue(ChargingQueue):
                 return item
         return None
 
-    def items(self) -> list[Any]:
+    def items(self) -> list[Waiter]:
         """All that wait, at one moment, oldest first. From any thread."""
         for _ in range(LOOKS_AT_A_MOVE):
             found = {*RunQueue.items(self)}
@@ -269,7 +269,7 @@ class UsageQueue(ChargingQueue):
         found.discard(_MARK)
         return sorted(found, key=_ticket_of)
 
-    def how_many(self, has_given_up: Callable[[Any], bool]) -> int:
+    def how_many(self, has_given_up: Callable[[Waiter], bool]) -> int:
         """How many wait."""
         return sum(not has_given_up(item) for item in self.items())
 
@@ -293,7 +293,7 @@ class UsageQueue(ChargingQueue):
 
     # --- for the key holder ----------------------------------------------------------------------
 
-    def _line_up(self, now: int) -> Sweep | None:
+    def _line_up(self, now: int) -> Waiter | None:
         """Move the arrivals into the lines of their shares.
 
         Stops at a thread that sweeps the arrivals, and returns that: it is to be served next.
@@ -306,7 +306,7 @@ class UsageQueue(ChargingQueue):
             raise
         return sweep
 
-    def _line_up_arrivals(self, now: int) -> Sweep | None:
+    def _line_up_arrivals(self, now: int) -> Waiter | None:
         moving = self._moving
         while moving or len(self) > self._marked:
             self._moves = 1
@@ -324,7 +324,7 @@ class UsageQueue(ChargingQueue):
                     deque.appendleft(self, item)
                     moving.clear()
                     self._moves = 0
-                    return item  # type: ignore[no-any-return]
+                    return item
                 self._join_line(item, now)
             moving.clear()
         self._moves = 0
@@ -343,7 +343,7 @@ class UsageQueue(ChargingQueue):
                 put_in_any_case(deque.append, self, _MARK)
             self._marked = 1
 
-    def _join_line(self, item: Any, now: int) -> None:
+    def _join_line(self, item: Waiter, now: int) -> None:
         account = self.ledger.find(item.share)
         line = account.queue
         if line.is_half_empty():
@@ -365,7 +365,7 @@ class UsageQueue(ChargingQueue):
             self._lined.discard(item)
             line.give_up(item)
 
-    def _choose(self, now: int) -> Any:
+    def _choose(self, now: int) -> Waiter | None:
         self._held = False
         if (sweep := self._line_up(now)) is not None:
             return sweep
@@ -419,9 +419,9 @@ class UsageQueue(ChargingQueue):
         line = account.queue
         return bool(line) and (not line.given_up or self._first_of(account) is not None)
 
-    def _first_of(self, account: Account) -> Any:
+    def _first_of(self, account: Account) -> Waiter | None:
         """The oldest that waits of a share, or None."""
-        line = account.queue
+        line: WaitQueue[Waiter] = account.queue
         while (item := line.first()) is not None:
             if item in self._lined:
                 return item
@@ -455,5 +455,5 @@ class UsageQueue(ChargingQueue):
         return True
 
 
-def _ticket_of(item: Any) -> int:
-    return item.ticket  # type: ignore[no-any-return]
+def _ticket_of(item: Waiter) -> int:
+    return item.ticket
