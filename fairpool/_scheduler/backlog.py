@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from fairpool._core.here import here
 from fairpool._core.signals import get
 from fairpool._scheduler.blocking import blocked
-from fairpool._scheduler.roles import Host
+from fairpool._scheduler.intake import Intake
 
 __all__ = ["Backlog"]
 
@@ -25,7 +25,7 @@ class Backlog:
         self._limit = limit
         self._permits: SimpleQueue[bool] = SimpleQueue()
 
-    def enter(self, scheduler: Host) -> Backlog | None:
+    def enter(self, scheduler: Intake) -> Backlog | None:
         """Take a permit for a task, waiting for one if there is none; return who gets it back."""
         if next(self._fresh) < self._limit:  # unique count
             return self

@@ -22,7 +22,8 @@ from fairpool._core.room import SHORT_OF_ROOM, need_stack
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import PRESENT, Token
 from fairpool._locks.owners import KeyLoan
-from fairpool._scheduler.roles import Host, Item
+from fairpool._scheduler.roles import Item
+from fairpool._scheduler.threads import Threads
 from fairpool._tasks.thread_wait import ThreadCallback
 
 __all__ = ["SlotWaiter", "blocked", "blocking"]
@@ -35,7 +36,7 @@ class SlotOwner(Protocol):
     # blocked_since: when the outermost one began (ns)
     # blocked_time:  how long all waits took (ns)
 
-    scheduler: Host
+    scheduler: Threads
     item: Item | None
     has_slot: bool
     wait: blocked | None

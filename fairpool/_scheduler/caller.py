@@ -32,7 +32,7 @@ from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.adopted import AdoptedEvent
 from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.ctrl_c import is_called_by_user, may_be_cut_off, may_raise
-from fairpool._scheduler.roles import Host
+from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._scheduler.worker import Worker
 from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.state import is_final
@@ -66,7 +66,7 @@ class Caller(Worker):
     # gives_up:    whether it has come twice: this caller leaves, whatever its task does
     # outer_caller: the one that runs what has called this one, in another pool
 
-    def __init__(self, scheduler: Host, own: AnyTask | None) -> None:
+    def __init__(self, scheduler: LifeCycle, own: AnyTask | None) -> None:
         super().__init__(scheduler, None)
         self.queue = RunQueue()
         self.own = own
@@ -325,7 +325,7 @@ class LastCaller(Caller):
 
     __slots__ = ()
 
-    def __init__(self, scheduler: Host) -> None:
+    def __init__(self, scheduler: LifeCycle) -> None:
         super().__init__(scheduler, None)
 
     def is_done(self) -> bool:
@@ -342,7 +342,7 @@ class AwaitingCaller(Caller):
 
     __slots__ = ()
 
-    def __init__(self, scheduler: Host, awaited: AnyFuture, timeout: float | None) -> None:
+    def __init__(self, scheduler: LifeCycle, awaited: AnyFuture, timeout: float | None) -> None:
         super().__init__(scheduler, None)
         self.awaited = awaited
         self._deadline = None if timeout is None else monotonic() + timeout

@@ -26,7 +26,8 @@ from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic_ns
 from fairpool._core.types import AnyWorker, Runnable
 from fairpool._locks.combiner import Combiner
-from fairpool._scheduler.roles import Host, Item
+from fairpool._scheduler.lifecycle import LifeCycle
+from fairpool._scheduler.roles import Item
 from fairpool._tasks.request import Published
 
 __all__ = ["STEPS_BETWEEN_SCANS", "WorkFinder"]
@@ -102,7 +103,7 @@ class WorkFinder:
         "steps",
     )
 
-    def __init__(self, scheduler: Host) -> None:
+    def __init__(self, scheduler: LifeCycle) -> None:
         self.scheduler = scheduler
         self.queue = _NO_QUEUE
         self.published: list[Published] = []  # continuations, lowest ticket first
@@ -180,7 +181,7 @@ class WorkFinder:
         return injector.take() if injector else None
 
     def _steal(self) -> Runnable | None:
-        workers: list[WorkFinder] = self.scheduler.workers
+        workers = self.scheduler.workers
         count = len(workers)
         start = int(random() * count)
         for i in range(count):
@@ -280,11 +281,10 @@ class WorkFinder:
 
     def _take_service(self) -> Combiner | None:
         """A lock whose home worker does not come to serve it."""
-        workers: list[WorkFinder] = self.scheduler.workers.copy()
-        for worker in workers:
+        for worker in self.scheduler.workers.copy():
             home_queue = worker.home_queue
             if home_queue and (lock := home_queue.take()) is not None:
-                if worker is self or self.may_stand_in(lock):
+                if home_queue is self.home_queue or self.may_stand_in(lock):
                     return lock
                 home_queue.appendleft(lock)  # parking: enqueue
                 # It was in no queue for a moment: its home worker may have parked, or ended.

@@ -9,7 +9,7 @@ from fairpool._core.foreign import is_a
 from fairpool._core.threads import monotonic_ns
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.caller import Caller
-from fairpool._scheduler.roles import Host
+from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._tasks.request import Published
 
 __all__ = ["Helper"]
@@ -36,7 +36,7 @@ class Helper(Caller):
 
     stays = False
 
-    def __init__(self, scheduler: Host, waiter: ThreadWaiter) -> None:
+    def __init__(self, scheduler: LifeCycle, waiter: ThreadWaiter) -> None:
         super().__init__(scheduler, None)
         self._waiter = waiter
         self.published = _NeverEmpty()

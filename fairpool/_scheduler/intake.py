@@ -15,7 +15,7 @@ from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
 from fairpool._core.types import AnyCoroutine, Function, Runnable
 from fairpool._scheduler.queues import no_lock
-from fairpool._scheduler.roles import Unstarted
+from fairpool._scheduler.roles import PoolWorker, Unstarted
 from fairpool._scheduler.threads import Threads
 from fairpool._tasks.chain import LINK, Handler, Link
 from fairpool._tasks.future import AnyFuture
@@ -36,7 +36,7 @@ class Intake(Threads):
 
     def put(self, task: Unstarted) -> None:
         """Queue a task, or a gather; raise if it will not be run."""
-        worker = here.worker
+        worker: PoolWorker | None = here.worker
         if self.shares and (principal := self.principal_of(task)) is not None:
             principal.append(task)  # parking: enqueue
         elif worker is not None and worker.scheduler is self:
@@ -138,7 +138,7 @@ class Intake(Threads):
 
     def resume(self, item: Runnable) -> None:
         """Queue a continuation, or a task that has been accepted before. From any thread."""
-        worker = here.worker
+        worker: PoolWorker | None = here.worker
         if self.shares and (principal := self.principal_of(item)) is not None:
             principal.append(item)
         elif worker is not None and worker.scheduler is self:

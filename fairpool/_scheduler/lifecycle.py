@@ -18,7 +18,6 @@ from fairpool._core.types import Function, Runnable
 from fairpool._locks.combiner import Combiner
 from fairpool._scheduler.backlog import Backlog
 from fairpool._scheduler.blocking import blocked
-from fairpool._scheduler.caller import LastCaller
 from fairpool._scheduler.generators import Generators
 from fairpool._scheduler.roles import Unstarted
 from fairpool._tasks.chain import Closing, Link
@@ -190,7 +189,7 @@ class LifeCycle(Generators):
                 # Accepted by a `put` that has not come to its `notify`, or suspended: it is run to
                 # its end before this returns.
                 if not self.max_workers:
-                    LastCaller(self).run()
+                    self.run_what_is_left()
                     continue
                 try:
                     self.parking.notify()
@@ -223,6 +222,10 @@ class LifeCycle(Generators):
                 with blocked("threads", self, lends_key=True):  # in a worker of another pool
                     worker.join()
                 self.forget_thread(worker)
+
+    def run_what_is_left(self) -> None:
+        """Work for a pool without threads until it is over."""
+        raise NotImplementedError
 
     # --- fork ------------------------------------------------------------------------------------
 

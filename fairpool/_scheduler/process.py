@@ -14,7 +14,6 @@ from fairpool._core.threads import (
     new_thread,
     yield_cpu,
 )
-from fairpool._scheduler.caller import LastCaller
 from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._scheduler.worker import Worker
 
@@ -78,7 +77,7 @@ def _close_all() -> None:
         scheduler.cancel_all(closings=True)
     for scheduler in live():
         if not scheduler.max_workers and not scheduler.is_over():
-            LastCaller(scheduler).run()  # nobody else will
+            scheduler.run_what_is_left()  # nobody else will
 
 
 def _before_collection() -> None:

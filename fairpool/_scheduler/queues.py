@@ -14,7 +14,7 @@ from fairpool._core.runqueue import RunQueue
 from fairpool._core.types import Runnable
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.host import LockEntry
-from fairpool._scheduler.worker import Worker
+from fairpool._scheduler.roles import PoolWorker
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
 
@@ -50,7 +50,7 @@ class Queues:
         self.displaced: RunQueue[Runnable] = RunQueue()
         # The running mean of the continuations of critical sections (ns); 0: none was looked at.
         self.mean_continuation = 0
-        self.workers: list[Worker] = []
+        self.workers: list[PoolWorker] = []
         self.locks: set[LockEntry] = set()  # all of them
         # Those of them that somebody is in, or waits for, and some that are just out of use: what
         # looks whether there are such looks only at these. See `KeyedLock.take_unused_key`.

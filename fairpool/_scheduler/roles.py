@@ -1,25 +1,23 @@
-"""What the parts of this room ask of one another where an import would close a circle.
+"""What the parts of this room know of one another where an import would close a circle.
 
-A worker calls its scheduler, and the scheduler makes workers. So a worker knows the scheduler by
-these roles only; `Scheduler` plays all of them.
+A worker calls its scheduler, and the scheduler makes workers. So the modules of the scheduler
+(`queues` to `lifecycle`) stand below those of the worker, and know a worker as a `PoolWorker`.
 """
 
 from __future__ import annotations
 
 from typing import Protocol, TypeAlias
 
-from fairpool._core.accounts import Principal, Shares
-from fairpool._core.park import Parking
 from fairpool._core.runqueue import RunQueue
-from fairpool._core.types import AnyGenerator, AnyWorker, Runnable
+from fairpool._core.threads import Event, Thread
+from fairpool._core.types import Runnable
 from fairpool._locks.combiner import Combiner
-from fairpool._locks.host import LockEntry
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
-from fairpool._tasks.host import Pool
+from fairpool._tasks.request import Published
 from fairpool._tasks.task import AnyTask
 
-__all__ = ["Host", "Item", "Unstarted"]
+__all__ = ["Item", "PoolWorker", "Unstarted"]
 
 # What a worker runs, for a look at what that is.
 Item: TypeAlias = AnyTask | Continuation | Gather | Combiner
@@ -33,83 +31,24 @@ class Unstarted(Runnable, Protocol):
     def abandon(self, error: BaseException) -> None: ...
 
 
-class Sources(Protocol):
-    """Where work lies, and the calls that tell workers of it."""
+class PoolWorker(Protocol):
+    """A worker, as the scheduler sees it: a `Worker`, whose attributes say more."""
 
-    injector: RunQueue[Runnable]
-    displaced: RunQueue[Runnable]
-    workers: list[AnyWorker]
-    locks: set[LockEntry]
-    shares: Shares
-
-    def principal_of(self, item: Runnable) -> Principal | None: ...
-
-    def has_work(self) -> bool: ...
-
-    def notify(self) -> None: ...
-
-    def notify_if_free(self) -> None: ...
-
-    def notify_if_work(self) -> None: ...
-
-    def note_continuation(self, time: int) -> None: ...
-
-
-class Slots(Protocol):
-    """How many workers may run, search or exist, and what they may do on top of a task."""
-
-    max_workers: int
-    slot_count: int
-    parking: Parking
-    searching: set[object]
-    locks_in_use: set[LockEntry]
-
-    def may_start(self) -> bool: ...
-
-    def is_in_section(self, task: object) -> bool: ...
-
-    def distrust_searchers(self) -> None: ...
-
-    def warn_once(self, message: str) -> None: ...
-
-
-class Life(Protocol):
-    """How a pool thread begins and ends."""
-
-    idle_timeout: float
-    exited_workers: RunQueue[AnyWorker]
+    queue: RunQueue[Runnable]
+    home_queue: RunQueue[Combiner]
+    published: list[Published]
+    item: Item | None
+    exited: bool
+    ended: Event
+    thread: Thread
 
     @property
-    def has_initializer(self) -> bool: ...
+    def scheduler(self) -> object: ...
 
-    def initialize(self) -> bool: ...
+    def claim_start(self) -> bool: ...
 
-    def is_ending(self) -> bool: ...
+    def withdraw(self) -> None: ...
 
-    def is_over(self) -> bool: ...
+    def give_back(self) -> None: ...
 
-    def is_waiting_to_close(self) -> bool: ...
-
-    def watch_generator(self, generator: AnyGenerator) -> None: ...
-
-    def close_generator(self, generator: AnyGenerator) -> None: ...
-
-
-class Joined(Protocol):
-    """How callers come and go."""
-
-    threads: list[AnyWorker]
-
-    def is_closed(self) -> bool: ...
-
-    def closed_error(self) -> Exception: ...
-
-    def caller_joins(self) -> None: ...
-
-    def caller_leaves(self) -> None: ...
-
-    def forget_thread(self, worker: AnyWorker) -> None: ...
-
-
-class Host(Sources, Slots, Life, Joined, Pool, Protocol):
-    """The scheduler, as a worker sees it."""
+    def join(self) -> None: ...

@@ -16,6 +16,7 @@ from weakref import ref
 from fairpool._core.threads import cpu_count
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.backlog import Backlog
+from fairpool._scheduler.caller import LastCaller
 from fairpool._scheduler.helper import Helper
 from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._scheduler.process import exiting, live_entries
@@ -29,6 +30,8 @@ class Scheduler(LifeCycle):
     """The queues, the workers and the state of one pool."""
 
     __slots__ = ("__weakref__", "helper_candidates", "lends")
+
+    workers: list[Worker]  # type: ignore[assignment]  # all that `_make_worker` makes, and callers
 
     def __init__(
         self,
@@ -66,6 +69,10 @@ class Scheduler(LifeCycle):
 
     def _make_worker(self, name: str) -> Worker:
         return Worker(self, name)
+
+    def run_what_is_left(self) -> None:
+        """As that of `LifeCycle`."""
+        LastCaller(self).run()
 
     def lend(self, waiter: ThreadWaiter) -> None:
         """The calling thread, which waits with this waiter, was recruited: let it help."""

@@ -22,7 +22,7 @@ from fairpool._core.timer import Timers
 from fairpool._core.token import PRESENT, Token
 from fairpool._scheduler.adopted import adopt
 from fairpool._scheduler.queues import Queues
-from fairpool._scheduler.worker import Worker
+from fairpool._scheduler.roles import PoolWorker
 
 __all__ = ["Threads"]
 
@@ -66,9 +66,9 @@ class Threads(Queues):
     def _reset(self) -> None:
         super()._reset()
         self._numbers = count()
-        self.threads: list[Worker] = []  # all workers whose threads may not have ended yet
+        self.threads: list[PoolWorker] = []  # all workers whose threads may not have ended yet
         # Those of them that have left their loop.
-        self.exited_workers: RunQueue[Worker] = RunQueue()
+        self.exited_workers: RunQueue[PoolWorker] = RunQueue()
         self.parking = Parking(self.slot_count, self._start_worker, self._overlooks_server)
         self.free_slots = self.parking.free_slots  # at hand for the quick look of every submission
         self.searching = self.parking.searching
@@ -78,7 +78,7 @@ class Threads(Queues):
     def _make_timers(self) -> Timers:
         return Timers(f"{self._prefix}_timer", self.idle_timeout)
 
-    def _nobody_searches(self, worker: Worker | None) -> bool:
+    def _nobody_searches(self, worker: PoolWorker | None) -> bool:
         """As a plain `not searching`, without `worker`, the calling one: see "Foreign code"."""
         if worker is not None and worker.item is None:
             worker.withdraw()
@@ -107,7 +107,7 @@ class Threads(Queues):
         except MemoryError:
             start_new_thread(self.notify_if_work, ())
 
-    def notify_or_abandon(self, target: Worker | None = None) -> None:
+    def notify_or_abandon(self, target: PoolWorker | None = None) -> None:
         """As `notify_if_free`; what is queued ends where there is no worker to be had.
 
         `target`: where it was queued. That one may have looked for the last time before.
@@ -135,7 +135,7 @@ class Threads(Queues):
 
     adopt = staticmethod(adopt)
 
-    def _make_worker(self, name: str) -> Worker:
+    def _make_worker(self, name: str) -> PoolWorker:
         raise NotImplementedError
 
     def _abandon_queued(self, error: Exception) -> None:
@@ -223,7 +223,7 @@ class Threads(Queues):
             and any(lock.finds_server() for lock in self.pending_locks.copy())
         )
 
-    def forget_thread(self, worker: Worker) -> None:
+    def forget_thread(self, worker: PoolWorker) -> None:
         """The worker is no longer to be waited for."""
         strike_off(self.threads, worker)
 

@@ -25,7 +25,8 @@ from fairpool._locks.owners import KeyLoan
 from fairpool._scheduler.adopted import AdoptedEvent, adopt
 from fairpool._scheduler.blocking import SlotWaiter, blocked
 from fairpool._scheduler.find_work import WorkFinder
-from fairpool._scheduler.roles import Host, Item
+from fairpool._scheduler.lifecycle import LifeCycle
+from fairpool._scheduler.roles import Item
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.gather import FORKED_MAX, Fork, Gather
@@ -53,7 +54,7 @@ class WaitingWorker(WorkFinder):
         "wait",
     )
 
-    def __init__(self, scheduler: Host) -> None:
+    def __init__(self, scheduler: LifeCycle) -> None:
         super().__init__(scheduler)
         self.fn: Any = None  # the function, if `item` is a task
         self.forks: list[Fork] = []  # the tasks on this stack on top of which children are started

@@ -40,7 +40,7 @@ from fairpool._core.threads import (
 from fairpool._core.token import PRESENT, Token
 from fairpool._core.types import Runnable
 from fairpool._scheduler.find_work import STEPS_BETWEEN_SCANS
-from fairpool._scheduler.roles import Host
+from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._scheduler.waiting import WaitingWorker
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
@@ -92,7 +92,7 @@ class Worker(WaitingWorker):
     # Whether it is there for long enough to be the home of a lock: see `Helper`.
     stays = True
 
-    def __init__(self, scheduler: Host, name: str | None) -> None:
+    def __init__(self, scheduler: LifeCycle, name: str | None) -> None:
         super().__init__(scheduler)
         self.ready = Once()  # what the door of a lock is to a task that enters at once
         self.parker = Parker()
