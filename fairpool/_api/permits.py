@@ -64,17 +64,18 @@ class Permits(WaitList):
                 return False
         return self._pop()
 
-    def give(self) -> None:
-        """Give a permit back, or add one."""
+    def give(self) -> bool:
+        """Give a permit back, or add one; False if it is refused: see `BoundedPermits`."""
         try:
             self.free.append(None)  # change
         except MemoryError:
             start_new_thread(self.give, ())
-            return
+            return True
         try:
             self.serve()  # wake
         except SHORT_OF_ROOM:
             start_new_thread(self.serve, ())
+        return True
 
     def reclaim(self) -> None:
         self.give()
@@ -132,12 +133,8 @@ class BoundedPermits(Permits):
             return
         self.free.append(None)
 
-    def give(self) -> None:
-        """As `Permits.give`, unless another task has released the permit."""
-        self.give_back()
-
-    def give_back(self) -> bool:
-        """Give a permit back; False if none is taken."""
+    def give(self) -> bool:
+        """Give a permit back; False if none is taken: another task has released it, perhaps."""
         try:
             self._taken.pop()  # atomic: of two that give the last one back, one gets False
         except IndexError:

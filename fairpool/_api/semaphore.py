@@ -30,9 +30,11 @@ class Semaphore:
 
     __reduce_ex__ = stays_here("make a Semaphore in each process that needs one")
 
+    _kind = Permits
+
     def __init__(self, value: int = 1) -> None:
         check_int("value", value, least=0)
-        self._permits = Permits(value)
+        self._permits = self._kind(value)
 
     def __repr__(self) -> str:
         state = "locked" if self.locked() else "unlocked"
@@ -68,15 +70,11 @@ class BoundedSemaphore(Semaphore):
 
     __slots__ = ()
 
-    _permits: BoundedPermits
-
-    def __init__(self, value: int = 1) -> None:
-        super().__init__(value)
-        self._permits = BoundedPermits(value)
+    _kind = BoundedPermits
 
     def release(self) -> None:
         """As `Semaphore.release`. Raises ValueError if no permit is taken."""
-        if not self._permits.give_back():
+        if not self._permits.give():
             raise ValueError(
                 f"{self!r} was released more often than acquired: call release() once for each "
                 "acquire()"
