@@ -229,4 +229,5 @@ class Combiner(TaskEntry):
         link: CriticalLink[object] = CriticalLink()
         link.lock = self
         link.share = None  # that of its context, from when it is queued
-        return self.scheduler.link(source, on_result, on_error, (BaseException,), None, link)
+        self.scheduler.link(source, on_result, on_error, (BaseException,), None, link)
+        return link

@@ -106,11 +106,8 @@ class LockHelp(LockExit):
         waiting: list[Any] = self.queue.items()
         while waiting and len(waiting) * section >= least:
             waiter = waiting.pop()
-            if not waiter.helps:
-                continue
-            try:
-                parker = waiter.pop()  # joining: claim_helper
-            except IndexError:  # granted, given up or lent
+            # joining: claim_helper. None: it was granted, given up or lent.
+            if not waiter.helps or (parker := waiter.claim()) is None:
                 continue
             if scheduler.parking.take_slot(waiter):  # joining: take_slot
                 waiter.lent = True
@@ -142,11 +139,7 @@ class LockHelp(LockExit):
                 return True
             return False
         for waiter in reversed(waiting):
-            if not waiter.serves:
-                continue
-            try:
-                parker = waiter.pop()  # joining: claim_helper
-            except IndexError:
+            if not waiter.serves or (parker := waiter.claim()) is None:  # joining: claim_helper
                 continue
             if scheduler.take_out(self):  # joining: take_slot
                 waiter.assigned_lock = self

@@ -12,9 +12,7 @@ from fairpool._core.park import Parking
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import LockType, Thread
 from fairpool._core.timer import Timers
-from fairpool._core.types import AnyWorker, Function, Runnable
-from fairpool._tasks.chain import Link
-from fairpool._tasks.future import AnyFuture
+from fairpool._core.types import AnyWorker, Runnable
 from fairpool._tasks.host import ForkingPool, Worker
 from fairpool._tasks.request import Once, Published
 from fairpool._tasks.task import AnyTask
@@ -26,8 +24,6 @@ __all__ = [
     "LockHost",
     "LockWorker",
     "PassWorker",
-    "Registry",
-    "ServingHost",
     "TaskWorker",
 ]
 
@@ -38,12 +34,18 @@ AnyLock: TypeAlias = Any
 LockEntry: TypeAlias = Callable[[], AnyLock | None]
 
 
-class Registry(Protocol):
-    """Where the pool's locks are written down."""
+class LockHost(ForkingPool, Protocol):
+    """The scheduler, as a lock sees it; `HelpHost` (`helping.py`) is more of it."""
 
-    # locks_in_use: the locks that may have an owner or a waiter
-    # broken:       the error, where no worker will serve a lock any more
+    # locks_in_use:  the locks that may have an owner or a waiter
+    # pending_locks: locks that lie in a queue to be served, where the pool has no threads
+    # injector:      a lock in here is served by any worker
+    # broken:        the error, where no worker will serve a lock any more
+    max_workers: int
     locks_in_use: set[LockEntry]
+    pending_locks: set[AnyLock]
+    injector: RunQueue[Runnable]
+    parking: Parking
     timers: Timers
 
     @property
@@ -51,28 +53,6 @@ class Registry(Protocol):
 
     def forget_lock(self, entry: LockEntry, /) -> None:
         """A lock has gone."""
-
-    def link(
-        self,
-        source: AnyFuture,
-        on_result: Function | None,
-        on_error: Function | None,
-        types: tuple[type[BaseException], ...],
-        in_any_case: Function | None,
-        link: Link[object] | None = None,
-    ) -> AnyFuture:
-        """As `Pool.link`; `link` is made a link of `source`."""
-
-
-class ServingHost(Protocol):
-    """By whom a lock is served, and which workers are told of it."""
-
-    # pending_locks: locks that lie in a queue to be served, where the pool has no threads
-    # injector:      a lock in here is served by any worker
-    max_workers: int
-    pending_locks: set[AnyLock]
-    injector: RunQueue[Runnable]
-    parking: Parking
 
     def notify(self) -> None:
         """Wake a worker, if a slot is free and none searches."""
@@ -82,10 +62,6 @@ class ServingHost(Protocol):
 
     def notify_or_abandon(self, target: AnyWorker | None = None, /) -> None:
         """The same, for a lock that was put into a queue: `target`'s, or the injector."""
-
-
-class LockHost(Registry, ServingHost, ForkingPool, Protocol):
-    """The scheduler, as a lock sees it; `HelpHost` (`helping.py`) is more of it."""
 
 
 class Loan(Protocol):

@@ -15,7 +15,7 @@ from fairpool._locks.helping import LockHelp
 from fairpool._locks.host import Loan, LockWorker
 from fairpool._locks.owners import Owner, ThreadOwner, current_owner
 from fairpool._locks.waiters import ThreadWaiter
-from fairpool._tasks.request import LockRequest
+from fairpool._tasks.request import Request
 
 __all__ = ["ThreadEntry"]
 
@@ -145,7 +145,7 @@ class ThreadEntry(LockHelp):
         else:
             worker.park_for(waiter.parker, timeout, self)
 
-    def _check_wait(self, task: Node, request: LockRequest) -> None:
+    def _check_wait(self, task: Node, request: ThreadWaiter | Request) -> None:
         """Raise `DeadlockError` if `task`, whose request is queued here, would wait for ever."""
         owner = self.owner
         # An owner that waits for nothing will leave: the usual case, and a quick look.

@@ -49,7 +49,7 @@ def end_item(lock: GrantedLock) -> None:
         worker.item = None
 
 
-class ThreadWaiter(LockRequest):
+class ThreadWaiter(LockRequest[LockType]):
     """A thread's request to enter: of a plain function, or of a thread that is no worker.
 
     It holds the lock on which its thread parks. Its claimer wakes the thread: to let it in, or to
@@ -99,13 +99,13 @@ class ThreadWaiter(LockRequest):
             parker = self.pop()  # combining: claim
         except IndexError:  # lent, or given up
             self.passed_over = True  # joining: mark_passed_over
-            try:
-                parker = self.pop()  # joining: claim_again
-            except IndexError:
+            again = self.claim()  # joining: claim_again
+            if again is None:
                 helper = self.helper
                 if helper is not None:
                     helper.leaving = True  # its turn has come; only an optimization
                 return False
+            parker = again
         worker: LockWorker | None = here.worker
         lock.owner = self.owner  # last: see `enter_blocking`
         if worker is not None and worker.item is lock:
@@ -173,7 +173,7 @@ class ExternalWaiter(Waiter, Future[None]):
         return self.lock._describe()
 
 
-class Sweep(LockRequest):
+class Sweep(LockRequest[bool]):
     """A thread that sweeps a lock's queue waits at the head of it: see `LockExit.sweep`."""
 
     __slots__ = ("taken",)
@@ -183,7 +183,7 @@ class Sweep(LockRequest):
     has_section = False
 
     def __init__(self) -> None:
-        self.append(None)
+        self.append(True)
         self.given_up = False
         self.ticket = 0
         self.share = None
@@ -191,18 +191,14 @@ class Sweep(LockRequest):
 
     def grant(self, lock: GrantedLock) -> bool:
         """Leave the key to the sweeping thread, which finds it there (`end`)."""
-        try:
-            self.pop()
-        except IndexError:
+        if self.claim() is None:
             return False
         end_item(lock)
         return True
 
     def end(self) -> bool:
         """It is over. False if the key was given to it meanwhile."""
-        try:
-            self.pop()
-        except IndexError:
+        if self.claim() is None:
             return False
         self.given_up = True
         return True

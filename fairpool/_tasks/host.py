@@ -47,8 +47,9 @@ class Pool(Protocol):
         on_error: Callable[[BaseException], object] | None,
         types: tuple[type[BaseException], ...],
         in_any_case: Callable[[], object] | None,
+        link: _Future | None = None,
     ) -> _Future:
-        """Make a link of `source`, a step of a chain."""
+        """Make a link of `source`, a step of a chain; or make `link` one."""
 
     def cancels(self, task: _Future) -> bool:
         """Whether it asks this one to end."""

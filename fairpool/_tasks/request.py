@@ -10,7 +10,7 @@ from asyncio import AbstractEventLoop, get_running_loop
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import ref
 
 from fairpool._core.accounts import CURRENT, Principal
@@ -35,6 +35,9 @@ __all__ = [
 
 # What a coroutine has yielded: None, a future, an object of this room, or anything at all.
 Yielded = Any
+
+
+T = TypeVar("T")
 
 
 class Once(tuple[Any, ...]):
@@ -174,8 +177,8 @@ class Waiter:
         return CURRENT.get()
 
 
-class LockRequest(Waiter, list[Any]):
-    """A request to enter a lock: holds what is to be woken, until somebody claims it with `pop`.
+class LockRequest(Waiter, list[T]):
+    """A request to enter a lock: holds what is to be woken, until somebody claims it.
 
     The combiner claims it to grant it. The waiter itself, or a cancellation, claims it to give it
     up. One that is empty was claimed.
@@ -210,11 +213,16 @@ class LockRequest(Waiter, list[Any]):
     def _describe(self) -> str:
         return self.lock._describe()
 
+    def claim(self) -> T | None:
+        """Take out what is to be woken; None if another thread has done so: `pop` decides."""
+        try:
+            return self.pop()
+        except IndexError:
+            return None
+
     def give_up(self) -> bool:
         """Claim it, and take it out of the queue; False if it was granted, or given up before."""
-        try:
-            self.pop()
-        except IndexError:
+        if self.claim() is None:
             return False
         self.given_up = True
         try:
@@ -227,7 +235,7 @@ class LockRequest(Waiter, list[Any]):
         return True
 
 
-class Request(LockRequest):
+class Request(LockRequest[Claimed]):
     """A task's request to enter: holds its continuation. The pass grants it (`Combiner.run`).
 
     Meanwhile nothing else can resume the task, because the continuation is not armed. A task waits
@@ -256,12 +264,7 @@ class Request(LockRequest):
         self.door = None
         return True
 
-    def claim_to_end(self) -> Claimed | None:
-        try:
-            claimed: Claimed = self.pop()
-        except IndexError:
-            return None
-        return claimed
+    claim_to_end = LockRequest.claim
 
 
 class Leave:

@@ -102,7 +102,7 @@ def members_of(protocol: type) -> set[str]:
 
 
 ROLES = {
-    "scheduler": [host.Registry, host.ServingHost, helping.HelpHost],
+    "scheduler": [host.LockHost, helping.HelpHost],
     "worker": [host.PassWorker, host.TaskWorker],
 }
 
