@@ -506,7 +506,7 @@ def test_group_of_a_closed_coroutine_does_not_wait() -> None:
 
 
 def test_group_that_is_about_to_finish_waits_for_a_task_that_was_just_added() -> None:
-    """`create_task` on a foreign thread comes between the look for children and B1."""
+    """`create_task` on a foreign thread comes between the look for children and `close`."""
     ended: list[None] = []
 
     async def late() -> None:

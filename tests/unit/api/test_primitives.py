@@ -534,7 +534,7 @@ def test_queue_shutdown_wakes_getters_and_immediate_drops_items(workers: int) ->
 
 
 def test_queue_put_that_meets_a_shutdown_keeps_its_item() -> None:
-    # P1, then the shutdown, then P2, with nobody who takes the item: `put` fails, nothing is left.
+    # `put_in`, the shutdown, `see_shut`, and nobody takes the item: `put` fails, nothing is left.
     queue: Queue[int] = Queue()
 
     class Ready(Permits):

@@ -570,7 +570,7 @@ def test_ticket_order(desk: Desk) -> None:
 
 @pytest.mark.parametrize("second", ["task", "acquire"])
 def test_nobody_overtakes_one_that_is_about_to_be_found(second: str, desk: Desk) -> None:
-    # As between M1 and M2: the key is free, and whoever released it has not looked again.
+    # As between `release_key` and `recheck`: the key is free, and nobody has looked again.
     inside = Inside()
     first, other = Party(desk, "section", inside), Party(desk, "task", inside)
     assert desk.lock.acquire(blocking=False)

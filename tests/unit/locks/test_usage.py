@@ -407,7 +407,7 @@ def test_a_timer_that_comes_when_the_key_is_held_loses_nothing(strict: Desk) -> 
     strict.armed[0][1].wake()
     assert strict.looks == 0
     strict.key.release()
-    assert strict.queue.holds_work()  # M2: whoever has released looks again
+    assert strict.queue.holds_work()  # recheck: the releaser looks again
     assert strict.serve() is None
     assert len(strict.armed) == 2
     assert not strict.queue.holds_work()
