@@ -13,7 +13,7 @@ from fairpool._api.waiting import wait_in
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name
 from fairpool._tasks.future import Future
-from fairpool._tasks.waitlist import WaitList
+from fairpool._tasks.waitlist import WaitList, wake
 
 __all__ = ["Event"]
 
@@ -38,6 +38,16 @@ class _Gate(WaitList):
     def open(self) -> None:
         self.is_open = True  # change
         self.serve_anyhow()  # wake
+
+    def _serve(self) -> None:
+        # It stays open, and no order is to be kept: any number of threads may wake the waiters. One
+        # that a sweeping thread has in hand is woken by that, which looks again when it is done.
+        if self.is_open:
+            for waiter in self.items():
+                wake(waiter, True)
+                self.discard(waiter)
+        elif self.given_up:
+            super()._serve()
 
 
 class Event:
