@@ -38,7 +38,7 @@ from fairpool._locks.host import LockHost, LockWorker
 from fairpool._locks.owners import Owner, current_owner, name_of_owner
 from fairpool._locks.statistics import Counters
 from fairpool._locks.waiters import end_item
-from fairpool._tasks.request import Claimed, Leave, Once, Waiter
+from fairpool._tasks.request import Leave, Once, Published, Waiter
 
 __all__ = ["KeyedLock"]
 
@@ -334,7 +334,7 @@ class KeyedLock:
 
         Waiters that need a worker are ended with the error; the others are let in.
         """
-        ended: list[Claimed] = []
+        ended: list[Published] = []
         while not self._grant_next(ended):
             self.key.release()  # combining: release_key
             if not (self.queue.holds_work() and self.key.acquire(False)):  # combining: recheck
@@ -342,7 +342,7 @@ class KeyedLock:
         for item in ended:  # with their callbacks, which may come here again
             item.abandon(error)
 
-    def _grant_next(self, ended: list[Claimed]) -> bool:
+    def _grant_next(self, ended: list[Published]) -> bool:
         """Give the key to the first that needs no worker; those before it go into the list."""
         while (item := self.queue.take()) is not None:
             if not item.needs_worker:

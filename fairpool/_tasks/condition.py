@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from fairpool._core.here import here
 from fairpool._core.room import need_stack
@@ -23,14 +22,8 @@ from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 __all__ = ["ConditionAdapter", "adapter_of"]
 
 
-class StdWaiter(Protocol):
-    """A waiter of `concurrent.futures._base`."""
-
-    def add_result(self, future: AnyCallbackFuture, /) -> None: ...
-
-    def add_exception(self, future: AnyCallbackFuture, /) -> None: ...
-
-    def add_cancelled(self, future: AnyCallbackFuture, /) -> None: ...
+# The method by which a waiter of `concurrent.futures._base` is told how a future has ended.
+TELL = {FINISHED: "add_result", FAILED: "add_exception", CANCELLED: "add_cancelled"}
 
 
 class ConditionAdapter:
@@ -44,7 +37,7 @@ class ConditionAdapter:
 
     def __init__(self, future: AnyCallbackFuture) -> None:
         self.condition = Condition(ConditionLock())  # type: ignore[arg-type]
-        self.heard: list[StdWaiter] = []  # the waiters that were told
+        self.heard: list[object] = []  # the waiters that were told
         self.waiters = StdWaiters(future)
         self.registered = False
         self.told = False
@@ -65,7 +58,7 @@ class ConditionAdapter:
                 return
             for waiter in self.waiters:
                 if waiter not in self.heard:
-                    tell(waiter, future)
+                    getattr(waiter, TELL[future._status])(future)  # type: ignore[index]  # it is final
                     self.heard.append(waiter)
             self.told = True
             self.heard.clear()  # no cycle is left behind
@@ -114,17 +107,7 @@ class ConditionLock:
         self.release()
 
 
-def tell(waiter: StdWaiter, future: AnyCallbackFuture) -> None:
-    """Tell a waiter of `concurrent.futures._base` that `future` is final."""
-    if future._status is FINISHED:
-        waiter.add_result(future)
-    elif future._status is FAILED:
-        waiter.add_exception(future)
-    else:
-        waiter.add_cancelled(future)
-
-
-class StdWaiters(list[StdWaiter]):
+class StdWaiters(list[object]):
     """`Future._waiters`. A worker that installs a waiter is about to wait: it must not starve."""
 
     __slots__ = ("future",)
@@ -132,7 +115,7 @@ class StdWaiters(list[StdWaiter]):
     def __init__(self, future: AnyCallbackFuture) -> None:
         self.future: AnyCallbackFuture | None = future
 
-    def append(self, waiter: StdWaiter) -> None:
+    def append(self, waiter: object) -> None:
         if self.future is not None:
             worker: Worker | None = here.worker
             host = self.future._pool if worker is None else worker

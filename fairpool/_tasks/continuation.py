@@ -101,10 +101,7 @@ class Continuation(Suspension):
 
     def suspended(self, request: Yielded, worker: Worker) -> Runnable | None:
         """A combiner has run a step, and this is what the coroutine has yielded. As `run`."""
-        if request is None:
-            worker.requeue(self)
-            return None
-        following = self.suspend(request, worker)
+        following = self if request is None else self.suspend(request, worker)
         if following is self:
             worker.requeue(self)
             return None

@@ -6,18 +6,20 @@ from any thread, a worker's by the thread of that worker. The Protocols of a loc
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sized
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from fairpool._core.park import Parking
+from fairpool._core.runqueue import RunQueue
 from fairpool._core.timer import Timers
+from fairpool._core.token import Latch
 from fairpool._core.types import AnyCoroutine, AnyGenerator, Runnable
 from fairpool._tasks.request import Lock
 
 __all__ = ["Coroutines", "ForkingPool", "ForkingWorker", "Pool", "Worker", "coroutines"]
 
-# The futures of this room stand on this module: a signature here cannot name their classes.
-_Future = Any
+# A class of this room: it stands on this module, so a signature here cannot name it.
+_Own = Any
 
 
 class Pool(Protocol):
@@ -26,32 +28,26 @@ class Pool(Protocol):
     # suspended:   the continuations of all coroutines that were suspended and have not ended
     # cancels_all: whether it asks them to end, and all that come; read after `suspended.add`
     # ending:      whether its workers end when `suspended` is empty
-    suspended: set[Any]
-
-    @property
-    def cancels_all(self) -> object: ...
-
-    @property
-    def ending(self) -> object: ...
-
-    @property
-    def timers(self) -> Timers: ...
+    suspended: set[_Own]
+    cancels_all: bool
+    ending: Latch
+    timers: Timers
 
     def resume(self, item: Runnable) -> None:
         """Queue a task or a continuation. Raises one of `SHORT_OF_ROOM` only if it did not."""
 
     def link(
         self,
-        source: _Future,
+        source: _Own,
         on_result: Callable[..., object] | None,
         on_error: Callable[[BaseException], object] | None,
         types: tuple[type[BaseException], ...],
         in_any_case: Callable[[], object] | None,
-        link: _Future | None = None,
-    ) -> _Future:
+        link: _Own | None = None,
+    ) -> _Own:
         """Make a link of `source`, a step of a chain; or make `link` one."""
 
-    def cancels(self, task: _Future) -> bool:
+    def cancels(self, task: _Own) -> bool:
         """Whether it asks this one to end."""
 
     def suspended_ended(self) -> None:
@@ -66,18 +62,15 @@ class Pool(Protocol):
     def distrust_searchers(self) -> None:
         """A wake-up takes long: see whether the worker that was woken is held up."""
 
-    def adopt(self, waiter: _Future, future: _Future) -> None:
+    def adopt(self, waiter: _Own, future: _Own) -> None:
         """Make a waiter of `concurrent.futures.wait` one that does not starve the pool."""
 
 
 class ForkingPool(Pool, Protocol):
     """A pool whose workers may start the children of a gather in an `await`."""
 
-    @property
-    def injector(self) -> Sized: ...
-
-    @property
-    def parking(self) -> Parking: ...
+    injector: RunQueue[Runnable]
+    parking: Parking
 
 
 class Worker(Protocol):
@@ -85,7 +78,7 @@ class Worker(Protocol):
 
     # item: what it runs: a task, a continuation, a gather, or the lock of a pass
     # fn:   the function or coroutine of that, or the number of a gather's child
-    item: Any
+    item: _Own
     fn: object
 
     @property
@@ -94,10 +87,10 @@ class Worker(Protocol):
     def requeue(self, item: Runnable) -> None:
         """Queue a task or a continuation, behind all that is queued."""
 
-    def wait_for(self, future: _Future, timeout: float | None) -> bool:
+    def wait_for(self, future: _Own, timeout: float | None) -> bool:
         """Wait without starving the pool; whether the future is final."""
 
-    def adopt(self, waiter: _Future, future: _Future) -> None:
+    def adopt(self, waiter: _Own, future: _Own) -> None:
         """As `Pool.adopt`, for a wait on the thread of this worker."""
 
 
@@ -107,7 +100,7 @@ class ForkingWorker(Worker, Protocol):
     # forks:      the tasks on its stack that have started children there
     # forked:     how many children it has started like this since its last scan
     # fork_until: when it stops (ns)
-    forks: list[Any]
+    forks: list[_Own]
     forked: int
     fork_until: int
 
@@ -133,10 +126,10 @@ class Coroutines(Protocol):
     They live above, because a compiled coroutine function makes no `types.CoroutineType`.
     """
 
-    def wait_for(self, future: _Future) -> AnyCoroutine:
+    def wait_for(self, future: _Own) -> AnyCoroutine:
         """Have the outcome of `future`, which may be another executor's."""
 
-    def pass_through(self, source: _Future, outcome: Awaitable[object]) -> AnyCoroutine:
+    def pass_through(self, source: _Own, outcome: Awaitable[object]) -> AnyCoroutine:
         """Wait for `outcome`, which may be a coroutine, and then have the outcome of `source`."""
 
     def close_generators(self, generators: Iterable[AnyGenerator]) -> AnyCoroutine:

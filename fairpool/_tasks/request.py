@@ -7,7 +7,6 @@ are in `_locks/waiters.py`. Protocol and proof: `docs/protocols/combining.md`.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
-from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -15,6 +14,7 @@ from weakref import ref
 
 from fairpool._core.accounts import CURRENT, Principal
 from fairpool._core.room import SHORT_OF_ROOM
+from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import start_new_thread
 from fairpool._core.types import AnyWorker, Runnable
 from fairpool._core.waitgraph import Node
@@ -47,13 +47,6 @@ class Once(tuple[Any, ...]):
     __await__: ClassVar[Callable[[Once], Generator[object, None, None]]] = tuple.__iter__  # type: ignore[assignment]
 
 
-class Claimed(Protocol):
-    """A task that was claimed in a lock's queue to end it; or its continuation."""
-
-    def abandon(self, error: BaseException) -> None:
-        """End the task with an error."""
-
-
 class Published(Runnable, Protocol):
     """What follows a critical section: the rest of its task, or what has waited for that."""
 
@@ -70,11 +63,8 @@ class Published(Runnable, Protocol):
 class Samples(Protocol):
     """How long continuations took (ns) of a combiner's own sections, and of those of others."""
 
-    @property
-    def own(self) -> deque[int]: ...
-
-    @property
-    def others(self) -> deque[int]: ...
+    own: RunQueue[int]
+    others: RunQueue[int]
 
 
 class GrantedLock(Protocol):
@@ -165,7 +155,7 @@ class Waiter:
         """Whether it will not be let in any more."""
         raise NotImplementedError
 
-    def claim_to_end(self) -> Claimed | None:
+    def claim_to_end(self) -> Published | None:
         """Claim it to end its task, because no worker is there: that, or None if it has given up.
 
         Only for one that needs a worker.
@@ -200,7 +190,6 @@ class LockRequest(Waiter, list[T]):
     # For the search for cycles of waits: see `_core.waitgraph`.
     has_sources = True
     _pool = None
-    holds_continuation = False
     relation = " held by "  # of the lock, which it describes, to its source
 
     def sources(self) -> tuple[Node, ...]:
@@ -235,7 +224,7 @@ class LockRequest(Waiter, list[T]):
         return True
 
 
-class Request(LockRequest[Claimed]):
+class Request(LockRequest[Published]):
     """A task's request to enter: holds its continuation. The pass grants it (`Combiner.run`).
 
     Meanwhile nothing else can resume the task, because the continuation is not armed. A task waits
@@ -251,7 +240,6 @@ class Request(LockRequest[Claimed]):
     # door: what `async with` awaits, to yield this; None once it was given up. Written by its
     #       claimer, before the continuation can be anywhere else.
 
-    holds_continuation = True
     needs_worker = True
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from fairpool._tasks.continuation import Continuation, suspend_first
 from fairpool._tasks.coroutines import HELD_BY_LOCAL, claim_coroutine, is_coroutine
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.host import Worker
-from fairpool._tasks.request import LockOfWaiter
+from fairpool._tasks.request import LockOfWaiter, Request
 from fairpool._tasks.settling import claim, put_back, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Call, Status, call_of
 from fairpool._tasks.step import fail_step, take_next
@@ -209,17 +209,15 @@ class Task(CancellableTask[T]):
 
     def sources(self) -> tuple[Node, ...]:
         """The request with which its suspended coroutine waits for a lock."""
-        coroutine_state = getattr(self, "_coroutine_state", None)
-        request = getattr(coroutine_state, "awaited", None)
-        return (request,) if getattr(request, "holds_continuation", False) and request else ()
+        request = self.awaited
+        return (request,) if type(request) is Request and request else ()
 
     def waits_at(self, awaited: object) -> str:
-        coroutine_state: Any = getattr(self, "_coroutine_state", None)
-        waits_for = getattr(coroutine_state, "awaited", None)
+        waits_for = self.awaited
         if waits_for is None or (awaited is not None and waits_for is not awaited):
             return ""
         # It is suspended there, and stays so in a cycle: its frames may be looked at.
-        return place_of(coroutine_state.coroutine)
+        return place_of(getattr(self._coroutine_state, "coroutine", None))
 
 
 # Where the type of the result does not matter.
