@@ -1161,7 +1161,7 @@ def waiting_thread_comes_late() -> None:
         assert contest.sections == 6
 
 
-def lender_is_busy_when_its_turn_comes() -> None:
+def helper_is_busy_when_its_turn_comes() -> None:
     """What a helper runs takes its time: it is passed over, and has its turn all the same."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
@@ -1171,7 +1171,7 @@ def lender_is_busy_when_its_turn_comes() -> None:
         assert contest.sections == 6
 
 
-def lender_runs_what_needs_the_lock() -> None:
+def helper_runs_what_needs_the_lock() -> None:
     """What a helper runs waits, with the same stack, for the lock that the helper waits for."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
@@ -1184,7 +1184,7 @@ def lender_runs_what_needs_the_lock() -> None:
         assert contest.sections == 5
 
 
-def lender_runs_what_waits_for_others() -> None:
+def helper_runs_what_waits_for_others() -> None:
     """What a helper runs waits for another coroutine, and the only caller may be gone."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
@@ -1200,7 +1200,7 @@ def lender_runs_what_waits_for_others() -> None:
         assert contest.sections == 3
 
 
-def step_raises_on_a_lender() -> None:
+def step_raises_on_a_helper() -> None:
     """What a helper runs raises: that is its own task's. So does a section of the helper's own."""
     with callers_of(2) as pool:
         contest = _Contest(pool)
@@ -1228,7 +1228,7 @@ def step_raises_on_a_lender() -> None:
         assert contest.sections == 4
 
 
-def lender_is_interrupted() -> None:
+def helper_is_interrupted() -> None:
     """Ctrl-C comes while a helper runs what is others': that is not cut off, its wait is."""
     with callers_of(2) as pool:
         contest = _Contest(pool)

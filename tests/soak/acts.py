@@ -549,7 +549,7 @@ def act_shutdown(world: World, chance: Chance) -> None:
 def act_loop(world: World, chance: Chance) -> None:
     account = pick(world, chance)
 
-    async def guest() -> None:
+    async def external() -> None:
         async with asyncio.timeout(TIMEOUT), account.lock:
             account.enter(object())
             try:
@@ -559,8 +559,8 @@ def act_loop(world: World, chance: Chance) -> None:
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        one = asyncio.ensure_future(guest())
-        two = asyncio.ensure_future(guest())
+        one = asyncio.ensure_future(external())
+        two = asyncio.ensure_future(external())
         assert await loop.run_in_executor(world.pool, plain, 1) == 2
         assert await world.keep(world.pool.submit(naps, 1)) == 2
         if chance.randrange(2):

@@ -180,7 +180,7 @@ def queue_thread(pool: FairPool, lock: Any) -> Any:
     return outcome
 
 
-def queue_guest(pool: FairPool, lock: Any) -> Any:
+def queue_external_waiter(pool: FairPool, lock: Any) -> Any:
     outcome: Future[None] = Future()
 
     async def main() -> None:
@@ -203,7 +203,7 @@ QUEUED: list[Callable[[FairPool, Any], Any]] = [
     queue_task,
     queue_stack,
     queue_thread,
-    queue_guest,
+    queue_external_waiter,
 ]
 
 

@@ -156,7 +156,7 @@ class Inside:
 
 # --- all orders -----------------------------------------------------------------------------------
 
-WAYS = ("task", "holding task", "section", "coroutine section", "link", "stack", "guest")
+WAYS = ("task", "holding task", "section", "coroutine section", "link", "thread", "external")
 
 
 class Party:
@@ -185,11 +185,11 @@ class Party:
             source: Future[None] = Future()
             self.future = source.then(lambda _: self.section(), lock=lock)
             source.set_result(None)
-        elif self.way == "guest":
+        elif self.way == "external":
             self.future = self.hosted()
             self.poll()
         else:
-            assert self.way == "stack"
+            assert self.way == "thread"
             self.stay()
 
     # Ways in.
@@ -242,12 +242,12 @@ class Party:
     def stay(self) -> None:
         # By its parts: the thread that waits is no part of the protocol.
         self.owner = ThreadOwner(self.name)
-        self.wish = ThreadWaiter(self.desk.lock, 0, self.owner)
-        self.desk.lock.enqueue(self.wish)
+        self.waiter = ThreadWaiter(self.desk.lock, 0, self.owner)
+        self.desk.lock.enqueue(self.waiter)
         self.poll_stay()
 
     def poll_stay(self) -> None:
-        if self.outcome == "waits" and self.wish.parker.acquire(False):
+        if self.outcome == "waits" and self.waiter.parker.acquire(False):
             assert self.desk.lock.owner is self.owner
             self.section()
             self.desk.lock.end_section()
@@ -255,18 +255,18 @@ class Party:
     # What others do to it.
 
     def look(self) -> None:
-        if self.way == "guest" and self.future is not None:
+        if self.way == "external" and self.future is not None:
             self.poll()
-        elif self.way == "stack" and hasattr(self, "wish"):
+        elif self.way == "thread" and hasattr(self, "waiter"):
             self.poll_stay()
 
     def cancel(self) -> None:
-        if self.future is None and self.way != "stack":
+        if self.future is None and self.way != "thread":
             return
-        if self.way == "stack":
-            if hasattr(self, "wish") and self.outcome == "waits" and self.wish.give_up():
+        if self.way == "thread":
+            if hasattr(self, "waiter") and self.outcome == "waits" and self.waiter.give_up():
                 self.outcome = "gave up"
-        elif self.way == "guest":
+        elif self.way == "external":
             if self.outcome == "waits":
                 outer, here.worker = here.worker, None
                 try:
@@ -283,7 +283,7 @@ class Party:
             self.go_on.set_result(None)
 
     def finish(self) -> None:
-        if self.way == "guest" or self.way == "stack":
+        if self.way == "external" or self.way == "thread":
             assert self.outcome in ("served", "gave up")
         else:
             assert self.future.done(), f"{self.name} was forgotten"
@@ -322,7 +322,7 @@ def test_all_orders_of_ask_step_cancel_and_release(first: str, second: str, desk
             else:
                 getattr(parties[name], what)()
         for party in parties.values():
-            if party.future is None and not hasattr(party, "wish"):
+            if party.future is None and not hasattr(party, "waiter"):
                 party.ask()
         finish(desk, [*parties.values()], inside)
         outcomes[parties["second"].outcome] += 1
@@ -404,7 +404,7 @@ def test_one_comes_in_the_midst_of_a_leaving(held: str, coming: str, desk: Desk)
 
 
 @pytest.mark.parametrize("second", ["task", "section", "acquire"])
-@pytest.mark.parametrize("first", ["task", "section", "stack", "guest"])
+@pytest.mark.parametrize("first", ["task", "section", "thread", "external"])
 def test_nobody_overtakes_in_the_midst_of_a_leaving(first: str, second: str, desk: Desk) -> None:
     for moment in moments(shares=True):
         scene = Scene(desk, "holding task", first, "task" if second == "acquire" else second)
@@ -831,7 +831,7 @@ def ways_to_enter_twice(pool: FairPool, lock: Lock) -> dict[str, Callable[[], ob
             lock.shutdown()
 
     return {
-        "stack": stack,
+        "thread": stack,
         "task": task,
         "task, then stack": task_then_stack,
         "stack, then task": stack_then_task,
@@ -844,7 +844,7 @@ def ways_to_enter_twice(pool: FairPool, lock: Lock) -> dict[str, Callable[[], ob
 
 
 SELF_WAYS = (
-    "stack",
+    "thread",
     "task",
     "task, then stack",
     "stack, then task",
@@ -983,7 +983,7 @@ def test_a_thread_cannot_enter_twice() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-@pytest.mark.parametrize("kind", ["task", "stack", "mixed"])
+@pytest.mark.parametrize("kind", ["task", "thread", "mixed"])
 def test_a_cycle_of_locks_raises_in_one_member(make_pool: MakePool, kind: str, size: int) -> None:
     pool = make_pool(size)
     locks = [pool.lock(f"number {i}") for i in range(size)]
@@ -1001,7 +1001,7 @@ def test_a_cycle_of_locks_raises_in_one_member(make_pool: MakePool, kind: str, s
             async with locks[(i + 1) % size]:
                 return i
 
-    body = {"task": [task] * size, "stack": [stack] * size, "mixed": [task, stack] * size}[kind]
+    body = {"task": [task] * size, "thread": [stack] * size, "mixed": [task, stack] * size}[kind]
     futures: list[Any] = [pool.submit(body[i], i) for i in range(size)]
     errors = [future.exception(TIMEOUT) for future in futures]
     found = [error for error in errors if error is not None]
@@ -1314,11 +1314,11 @@ def test_a_stay_that_is_granted_as_its_time_is_over(make_pool: MakePool) -> None
 
         def stay(outcome: list[bool] = outcome, begin: threading.Event = begin) -> None:
             owner = current_owner()
-            wish = ThreadWaiter(lock, 0, owner)
-            lock.enqueue(wish)
+            waiter = ThreadWaiter(lock, 0, owner)
+            lock.enqueue(waiter)
             begin.set()
             go_on.wait(TIMEOUT)
-            if not lock._gave_up(wish):
+            if not lock._gave_up(waiter):
                 lock.release()
                 outcome.append(True)
 

@@ -545,14 +545,17 @@ def test_all_ways_in_are_charged_and_exclude_one_another(
             with lock:
                 section()
 
-    async def guest() -> None:
+    async def external() -> None:
         for _ in range(20):
             async with lock:
                 section()
                 await asyncio.sleep(0)
 
     futures = [share.submit(task) for share in shares] + [share.submit(stack) for share in shares]
-    threads = [threading.Thread(target=stack), threading.Thread(target=asyncio.run, args=[guest()])]
+    threads = [
+        threading.Thread(target=stack),
+        threading.Thread(target=asyncio.run, args=[external()]),
+    ]
     for thread in threads:
         thread.start()
     for future in futures:

@@ -1270,7 +1270,7 @@ def test_the_one_that_waits_longest_is_lent(make_pool: Callable[..., FairPool]) 
 
 
 @pytest.mark.usefixtures("two_processors")
-def test_lender_that_was_passed_over_goes_next(make_pool: Callable[..., FairPool]) -> None:
+def test_helper_that_was_passed_over_goes_next(make_pool: Callable[..., FairPool]) -> None:
     """It is busy when its turn comes. When it is free, it is before all that wait."""
     pool = make_pool(0)
     contest = Contest(pool)
@@ -1305,7 +1305,7 @@ def test_lender_that_was_passed_over_goes_next(make_pool: Callable[..., FairPool
 
 
 @pytest.mark.usefixtures("two_processors")
-def test_what_a_lender_runs_is_suspended_at_every_lock(make_pool: Callable[..., FairPool]) -> None:
+def test_what_a_helper_runs_is_suspended_at_every_lock(make_pool: Callable[..., FairPool]) -> None:
     """A coroutine that enters tiny sections for ever does not keep the helper for ever."""
     pool = make_pool(0)
     contest = Contest(pool)
@@ -1335,7 +1335,7 @@ def test_what_a_lender_runs_is_suspended_at_every_lock(make_pool: Callable[..., 
 
 
 @pytest.mark.usefixtures("two_processors")
-def test_what_a_lender_runs_raises(make_pool: Callable[..., FairPool]) -> None:
+def test_what_a_helper_runs_raises(make_pool: Callable[..., FairPool]) -> None:
     """It is the task's error, and the helper's section is its own."""
     pool = make_pool(0)
     contest = Contest(pool)
@@ -1409,7 +1409,7 @@ def test_ctrl_c_while_lent() -> None:
 
 
 @pytest.mark.usefixtures("two_processors")
-def test_fork_on_a_lender(make_pool: Callable[..., FairPool]) -> None:
+def test_fork_on_a_helper(make_pool: Callable[..., FairPool]) -> None:
     """In the child the helper's lock is in the parent; nothing hangs."""
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
