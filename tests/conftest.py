@@ -19,7 +19,8 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -44,6 +45,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         _watchdog.rest()
+
+
+# --- fixtures -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """An event for tasks to wait on; open at the end, so that a failure cannot hang."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 # --- the log --------------------------------------------------------------------------------------

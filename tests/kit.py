@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from functools import cached_property
 from typing import Any, TypeVar
 
-from fairpool import FairPool, Guarded, Lock
+from fairpool import FairPool, Guarded, Lock, yield_now
+from fairpool._core.here import here
+from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import cpu_count, yield_cpu
+from fairpool._scheduler.worker import Worker
 
 T = TypeVar("T")
 
 TIMEOUT = 60  # seconds; no test comes near it, unless what it waits for will never happen
 PATIENCE = 10  # the same, for what is expected to take microseconds
 LONG = 1000.0  # an idle time-out that does not wake a worker whose wake-up was lost
+
+WORKERS = 4  # of a pool in which threads meet
+# How long a test goes on that makes up programs; a minute at most.
+SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)
 
 
 class Mishap(Exception):
@@ -29,6 +39,27 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it has not come to that"
         yield_cpu()
+
+
+async def come_true(condition: Callable[[], object]) -> None:
+    """As `until`, in a task."""
+    while not condition():
+        await yield_now()
+
+
+def run_on(workers: int, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """The result of a coroutine function, run by a pool of its own."""
+    with FairPool(workers) as pool:
+        return pool.submit(main).result(TIMEOUT)
+
+
+def seeds() -> Iterator[int]:
+    """Numbers, for `SECONDS`."""
+    end = time.monotonic() + SECONDS
+    for seed in itertools.count():
+        if time.monotonic() > end:
+            return
+        yield seed
 
 
 def in_time(fn: Callable[[], T], seconds: float = PATIENCE) -> T:
@@ -98,3 +129,83 @@ def made_by(kind: type[threading.Thread]) -> Callable[..., threading.Thread]:
         return kind(target=target, name=name, daemon=daemon)
 
     return new_thread
+
+
+class Desk:
+    """A pool whose steps are run by the test, on workers without a thread."""
+
+    def __init__(self) -> None:
+        self.pool = FairPool(1)
+        self.scheduler = self.pool._scheduler
+        self.scheduler.parking.free_slots.clear()  # so nobody is ever notified
+        self.workers = [self._worker(i) for i in range(4)]
+        self.scheduler.workers.extend(self.workers)
+        self.depth = 0
+
+    def _worker(self, number: int) -> Worker:
+        worker = Worker(self.scheduler, f"by-hand-{number}")
+        worker.queue = RunQueue()
+        return worker
+
+    @cached_property
+    def lock(self) -> Lock:
+        """A lock of the pool's. Made when a test asks for it: with one, tasks do more."""
+        return self.pool.lock("it")
+
+    def queued(self) -> int:
+        """How much lies in the queues of tasks."""
+        return len(self.scheduler.injector) + sum(len(worker.queue) for worker in self.workers)
+
+    def take(self) -> Any:
+        """The next runnable thing, whichever queue it is in."""
+        for worker in self.workers:
+            if worker.published:
+                return worker.published.pop(0)
+        queues = [self.scheduler.injector, *(worker.queue for worker in self.workers)]
+        for queue in [*queues, *(worker.home_queue for worker in self.workers)]:
+            item = queue.take()
+            if item is not None:
+                return item
+        return None
+
+    def step(self) -> bool:
+        """Run the next runnable thing, as a worker would; False if there is none.
+
+        Within a step: on another worker, as if it came at this moment.
+        """
+        item = self.take()
+        if item is None:
+            return False
+        outer, worker = here.worker, self.workers[self.depth]
+        here.worker = worker
+        before = worker.item, worker.fn
+        self.depth += 1
+        try:
+            while item is not None:
+                following = item.run(worker)
+                if following is item:  # it has only yielded
+                    worker.queue.append(following)
+                    break
+                item = following
+        finally:
+            self.depth -= 1
+            here.worker = outer
+            worker.item, worker.fn = before
+            item = following = None  # the traceback of an error leads to this frame: no cycle
+        return True
+
+    def run(self) -> None:
+        """Run all that is runnable."""
+        for _ in range(10_000):
+            if not self.step():
+                return
+        raise AssertionError("no end of steps")
+
+    def close(self) -> None:
+        """End what is suspended, and the pool."""
+        for continuation in self.scheduler.suspended.copy():
+            continuation.task.interrupt()
+        self.run()
+        for worker in self.workers:
+            self.scheduler.workers.remove(worker)
+        self.pool.shutdown(wait=False, cancel_futures=True)

@@ -72,14 +72,6 @@ def fair(executor: Executor) -> FairPool | Lock:
     return executor
 
 
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """An event for tasks to wait on; open at the end, so that a failure cannot hang."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 @contextmanager
 def occupied(executor: Executor, count: int, gate: threading.Event) -> Iterator[list[Any]]:
     """`count` workers are busy inside of this, each with a task that waits for `gate`."""

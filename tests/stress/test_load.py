@@ -52,13 +52,6 @@ def told(what: str) -> Iterator[Callable[[], None]]:
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
-
-
 def occupy(pool: FairPool, gate: threading.Event, workers: int) -> None:
     """Have all workers busy until the gate opens."""
     arrived = threading.Barrier(workers + 1)

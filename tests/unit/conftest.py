@@ -1,4 +1,4 @@
-"""Fixtures of the unit tests: pools that are gone after the test, gates that open at its end."""
+"""Fixtures of the unit tests: pools that are gone after the test, pools without threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from kit import LONG
+from kit import LONG, Desk
 
 from fairpool import FairPool
 from fairpool._scheduler.scheduler import Scheduler
@@ -41,14 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """An event for tasks to wait on; open at the end, so that a failure cannot hang."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-@pytest.fixture
 def make_pool(gate: threading.Event) -> Iterator[Callable[..., FairPool]]:
     """FairPool, with a shutdown at the end of the test."""
     pools: list[FairPool] = []
@@ -62,6 +54,14 @@ def make_pool(gate: threading.Event) -> Iterator[Callable[..., FairPool]]:
     gate.set()
     for pool in pools:
         pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    """A pool whose steps are run by the test."""
+    desk = Desk()
+    yield desk
+    desk.close()
 
 
 @pytest.fixture

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
-from kit import TIMEOUT
+from kit import TIMEOUT, WORKERS, run_on, seeds
 
 import fairpool
 from fairpool import (
@@ -33,35 +31,7 @@ from fairpool._api.taskgroup import TaskGroup
 from fairpool._api.timeout import Timeout, timeout, timeout_at
 from fairpool._core.threads import monotonic
 
-WORKERS = 4
-SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)
 LONG = 3600.0  # a sleep that is always cut off
-
-Main = Callable[[], Coroutine[Any, Any, Any]]
-
-
-def run_on(workers: int, main: Main) -> Any:
-    with FairPool(workers) as pool:
-        return pool.submit(main).result(TIMEOUT)
-
-
-@pytest.fixture(params=[1, WORKERS])
-def workers(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
-def seeds() -> Iterator[int]:
-    end = time.monotonic() + SECONDS
-    for seed in itertools.count():
-        if time.monotonic() > end:
-            return
-        yield seed
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await yield_now()
 
 
 async def nothing_comes_later() -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kit import TIMEOUT
+from kit import TIMEOUT, WORKERS, come_true, run_on, seeds
 from unit.instructions import Places, moments
 
 from fairpool import CancelledError, FairPool, Future, create_task, gather, sleep, yield_now
@@ -29,31 +28,10 @@ from fairpool._api.semaphore import BoundedSemaphore, Semaphore
 from fairpool._core.accounts import Shares
 from fairpool._core.runqueue import RunQueue
 
-WORKERS = 4
-SECONDS = min(float(os.environ.get("FAIRPOOL_STRESS_SECONDS") or "1"), 60.0)
-
-Main = Callable[[], Coroutine[Any, Any, Any]]
-
-
-def run_on(workers: int, main: Main) -> Any:
-    with FairPool(workers) as pool:
-        return pool.submit(main).result(TIMEOUT)
-
-
-@pytest.fixture(params=[1, WORKERS])
-def workers(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
 
 async def settle() -> None:
     """Let all tasks of a pool with one worker go on until they wait."""
     for _ in range(20):
-        await yield_now()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
         await yield_now()
 
 
@@ -107,7 +85,7 @@ def test_event_cancelled_wait_leaves_the_event_alone(workers: int) -> None:
     async def main() -> None:
         event = Event()
         first, second = create_task(event.wait()), create_task(event.wait())
-        await until(lambda: event._gate.waiting() == 2)
+        await come_true(lambda: event._gate.waiting() == 2)
         first.cancel()
         assert await ending(first) == "cancelled"
         assert len(event._gate) == 1  # nothing is left behind
@@ -488,7 +466,7 @@ def test_queue_shutdown_lets_the_items_out_first(workers: int) -> None:
         queue.put_nowait(1)
         queue.put_nowait(2)
         putter = create_task(queue.put(3))
-        await until(lambda: "putters=1" in repr(queue))
+        await come_true(lambda: "putters=1" in repr(queue))
         queue.shutdown()
         assert await ending(putter) == "shut down"
         with pytest.raises(QueueShutDown):
@@ -512,7 +490,7 @@ def test_queue_shutdown_wakes_getters_and_immediate_drops_items(workers: int) ->
     async def main() -> None:
         queue: Queue[int] = Queue()
         getters = [create_task(queue.get()) for _ in range(3)]
-        await until(lambda: "getters=3" in repr(queue))
+        await come_true(lambda: "getters=3" in repr(queue))
         queue.shutdown()
         queue.shutdown()
         assert [await ending(task) for task in getters] == ["shut down"] * 3
@@ -565,18 +543,6 @@ def test_queue_arguments() -> None:
 
 
 # --- several threads ------------------------------------------------------------------------------
-
-
-def deadline() -> float:
-    return time.monotonic() + SECONDS
-
-
-def seeds() -> Iterator[int]:
-    end = deadline()
-    for seed in itertools.count():
-        if time.monotonic() > end:
-            return
-        yield seed
 
 
 async def cancel_some(tasks: list[Any], seed: int) -> None:
@@ -771,7 +737,7 @@ def test_sleeping_tasks_do_not_keep_a_permit() -> None:
                 await sleep(3600)
 
         holder = create_task(hold())
-        await until(semaphore.locked)
+        await come_true(semaphore.locked)
         holder.cancel()
         assert await ending(holder) == "cancelled"
         assert not semaphore.locked()

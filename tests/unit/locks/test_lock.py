@@ -15,12 +15,12 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from kit import LONG, TIMEOUT, Mishap, check_free, in_time, occupy
+from kit import LONG, TIMEOUT, Desk, Mishap, check_free, in_time, occupy
 from unit.instructions import moments
 
 import fairpool
@@ -36,7 +36,6 @@ from fairpool import (
     yield_now,
 )
 from fairpool._core.here import here
-from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import yield_cpu
 from fairpool._locks import combiner as combiner_module
 from fairpool._locks import exit as exit_module
@@ -45,90 +44,11 @@ from fairpool._locks import threads as threads_module
 from fairpool._locks.owners import ThreadOwner, current_owner
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._scheduler.find_work import MAX_CONSECUTIVE_ACQUIRES
-from fairpool._scheduler.worker import Worker
 from fairpool._tasks.request import Request
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED
 
 MakePool = Callable[..., FairPool]
-
-
-class Desk:
-    """A pool whose steps are run by the test, and one lock of it."""
-
-    def __init__(self) -> None:
-        self.pool = FairPool(1)
-        self.scheduler = self.pool._scheduler
-        self.scheduler.parking.free_slots.clear()  # so nobody is ever notified
-        self.workers = [self._worker(i) for i in range(4)]
-        self.scheduler.workers.extend(self.workers)
-        self.depth = 0
-        self.lock = self.pool.lock("it")
-
-    def _worker(self, number: int) -> Worker:
-        worker = Worker(self.scheduler, f"by-hand-{number}")
-        worker.queue = RunQueue()
-        return worker
-
-    def take(self) -> Any:
-        """The next runnable thing, whichever queue it is in."""
-        for worker in self.workers:
-            if worker.published:
-                return worker.published.pop(0)
-        queues = [self.scheduler.injector, *(worker.queue for worker in self.workers)]
-        for queue in [*queues, *(worker.home_queue for worker in self.workers)]:
-            item = queue.take()
-            if item is not None:
-                return item
-        return None
-
-    def step(self) -> bool:
-        """Run the next runnable thing, as a worker would; False if there is none.
-
-        Within a step: on another worker, as if it came at this moment.
-        """
-        item = self.take()
-        if item is None:
-            return False
-        outer, worker = here.worker, self.workers[self.depth]
-        here.worker = worker
-        before = worker.item, worker.fn
-        self.depth += 1
-        try:
-            while item is not None:
-                following = item.run(worker)
-                if following is item:  # it has only yielded
-                    worker.queue.append(following)
-                    break
-                item = following
-        finally:
-            self.depth -= 1
-            here.worker = outer
-            worker.item, worker.fn = before
-            item = following = None
-        return True
-
-    def run(self) -> None:
-        """Run all that is runnable."""
-        for _ in range(10_000):
-            if not self.step():
-                return
-        raise AssertionError("no end of steps")
-
-    def close(self) -> None:
-        for continuation in self.scheduler.suspended.copy():
-            continuation.task.interrupt()
-        self.run()
-        for worker in self.workers:
-            self.scheduler.workers.remove(worker)
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    yield desk
-    desk.close()
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ from fairpool._tasks.request import Request
 MILLISECOND = 1_000_000
 
 
-class Desk:
+class KeyHolder:
     """A queue without a lock: the test holds the key, and moves the clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, strict: bool = False) -> None:
@@ -89,37 +89,37 @@ class Desk:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(monkeypatch)
+def holder(monkeypatch: pytest.MonkeyPatch) -> KeyHolder:
+    return KeyHolder(monkeypatch)
 
 
 @pytest.fixture
-def strict(monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(monkeypatch, strict=True)
+def strict(monkeypatch: pytest.MonkeyPatch) -> KeyHolder:
+    return KeyHolder(monkeypatch, strict=True)
 
 
 # --- who is next ----------------------------------------------------------------------------------
 
 
-def test_the_share_that_has_used_least_is_first(desk: Desk) -> None:
+def test_the_share_that_has_used_least_is_first(holder: KeyHolder) -> None:
     for name in "aaabbb":
-        desk.ask(name)
+        holder.ask(name)
     order = ""
     for length in (10, 1, 1, 20, 1, 1):
-        order += desk.serve() or "-"
-        desk.use(length)
+        order += holder.serve() or "-"
+        holder.use(length)
     assert order == "abbbaa"
-    assert desk.serve() is None
-    assert (desk.used("a"), desk.used("b")) == (12, 22)
+    assert holder.serve() is None
+    assert (holder.used("a"), holder.used("b")) == (12, 22)
 
 
-def test_ties_are_broken_by_ticket(desk: Desk) -> None:
+def test_ties_are_broken_by_ticket(holder: KeyHolder) -> None:
     for name in "cabcab":
-        desk.ask(name)
+        holder.ask(name)
     order = ""
     for _ in range(6):
-        order += desk.serve() or "-"
-        desk.use(1)
+        order += holder.serve() or "-"
+        holder.use(1)
     assert order == "cabcab"
 
 
@@ -127,105 +127,105 @@ def test_ties_are_broken_by_ticket(desk: Desk) -> None:
 def test_what_one_share_has_used_of_a_lock_absorbs_nothing_of_others(
     monkeypatch: pytest.MonkeyPatch, strict: bool
 ) -> None:
-    desk = Desk(monkeypatch, strict)
-    desk.shares["a"] = Principal(None, "a", WEIGHT_MIN)
-    desk.ask("a")
-    assert desk.serve() == "a"
-    desk.use(20 * 60 * 1000)  # twenty minutes
+    holder = KeyHolder(monkeypatch, strict)
+    holder.shares["a"] = Principal(None, "a", WEIGHT_MIN)
+    holder.ask("a")
+    assert holder.serve() == "a"
+    holder.use(20 * 60 * 1000)  # twenty minutes
     served = ""
     for name in "bc" * 500:
-        desk.ask(name)
+        holder.ask(name)
     for _ in range(1000):
-        served += desk.serve() or "-"
-        desk.use(1e-4)  # 100 ns
+        served += holder.serve() or "-"
+        holder.use(1e-4)  # 100 ns
     assert served[:100] in ("bc" * 50, "cb" * 50)
 
 
-def test_usage_counts_by_weight(desk: Desk) -> None:
-    desk.share("a", 3)
+def test_usage_counts_by_weight(holder: KeyHolder) -> None:
+    holder.share("a", 3)
     for _ in range(400):
-        desk.ask("a")
-        desk.ask("b")
+        holder.ask("a")
+        holder.ask("b")
     for _ in range(400):
-        desk.serve()
-        desk.use(1)
-    assert (desk.used("a"), desk.used("b")) == (300, 100)
-    assert desk.queue.ledger.jain() == 1
+        holder.serve()
+        holder.use(1)
+    assert (holder.used("a"), holder.used("b")) == (300, 100)
+    assert holder.queue.ledger.jain() == 1
 
 
-def test_a_newcomer_starts_at_the_average(desk: Desk) -> None:
+def test_a_newcomer_starts_at_the_average(holder: KeyHolder) -> None:
     for _ in range(100):
-        desk.ask("a")
-        desk.ask("b")
+        holder.ask("a")
+        holder.ask("b")
     for _ in range(100):
-        desk.serve()
-        desk.use(1)
+        holder.serve()
+        holder.use(1)
     for _ in range(100):
-        desk.ask("c")
+        holder.ask("c")
     for _ in range(60):
-        desk.serve()
-        desk.use(1)
-    assert desk.used("c") == 20  # not 50, which it would need to draw level from zero
+        holder.serve()
+        holder.use(1)
+    assert holder.used("c") == 20  # not 50, which it would need to draw level from zero
 
 
-def test_work_without_a_share_is_one_of_them(desk: Desk) -> None:
+def test_work_without_a_share_is_one_of_them(holder: KeyHolder) -> None:
     for _ in range(4):
-        desk.ask("a")
-        desk.ask("b").share = None
+        holder.ask("a")
+        holder.ask("b").share = None
     for _ in range(4):
-        desk.queue.popleft()
-        desk.use(1)
-    assert desk.queue.ledger.usage() == {"a": 0.002, None: 0.002}
+        holder.queue.popleft()
+        holder.use(1)
+    assert holder.queue.ledger.usage() == {"a": 0.002, None: 0.002}
 
 
-def test_what_is_only_looked_at_is_not_charged_and_not_counted(desk: Desk) -> None:
-    one_ahead(desk)
-    served = desk.queue._served
-    last = desk.ask("a")
+def test_what_is_only_looked_at_is_not_charged_and_not_counted(holder: KeyHolder) -> None:
+    one_ahead(holder)
+    served = holder.queue._served
+    last = holder.ask("a")
     for _ in range(10 * PASSED_OVER_MAX):
-        assert desk.queue.first() is last
-        assert len(desk.queue.items()) == 1
-        desk.now += 1
-    assert desk.queue._served == served
-    desk.ask("b")
-    assert desk.serve() == "a"  # what was promised to it stays so
-    desk.use(1)
-    assert desk.used("a") == 101
-    assert desk.serve() == "b"
+        assert holder.queue.first() is last
+        assert len(holder.queue.items()) == 1
+        holder.now += 1
+    assert holder.queue._served == served
+    holder.ask("b")
+    assert holder.serve() == "a"  # what was promised to it stays so
+    holder.use(1)
+    assert holder.used("a") == 101
+    assert holder.serve() == "b"
 
 
-def one_ahead(desk: Desk, by: float = 100) -> None:
+def one_ahead(holder: KeyHolder, by: float = 100) -> None:
     """`a` and `b` have used the lock, `a` more than `b` by so much (in ms)."""
     for name, length in (("b", 1), ("a", by), ("b", 0)):
-        desk.ask(name)
-        assert desk.serve() == name
-        desk.use(length)
+        holder.ask(name)
+        assert holder.serve() == name
+        holder.use(length)
 
 
 # --- nobody is passed over for ever ---------------------------------------------------------------
 
 
-def test_one_that_is_far_ahead_is_served_all_the_same(desk: Desk) -> None:
-    one_ahead(desk, by=500)
-    desk.ask("a")
+def test_one_that_is_far_ahead_is_served_all_the_same(holder: KeyHolder) -> None:
+    one_ahead(holder, by=500)
+    holder.ask("a")
     order = ""
     for _ in range(2 * PASSED_OVER_MAX + 1):
-        desk.ask("b")
-        order += desk.serve() or "-"
-        desk.use(0.001)
+        holder.ask("b")
+        order += holder.serve() or "-"
+        holder.use(0.001)
     assert order == "b" * 2 * PASSED_OVER_MAX + "a"
 
 
-@pytest.mark.thread_unsafe(reason="the desk sets the clock")
-@pytest.mark.parametrize("kind", ["desk", "strict"])
+@pytest.mark.thread_unsafe(reason="the holder sets the clock")
+@pytest.mark.parametrize("kind", ["holder", "strict"])
 @pytest.mark.parametrize("seed", range(20))
 def test_the_wait_is_bounded(kind: str, seed: int, request: pytest.FixtureRequest) -> None:
     """Of random programs: the first of each share waits for no more sections than are proved."""
-    desk: Desk = request.getfixturevalue(kind)
+    holder: KeyHolder = request.getfixturevalue(kind)
     rng = random.Random(seed)
     names = "abcdefgh"[: rng.randint(2, 8)]
     for name in names:
-        desk.share(name, rng.choice([0.01, 1, 100]))
+        holder.share(name, rng.choice([0.01, 1, 100]))
     lengths = {name: rng.choice([0.001, 0.1, 50]) for name in names}
     waiting: dict[str, list[Request]] = {name: [] for name in names}
     first_since = dict.fromkeys(names, 0)
@@ -234,17 +234,17 @@ def test_the_wait_is_bounded(kind: str, seed: int, request: pytest.FixtureReques
         for name in rng.choices(names, k=rng.randint(0, 2)):
             if not waiting[name]:
                 first_since[name] = served
-            waiting[name].append(desk.ask(name))
+            waiting[name].append(holder.ask(name))
         if rng.random() < 0.1 and waiting[name := rng.choice(names)]:
             given_up = waiting[name].pop(rng.randrange(len(waiting[name])))
             given_up.clear()
-            desk.queue.give_up(given_up)
-        assert len(desk.queue.items()) == sum(map(len, waiting.values()))
+            holder.queue.give_up(given_up)
+        assert len(holder.queue.items()) == sum(map(len, waiting.values()))
         try:
-            item = desk.queue.popleft()
+            item = holder.queue.popleft()
         except IndexError:
-            assert desk.queue._strict or not len(desk.queue)
-            desk.now += HOLD_BACK
+            assert holder.queue._strict or not len(holder.queue)
+            holder.now += HOLD_BACK
             continue
         served += 1
         name = item.share.name
@@ -252,54 +252,54 @@ def test_the_wait_is_bounded(kind: str, seed: int, request: pytest.FixtureReques
         # The first look at a request comes before the section that follows it: one more.
         assert served - first_since[name] <= (PASSED_OVER_MAX + 1) * len(names) + 1
         first_since[name] = served
-        desk.use(lengths[name])
+        holder.use(lengths[name])
 
 
 # --- what is given up is out of the line ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("looked", ["not yet", "lined up", "chosen"])
-def test_a_request_that_is_given_up_is_out_of_the_line(desk: Desk, looked: str) -> None:
-    desk.ask("b")
-    request = desk.ask("a")
+def test_a_request_that_is_given_up_is_out_of_the_line(holder: KeyHolder, looked: str) -> None:
+    holder.ask("b")
+    request = holder.ask("a")
     if looked == "lined up":
-        assert desk.serve() == "b"
+        assert holder.serve() == "b"
     elif looked == "chosen":
-        assert desk.serve() == "b"
-        desk.use(1)
-        assert desk.queue.first() is request
-    before = len(desk.queue.items())
-    desk.queue.give_up(request)
-    assert len(desk.queue.items()) == before - 1
-    assert desk.serve() == ("b" if looked == "not yet" else None)
-    assert desk.serve() is None
-    assert not desk.queue.holds_work()
+        assert holder.serve() == "b"
+        holder.use(1)
+        assert holder.queue.first() is request
+    before = len(holder.queue.items())
+    holder.queue.give_up(request)
+    assert len(holder.queue.items()) == before - 1
+    assert holder.serve() == ("b" if looked == "not yet" else None)
+    assert holder.serve() is None
+    assert not holder.queue.holds_work()
 
 
-def test_a_request_that_is_given_up_on_its_way_into_the_line(desk: Desk) -> None:
+def test_a_request_that_is_given_up_on_its_way_into_the_line(holder: KeyHolder) -> None:
     """1. it is taken out of what has come; 2. its owner looks for it; 3. it goes into the line."""
-    request = desk.ask("a")
-    line = desk.queue.ledger.find(desk.share("a")).queue
+    request = holder.ask("a")
+    line = holder.queue.ledger.find(holder.share("a")).queue
 
     class Slow(type(line)):  # type: ignore[misc]
         def append(self, item: Any) -> None:
             item.given_up = True
-            desk.queue.give_up(item)
+            holder.queue.give_up(item)
             super().append(item)
 
-    account = desk.queue.ledger.find(desk.share("a"))
+    account = holder.queue.ledger.find(holder.share("a"))
     account.queue = Slow()
-    assert desk.serve() is None
-    assert len(desk.queue) == 0
+    assert holder.serve() is None
+    assert len(holder.queue) == 0
     assert not account.queue
     account.queue = line
     assert request not in line
 
 
 def test_a_request_given_up_just_before_it_is_taken_is_passed_over(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    holder: KeyHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = desk.ask("a"), desk.ask("a")
+    one, other = holder.ask("a"), holder.ask("a")
     first_of = UsageQueue._first_of
 
     def and_give_up(queue: UsageQueue, account: Any) -> Any:
@@ -309,9 +309,9 @@ def test_a_request_given_up_just_before_it_is_taken_is_passed_over(
             queue.give_up(one)
         return item
 
-    desk.queue._line_up(desk.now)
+    holder.queue._line_up(holder.now)
     monkeypatch.setattr(UsageQueue, "_first_of", and_give_up)
-    assert desk.queue.take() is other
+    assert holder.queue.take() is other
 
 
 @pytest.mark.thread_unsafe(reason="watches all instructions")
@@ -320,22 +320,22 @@ def test_an_interrupt_anywhere_in_a_look_loses_no_request(monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     for moment in moments(interrupts=True, places=Places()):
-        desk = Desk(monkeypatch)
+        holder = KeyHolder(monkeypatch)
         for name in "aab":
-            desk.ask(name)
+            holder.ask(name)
         with contextlib.suppress(KeyboardInterrupt), moment.do(interrupt):
-            desk.queue.first()
-        assert len(desk.queue.items()) == 3, moment
-        assert desk.queue.holds_work() or desk.queue, moment
-        assert sorted(str(desk.serve()) for _ in range(3)) == ["a", "a", "b"], moment
-        assert desk.serve() is None
-        assert len(desk.queue) == 0
+            holder.queue.first()
+        assert len(holder.queue.items()) == 3, moment
+        assert holder.queue.holds_work() or holder.queue, moment
+        assert sorted(str(holder.serve()) for _ in range(3)) == ["a", "a", "b"], moment
+        assert holder.serve() is None
+        assert len(holder.queue) == 0
 
 
 def test_a_look_at_all_requests_sees_one_that_moves(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    holder: KeyHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = desk.ask("a")
+    request = holder.ask("a")
     moves, moved = threading.Event(), threading.Event()
     join_line = UsageQueue._join_line
 
@@ -345,15 +345,15 @@ def test_a_look_at_all_requests_sees_one_that_moves(
         join_line(queue, item, now)
 
     monkeypatch.setattr(UsageQueue, "_join_line", slowly)
-    mover = threading.Thread(target=desk.queue._line_up, args=(desk.now,))
+    mover = threading.Thread(target=holder.queue._line_up, args=(holder.now,))
     mover.start()
     assert moves.wait(TIMEOUT)
     monkeypatch.setattr(_usage, "yield_cpu", lambda: (moved.set(), mover.join()))
-    assert desk.queue.items() == [request]
+    assert holder.queue.items() == [request]
     mover.join()
 
 
-def test_emptying_the_queue_returns_all_of_it(strict: Desk) -> None:
+def test_emptying_the_queue_returns_all_of_it(strict: KeyHolder) -> None:
     one_ahead(strict)
     held = strict.ask("a")
     strict.ask("b")
@@ -370,7 +370,7 @@ def test_emptying_the_queue_returns_all_of_it(strict: Desk) -> None:
 # --- strict ---------------------------------------------------------------------------------------
 
 
-def test_one_that_is_ahead_is_held_back(strict: Desk) -> None:
+def test_one_that_is_ahead_is_held_back(strict: KeyHolder) -> None:
     one_ahead(strict)
     strict.ask("a")
     assert strict.serve() is None
@@ -387,7 +387,7 @@ def test_one_that_is_ahead_is_held_back(strict: Desk) -> None:
     assert strict.armed == [(deadline, target)]  # one timer for all of it
 
 
-def test_one_that_is_held_back_is_served_when_the_others_do_not_come(strict: Desk) -> None:
+def test_one_that_is_held_back_is_served_when_the_others_do_not_come(strict: KeyHolder) -> None:
     one_ahead(strict)
     strict.ask("a")
     assert strict.serve() is None
@@ -398,7 +398,7 @@ def test_one_that_is_held_back_is_served_when_the_others_do_not_come(strict: Des
     assert strict.serve() == "a"
 
 
-def test_a_timer_that_comes_when_the_key_is_held_loses_nothing(strict: Desk) -> None:
+def test_a_timer_that_comes_when_the_key_is_held_loses_nothing(strict: KeyHolder) -> None:
     """1. it is decided to hold back; 2. the timer comes; 3. the key is released."""
     one_ahead(strict)
     strict.ask("a")
@@ -414,7 +414,7 @@ def test_a_timer_that_comes_when_the_key_is_held_loses_nothing(strict: Desk) -> 
 
 
 def test_nobody_is_held_back_where_no_timer_can_be_had(
-    strict: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    strict: KeyHolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(deadline: float, target: Any) -> None:
         raise RuntimeError("can't start new thread")
@@ -426,13 +426,13 @@ def test_nobody_is_held_back_where_no_timer_can_be_had(
     assert "no timer could be started" in caplog.text
 
 
-def test_one_that_is_a_little_ahead_is_not_held_back(strict: Desk) -> None:
+def test_one_that_is_a_little_ahead_is_not_held_back(strict: KeyHolder) -> None:
     one_ahead(strict, by=SLACK / VIRTUAL_NANOSECOND / MILLISECOND)
     strict.ask("a")
     assert strict.serve() == "a"
 
 
-def test_one_that_is_alone_is_not_held_back(strict: Desk) -> None:
+def test_one_that_is_alone_is_not_held_back(strict: KeyHolder) -> None:
     for _ in range(10):
         strict.ask("a")
         assert strict.serve() == "a"
@@ -441,7 +441,7 @@ def test_one_that_is_alone_is_not_held_back(strict: Desk) -> None:
         strict.use(100)
 
 
-def test_one_that_is_ahead_does_not_enter_at_once(strict: Desk) -> None:
+def test_one_that_is_ahead_does_not_enter_at_once(strict: KeyHolder) -> None:
     one_ahead(strict)
     assert not strict.queue.begin(strict.share("a"), strict.now)
     assert strict.queue.current is None
@@ -451,41 +451,41 @@ def test_one_that_is_ahead_does_not_enter_at_once(strict: Desk) -> None:
     assert strict.queue.begin(strict.share("a"), strict.now)
 
 
-def closed_loop(desk: Desk, shares: int, milliseconds: float) -> list[float]:
+def closed_loop(holder: KeyHolder, shares: int, milliseconds: float) -> list[float]:
     """Each share has one client, which asks again 50 µs after its section; sections 1:10."""
     names = [f"{index}" for index in range(shares)]
     lengths = {name: 0.15 if index % 2 else 0.015 for index, name in enumerate(names)}
-    returns = dict.fromkeys(names, desk.now)
-    end = desk.now + int(milliseconds * MILLISECOND)
-    while desk.now < end:
+    returns = dict.fromkeys(names, holder.now)
+    end = holder.now + int(milliseconds * MILLISECOND)
+    while holder.now < end:
         for name in sorted(returns, key=returns.__getitem__):
-            if returns[name] <= desk.now:
+            if returns[name] <= holder.now:
                 del returns[name]
-                desk.ask(name)
-        name = desk.serve() or ""
+                holder.ask(name)
+        name = holder.serve() or ""
         if name:
-            desk.use(lengths[name])
-            returns[name] = desk.now + 50_000
+            holder.use(lengths[name])
+            returns[name] = holder.now + 50_000
         else:
-            due = [deadline for deadline, _ in desk.armed]
-            desk.now = max(desk.now, min([*returns.values(), *due]))
-            for entry in desk.armed[:]:
-                if entry[0] <= desk.now:
-                    desk.armed.remove(entry)
+            due = [deadline for deadline, _ in holder.armed]
+            holder.now = max(holder.now, min([*returns.values(), *due]))
+            for entry in holder.armed[:]:
+                if entry[0] <= holder.now:
+                    holder.armed.remove(entry)
                     entry[1].wake()
-    return [desk.used(name) for name in names]
+    return [holder.used(name) for name in names]
 
 
 @pytest.mark.parametrize("shares", [2, 4, 16])
-def test_strict_makes_closed_loops_equal(strict: Desk, shares: int) -> None:
+def test_strict_makes_closed_loops_equal(strict: KeyHolder, shares: int) -> None:
     used = closed_loop(strict, shares, 1000)
     assert jain_index(used) >= 0.99
     assert sum(used) > 1000 / 4
 
 
-def test_closed_loops_are_not_equal_otherwise(desk: Desk) -> None:
+def test_closed_loops_are_not_equal_otherwise(holder: KeyHolder) -> None:
     """What strict is for: one who is away when the lock is given out gets nothing."""
-    assert jain_index(closed_loop(desk, 2, 1000)) < 0.7
+    assert jain_index(closed_loop(holder, 2, 1000)) < 0.7
 
 
 # --- on a pool ------------------------------------------------------------------------------------

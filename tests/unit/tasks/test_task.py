@@ -23,76 +23,14 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
-from kit import TIMEOUT, Mishap
+from kit import TIMEOUT, Desk, Mishap
 
 import fairpool
 from fairpool import CancelledError, DeadlockError, FairPool, Future, Task, current_task
 from fairpool._core import waitgraph as waits_module
 from fairpool._core.here import here
 from fairpool._core.runqueue import RunQueue
-from fairpool._scheduler.worker import Worker
 from fairpool._tasks.continuation import Continuation
-
-
-class Desk:
-    """A pool whose steps are run by the test."""
-
-    def __init__(self) -> None:
-        self.pool = FairPool(1)
-        self.scheduler = self.pool._scheduler
-        self.scheduler.parking.free_slots.clear()  # so nobody is ever notified
-        self.workers = [self._worker(i) for i in range(3)]
-        self.depth = 0
-
-    def _worker(self, number: int) -> Worker:
-        worker = Worker(self.scheduler, f"by-hand-{number}")
-        worker.queue = RunQueue()
-        return worker
-
-    def queued(self) -> int:
-        return len(self.scheduler.injector) + sum(len(worker.queue) for worker in self.workers)
-
-    def step(self) -> bool:
-        """Run the oldest runnable thing, as a worker would; False if there is none.
-
-        Within a step: on another worker, as if it came at this moment.
-        """
-        for queue in (self.scheduler.injector, *(worker.queue for worker in self.workers)):
-            item = queue.take()
-            if item is not None:
-                break
-        else:
-            return False
-        outer, worker = here.worker, self.workers[self.depth]
-        here.worker = worker
-        self.depth += 1
-        try:
-            following = item.run(worker)
-        finally:
-            self.depth -= 1
-            here.worker = outer
-            del item  # the traceback of what it raised leads to this frame: no cycle
-        if following is not None:
-            worker.queue.append(following)
-        del following
-        return True
-
-    def run(self) -> None:
-        """Run all that is runnable."""
-        for _ in range(1000):
-            if not self.step():
-                return
-        raise AssertionError("no end of steps")
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    yield desk
-    for continuation in desk.scheduler.suspended.copy():
-        continuation.task.interrupt()
-    desk.pool.shutdown(wait=False, cancel_futures=True)
-    desk.run()
 
 
 @pytest.fixture
