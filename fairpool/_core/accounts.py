@@ -292,7 +292,7 @@ class Principal:
         self.charges.append(estimate)
         principal_of = self.scheduler.principal_of
         clock = monotonic_ns
-        away = worker.blocked_time
+        blocked = worker.blocked_time
         worker.extra_steps -= 1  # the caller counts the quantum as a step, too
         began = clock()
         end = began + QUANTUM
@@ -315,7 +315,7 @@ class Principal:
                     break
         finally:
             item = None  # its exception leads to this frame: no cycle
-            used = clock() - began - (worker.blocked_time - away)
+            used = clock() - began - (worker.blocked_time - blocked)
             self.charges.append(used - estimate)
             if not self.is_active:
                 self.activate()

@@ -75,8 +75,8 @@ Nodes: TypeAlias = tuple[Node, ...]
 # What a task waits for, and its function or coroutine. Compared by identity.
 Edge: TypeAlias = tuple[Nodes, object]
 
-# The way by which a search has come to a node: the nodes before it, the last one first.
-_Way: TypeAlias = "tuple[Node, Edge | None, _Way | None]"
+# How a search has come to a node: the nodes before it, the last one first.
+_Trail: TypeAlias = "tuple[Node, Edge | None, _Trail | None]"
 
 # Item assignment takes the dict's mutex. `get` takes none (plain read): it sees what was written
 # before this thread's last item assignment (mutex order), or before its last call on another
@@ -168,20 +168,20 @@ def check_lock_wait(task: Node, request: LockWait) -> None:
 
 def _find_cycle(task: Node, first: Nodes) -> list[tuple[Node, Edge | None]] | None:
     """The shortest path from `task` over `first` back to itself: each node, and its edge."""
-    steps: list[tuple[Node, _Way | None]] = [(each, None) for each in first]
+    steps: list[tuple[Node, _Trail | None]] = [(each, None) for each in first]
     seen: set[Node] = set()
-    for node, way in steps:  # grows meanwhile: breadth first
+    for node, trail in steps:  # grows meanwhile: breadth first
         if node is task:
             path = []
-            while way is not None:
-                before, edge, way = way
+            while trail is not None:
+                before, edge, trail = trail
                 path.append((before, edge))
             return path[::-1]
         if (not node.has_sources and node._pool is None) or node in seen:
             continue  # as in `enter_wait`
         seen.add(node)
         edge = waiting_tasks.get(node)
-        longer = (node, edge, way)
+        longer = (node, edge, trail)
         further = node.sources() if edge is None else edge[0]
         steps.extend((following, longer) for following in further)
     return None

@@ -342,7 +342,7 @@ class WorkFinder:
         return True
 
     def _admit(self, item: Published) -> Runnable | None:
-        """What to run where a published continuation was taken: that, or what is a share's turn."""
+        """What to run where a published continuation was taken: that, or a share before it."""
         return self.scheduler.shares.choose() if self._goes_to_share(item) else item
 
     # --- putting work back ------------------------------------------------------------------------
@@ -378,7 +378,7 @@ class WorkFinder:
             self.scheduler.notify_if_free()  # it was in no queue for a moment
 
     def give_back(self) -> None:
-        """This worker has gone: what lies with it is to be taken by others."""
+        """This worker has exited: what lies with it is to be taken by others."""
         while (lock := self.home_queue.take()) is not None:
             self.scheduler.injector.append(lock)
         try:

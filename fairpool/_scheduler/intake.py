@@ -1,28 +1,76 @@
 """`Intake`: how a task comes into a pool: submitted, resumed, or linked to a future.
 
+A pool may bound those that have not been started (`Backlog`).
 `put` is the submitter's side of `docs/protocols/parking.md` and of `docs/protocols/shutdown.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import copy_context
+from itertools import count
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from fairpool._core.accounts import CURRENT, Principal
 from fairpool._core.here import here
+from fairpool._core.signals import get
 from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
 from fairpool._core.types import AnyCoroutine, Function, Runnable
+from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.queues import no_lock
 from fairpool._scheduler.roles import PoolWorker, Unstarted
 from fairpool._scheduler.threads import Threads
 from fairpool._tasks.chain import LINK, Handler, Link
 from fairpool._tasks.future import AnyFuture
-from fairpool._tasks.request import Published
 from fairpool._tasks.task import AnyTask, Task
 
-__all__ = ["Intake"]
+__all__ = ["Backlog", "Intake"]
+
+
+class Backlog:
+    """Bounds the tasks of a pool that have not been started.
+
+    A `SimpleQueue` of permits: its `put` and `get` may be entered again on the same thread in the
+    middle of themselves (its documentation says so of `put`; `get` holds nothing while it waits).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._fresh = count()  # permits are made as they are needed, not all at the start
+        self._limit = limit
+        self._permits: SimpleQueue[bool] = SimpleQueue()
+
+    def enter(self, scheduler: Intake) -> Backlog | None:
+        """Take a permit for a task, waiting for one if there is none; return who gets it back."""
+        if next(self._fresh) < self._limit:  # unique count
+            return self
+        try:
+            permit = self._permits.get_nowait()
+        except Empty:
+            worker = here.worker
+            if worker is not None and worker.scheduler is scheduler:
+                # Nobody may be left to make room.
+                if worker.initializes:
+                    scheduler.warn_once("max_pending is exceeded, because an initializer submits")
+                    return None
+                if not scheduler.may_start():  # all spare workers wait, in `submit` perhaps
+                    scheduler.warn_once("max_pending is exceeded, because all spare workers wait")
+                    return None
+            # No task is run inline to make room: it could wait for what the submitter does next. In
+            # a worker the slot goes to another one, which starts what is queued.
+            with blocked("backlog", self, lends_key=True):
+                permit = get(self._permits)
+        if not permit:
+            self._permits.put(False)  # closed: pass it on to whoever waits, too
+            raise scheduler.closed_error()
+        return self
+
+    def leave(self) -> None:
+        """Give the permit of a task back: it was claimed."""
+        self._permits.put(True)
+
+    def close(self) -> None:
+        self._permits.put(False)
 
 
 class Intake(Threads):
@@ -66,17 +114,6 @@ class Intake(Threads):
                         raise
                 else:
                     self._start_again_later()  # all of them may be blocked
-
-    def _abandon_queued(self, error: Exception) -> None:
-        """There is no worker, and none could be started: end what is queued."""
-        reason = RuntimeError(f"no worker could be started: {error}")
-        for continuation in self.drain(lambda task: task.abandon(reason), reason):
-            continuation.abandon(reason)
-
-    def drain(
-        self, end: Callable[[Unstarted], object], reason: BaseException | None = None
-    ) -> list[Published]:
-        raise NotImplementedError
 
     def make_task(self, coroutine: AnyCoroutine, name: str | None = None) -> AnyTask:
         """A task that runs a coroutine object, to be queued with `put`."""

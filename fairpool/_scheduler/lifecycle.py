@@ -16,9 +16,9 @@ from fairpool._core.timer import Timers
 from fairpool._core.token import Latch
 from fairpool._core.types import Function, Runnable
 from fairpool._locks.combiner import Combiner
-from fairpool._scheduler.backlog import Backlog
 from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.generators import Generators
+from fairpool._scheduler.intake import Backlog
 from fairpool._scheduler.roles import Unstarted
 from fairpool._tasks.chain import Closing, Link
 from fairpool._tasks.continuation import Continuation
@@ -141,6 +141,12 @@ class LifeCycle(Generators):
         for link in kept:
             self.resume(link)
         return started
+
+    def _abandon_queued(self, error: Exception) -> None:
+        """There is no worker, and none could be started: end what is queued."""
+        reason = RuntimeError(f"no worker could be started: {error}")
+        for continuation in self.drain(lambda task: task.abandon(reason), reason):
+            continuation.abandon(reason)
 
     def cancel_all(self, closings: bool = False) -> None:
         """Ask every coroutine that has been started to end, also those in their first step.

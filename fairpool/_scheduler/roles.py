@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import Event, Thread
+from fairpool._core.token import Token
 from fairpool._core.types import Runnable
 from fairpool._locks.combiner import Combiner
 from fairpool._tasks.continuation import Continuation
@@ -39,13 +40,12 @@ class PoolWorker(Protocol):
     published: list[Published]
     item: Item | None
     exited: bool
+    start_token: Token
     ended: Event
     thread: Thread
 
     @property
     def scheduler(self) -> object: ...
-
-    def claim_start(self) -> bool: ...
 
     def withdraw(self) -> None: ...
 

@@ -15,9 +15,8 @@ from weakref import ref
 
 from fairpool._core.threads import cpu_count
 from fairpool._locks.waiters import ThreadWaiter
-from fairpool._scheduler.backlog import Backlog
-from fairpool._scheduler.caller import LastCaller
-from fairpool._scheduler.helper import Helper
+from fairpool._scheduler.caller import Helper, LastCaller
+from fairpool._scheduler.intake import Backlog
 from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._scheduler.process import exiting, live_entries
 from fairpool._scheduler.threads import SPARE_WORKERS_MAX

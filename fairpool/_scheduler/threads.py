@@ -166,7 +166,7 @@ class Threads(Queues):
             slot.clear()
         except BaseException as error:
             # A KeyboardInterrupt may come when the thread has started: then it has the slot.
-            if worker.claim_start():
+            if worker.start_token.take():
                 if not slot:  # the interrupt came after `clear`
                     slot.append(None)
                 worker.ended.set()

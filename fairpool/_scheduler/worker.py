@@ -28,15 +28,7 @@ from fairpool._core.park import Parker, is_taken_here
 from fairpool._core.report import log
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.signals import wait_until_set
-from fairpool._core.threads import (
-    FREE_THREADED,
-    Event,
-    Thread,
-    join,
-    new_thread,
-    this_thread,
-    yield_cpu,
-)
+from fairpool._core.threads import FREE_THREADED, Event, join, new_thread, this_thread, yield_cpu
 from fairpool._core.token import PRESENT, Token
 from fairpool._core.types import Runnable
 from fairpool._scheduler.find_work import STEPS_BETWEEN_SCANS
@@ -53,7 +45,7 @@ __all__ = ["Until", "Worker"]
 # Whether a thread is to leave the loop.
 Until = Callable[[], bool]
 
-# How often a searching worker looks around before it parks. docs/performance.md has the reason
+# How often a searching worker scans the queues before it parks. docs/performance.md has the reason
 # ("Searching without `sched_yield`"). With the GIL, one look: searching would only keep the others
 # from running.
 LOOKS_WHILE_SEARCHING = 100 if FREE_THREADED else 1
@@ -71,17 +63,17 @@ _PARKS, _TRUE, _FALSE = ("parks",), (True,), (False,)
 class Worker(WaitingWorker):
     """One thread of a pool. Its own thread calls the methods.
 
-    Exceptions: other threads call `join`, `claim_start`, and `give_back` when it has exited.
+    Exceptions: other threads call `join`, and `give_back` when it has exited.
     """
 
     __slots__ = (
-        "_start_token",
         "ended",
         "extra_steps",
         "needs_slot",
         "parker",
         "parks",
         "ready",
+        "start_token",
         "thread",
         "woken",
     )
@@ -97,24 +89,23 @@ class Worker(WaitingWorker):
         self.ready = Once()  # what the door of a lock is to a task that enters at once
         self.parker = Parker()
         self.ended = Event()  # set when the thread is done with everything
-        self._start_token = Token(PRESENT)
+        self.start_token = Token(PRESENT)  # taken by the new thread, or by whoever gave it up
         self.needs_slot = False
         self.parks = False  # whether it is in `parked`, or another thread has taken it out
         # Whether it was taken out: written by whoever did that, when it is in `searching`, or
         # `needs_slot` is set.
         self.woken = False
-        self.extra_steps = 0  # in the turns of shares
-        self.thread: Thread
-        if name is None:  # a caller, of whose thread only the name and the ident are asked for
-            self.thread = this_thread()  # type: ignore[assignment]
-        else:
+        self.extra_steps = 0  # in the quanta of shares
+        if name is not None:
             self.thread = new_thread(self.run, name, daemon=False)
+        else:  # a caller, of whose thread only the name and the ident are asked for
+            self.thread = this_thread()  # type: ignore[assignment]
 
     # --- a pool thread's life --------------------------------------------------------------------
 
     def run(self) -> None:
         """The thread's body."""
-        if not self.claim_start():
+        if not self.start_token.take():
             return
         scheduler = self.scheduler
         # Made by the thread that uses them most: see `work`.
@@ -158,10 +149,6 @@ class Worker(WaitingWorker):
         wait_until_set(self.ended)
         if self.thread.ident is not None:  # None: it could not be started
             join(self.thread)
-
-    def claim_start(self) -> bool:
-        """True to the first that asks: the new thread, or the one that gave up starting it."""
-        return self._start_token.take()
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -270,7 +257,7 @@ class Worker(WaitingWorker):
         parking = scheduler.parking
         self.forget()
         while here.worker is self:  # not so in the child of a task that forked
-            self._known = []  # to be made anew: others may have come for those that have gone
+            self._known = []  # to be made anew: others may have come for those that have exited
             is_done = until is not None and until()  # then it repays nothing, but leaves
             if not is_done and parking.overcommits and self._repay_overcommit():
                 if not self._park(until, has_slot=False):

@@ -37,9 +37,9 @@ import fairpool._core.waitgraph
 import fairpool._locks.combiner
 import fairpool._locks.exit
 import fairpool._locks.tasks
-import fairpool._scheduler.backlog
 import fairpool._scheduler.find_work
 import fairpool._scheduler.generators
+import fairpool._scheduler.intake
 import fairpool._scheduler.lifecycle
 import fairpool._scheduler.process
 import fairpool._scheduler.queues
@@ -458,7 +458,7 @@ def _replacements(more: Lowest, values: Values) -> Iterator[tuple[Any, str, Any]
     yield fairpool._api.taskgroup, "set", new_set
     yield concurrent.futures._base, "set", new_set
     yield concurrent.futures._base, "id", number_of
-    yield fairpool._scheduler.backlog, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
+    yield fairpool._scheduler.intake, "SimpleQueue", queue._PySimpleQueue  # type: ignore[attr-defined]
     yield threading, "Lock", new_lock
     yield threading, "_allocate_lock", new_lock
     yield threading, "RLock", new_rlock

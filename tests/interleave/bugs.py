@@ -1290,7 +1290,7 @@ BUGS = [
     ),
     Bug(
         "a closed backlog lets one in, and forgets the others",
-        "_scheduler.backlog",
+        "_scheduler.intake",
         "Backlog.enter",
         "            self._permits.put(False)  # closed: pass it on to whoever waits, too\n",
         "",

@@ -24,7 +24,7 @@ import fairpool._scheduler.scheduler
 from fairpool import FairPool, Future, Task
 from fairpool._core import timer as timer_module
 from fairpool._core.here import here
-from fairpool._scheduler.helper import Helper
+from fairpool._scheduler.caller import Helper
 
 # So long that it never comes: an idle time-out would find what a lost wake-up has left lying.
 NEVER = 1e6

@@ -26,7 +26,7 @@ from unit.instructions import interleavings, moments
 
 from fairpool import FairPool, Future
 from fairpool._core.report import wait_for_log
-from fairpool._scheduler.backlog import Backlog
+from fairpool._scheduler.intake import Backlog
 
 
 def fail(kind: type[BaseException] = Mishap, *args: object) -> None:
