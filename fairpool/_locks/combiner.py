@@ -93,8 +93,7 @@ class Combiner(TaskEntry):
             self.preferred = worker
         stats.passes += 1
         if worker is not stats.last_server:
-            stats.last_server = worker
-            stats.hand_offs += 1
+            stats.serve_with(worker)
         if not self.in_use:
             self._note_use()
         count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairpool._core.accounts import jain_index
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM, need_stack, put_in_any_case
 from fairpool._core.threads import monotonic_ns, start_new_thread
@@ -81,7 +82,9 @@ class LockExit(KeyedLock):
         if count:
             self.owner = None  # before their tasks can be anywhere else
             stats = self.stats
-            stats.busy += now - self.began
+            spent = now - self.began
+            stats.busy += spent
+            stats.burden.time += spent
             stats.combined += count
             if count > stats.longest_pass:
                 stats.longest_pass = count
@@ -132,6 +135,7 @@ class LockExit(KeyedLock):
         """What has happened here so far."""
         stats, home, ledger = self.stats, self.home, self.ledger
         inline, combined = stats.inline, stats.combined
+        burden = stats.burden_by_name(self.scheduler.workers.copy())
         return LockStatistics(
             name=self.name,
             sections=inline + combined,
@@ -140,6 +144,8 @@ class LockExit(KeyedLock):
             passes=stats.passes,
             hand_offs=stats.hand_offs,
             longest_pass=stats.longest_pass,
+            burden=burden,
+            burden_jain=jain_index(time for name, time in burden.items() if name is not None),
             busy=stats.busy * NANOSECOND,
             mean_section=self.mean_section() * NANOSECOND,
             waiting=self.how_many_wait(),

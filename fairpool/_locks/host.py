@@ -42,6 +42,7 @@ class LockHost(ForkingPool, Protocol):
     # injector:      a lock in here is served by any worker
     # broken:        the error, where no worker will serve a lock any more
     max_workers: int
+    workers: list[AnyWorker]
     locks_in_use: set[LockEntry]
     pending_locks: set[AnyLock]
     injector: RunQueue[Runnable]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fairpool._core.runqueue import RunQueue
+from fairpool._core.types import AnyWorker
+from fairpool._locks.host import PassWorker
 
 __all__ = ["NANOSECOND", "SAMPLES", "SAMPLE_MASK", "Counters", "LockStatistics", "quantiles"]
 
@@ -17,11 +19,22 @@ SAMPLES = 1024
 SAMPLE_MASK = 7
 
 
+class Burden:
+    """How long one worker has run passes of a lock (key)."""
+
+    __slots__ = ("time",)
+
+    def __init__(self) -> None:
+        self.time = 0
+
+
 class Counters:
     """What a lock counts (key)."""
 
     __slots__ = (
         "__weakref__",
+        "burden",
+        "burdens",
         "busy",
         "busy_reviewed",
         "combined",
@@ -40,13 +53,37 @@ class Counters:
     def __init__(self) -> None:
         self.busy = 0
         self.combined = self.inline = self.passes = self.hand_offs = self.longest_pass = 0
-        self.last_server: object = None
+        self.last_server: PassWorker | None = None
+        self.burden = Burden()  # that of the last server
+        # None: those that have gone.
+        self.burdens: dict[PassWorker | None, Burden] = {None: Burden()}
         self.mean = self.reviewed = self.busy_reviewed = 0
         # Run queues, because they can be looked at while others append.
         self.waits: RunQueue[int] = RunQueue(maxlen=SAMPLES)
         # Written by the worker that takes the continuation, not by the key holder.
         self.own: RunQueue[int] = RunQueue(maxlen=SAMPLES)
         self.others: RunQueue[int] = RunQueue(maxlen=SAMPLES)
+
+    def serve_with(self, worker: PassWorker) -> None:
+        """Another worker runs the passes from now on (key)."""
+        self.last_server = worker
+        self.hand_offs += 1
+        burdens = self.burdens
+        burden = burdens.get(worker)
+        if burden is None:
+            for other in [*burdens]:
+                if other is not None and other.exited:
+                    burdens[None].time += burdens.pop(other).time
+            burden = burdens[worker] = Burden()
+        self.burden = burden
+
+    def burden_by_name(self, workers: list[AnyWorker]) -> dict[str | None, float]:
+        """How long (s) each of these workers has run passes; None stands for all others."""
+        times: dict[str | None, float] = {worker.thread.name: 0.0 for worker in workers}
+        for worker, burden in self.burdens.copy().items():
+            name = worker.thread.name if worker is not None and worker in workers else None
+            times[name] = times.get(name, 0.0) + burden.time * NANOSECOND
+        return times
 
 
 @dataclass(frozen=True)
@@ -70,6 +107,10 @@ class LockStatistics:
     """How often that was another worker than the time before."""
     longest_pass: int
     """The most sections that one pass has served."""
+    burden: Mapping[str | None, float]
+    """How long each worker has run passes: those that are there, and under None all others."""
+    burden_jain: float
+    """Jain's index of that, None aside: 1 if it is even, 1/n if one of n workers did it all."""
     busy: float
     """How long the lock was in use: its sections and, within a pass, what is between them."""
     mean_section: float

@@ -1,4 +1,4 @@
-"""Bystanders: tasks that lie on the worker that combines, and do not use the lock.
+"""Burden and bystanders: tasks that lie on the worker that combines, and do not use the lock.
 
 The workload is that of `coro_delegation`: clients, half of them with long sections, and one task a
 worker that works for a while and then lets others go first.
@@ -7,11 +7,13 @@ worker that works for a while and then lets others go first.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from fairpool import FairPool, yield_now
 from fairpool._locks import combiner as combiner_module
+from fairpool._locks.statistics import Counters, LockStatistics
 from fairpool.testing import simulate, work
 
 # A simulation has the whole process to itself.
@@ -93,3 +95,43 @@ def test_what_a_section_submits_does_not_wait_for_the_rest_of_its_pass() -> None
 
     simulate(program, workers=2)
     assert begun[0] < 150 * MICROSECOND
+
+
+def test_the_burden_is_seen() -> None:
+    def program(pool: FairPool) -> LockStatistics:
+        lock = pool.lock()
+
+        async def client() -> None:
+            for _ in range(50):
+                async with lock:
+                    work(LIGHT)
+                work(LIGHT)
+
+        for future in [pool.submit(client) for _ in range(8)]:
+            future.result()
+        return lock.statistics()
+
+    statistics = simulate(program, workers=4).result
+    burden = statistics.burden
+    assert len(burden) == 5
+    assert burden[None] == 0
+    assert 0.9 * statistics.busy < sum(burden.values()) <= statistics.busy
+    assert 0.25 <= statistics.burden_jain <= 1
+
+
+class Server:
+    """As much of a worker as is asked."""
+
+    exited = False
+
+
+def test_the_burden_of_workers_that_have_gone_is_one_sum() -> None:
+    counters = Counters()
+    workers: list[Any] = [Server() for _ in range(4)]
+    for worker in workers:
+        counters.serve_with(worker)
+        counters.burden.time += 7
+        worker.exited = True
+    assert counters.burdens[None].time == 3 * 7
+    assert {*counters.burdens} == {None, workers[-1]}
+    assert counters.hand_offs == 4
