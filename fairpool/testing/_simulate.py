@@ -378,7 +378,11 @@ class _Timed(Lock):
             tally.spend(tally.enter, "enter")
         else:
             tally.spend(tally.section, "section")
-        self._since = tally.machine.clock
+        self._begin_section(tally.machine.clock)
+
+    def _begin_section(self, now: int) -> None:
+        """What is between two sections is over."""
+        self._since = now
 
     def _granted_ticket(self, owner: Any) -> int | None:
         """The ticket of who is let in by a pass; None for who enters by itself."""
@@ -436,7 +440,11 @@ class _Timed(Lock):
 
 
 class _TimedCharged(_Timed, ChargedLock):
-    """The same, where shares are charged."""
+    """The same, where shares are charged: for their sections, and not for what is between them."""
+
+    def _begin_section(self, now: int) -> None:
+        super()._begin_section(now)
+        self.queue.since = now
 
 
 # --- a simulation ---------------------------------------------------------------------------------

@@ -163,6 +163,24 @@ def test_jains_index_is_that_of_the_time_inside() -> None:
     assert lock.jain == pytest.approx((2 + 6) ** 2 / (2 * (2**2 + 6**2)))
 
 
+def test_shares_are_not_charged_for_what_is_between_sections() -> None:
+    def program(pool: FairPool) -> dict[str | None, float]:
+        lock = pool.lock(order="usage")
+        share = pool.share("one")
+
+        async def client() -> None:
+            for _ in range(50):
+                async with lock:
+                    work(MICROSECOND)
+
+        for future in [share.submit(client) for _ in range(4)]:
+            future.result()
+        return dict(lock.statistics().usage)
+
+    usage = simulate(program, workers=4, costs=replace(FREE, section=5e-6)).result
+    assert usage["one"] == pytest.approx(200 * MICROSECOND)
+
+
 def test_a_thread_that_waits_for_a_lock_waits_until_it_is_free() -> None:
     def program(pool: FairPool) -> None:
         lock = pool.lock()
