@@ -245,11 +245,6 @@ class Principal:
     # is_active: whether it is in `Shares.active`, or about to be. A plain read: threads that meet
     #            at the mutex of the dict pay for it
 
-    # A worker's item has a task; a quantum belongs to none.
-    task = None
-    is_task = False
-    lock_in_hand = None
-
     def __init__(self, scheduler: Host, name: str, weight: float) -> None:
         self.scheduler = scheduler
         self.name = name

@@ -29,12 +29,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-_is_subtype: Callable[[type, type], bool] = (
-    type.__subclasscheck__
-)  # that of C, whatever a metaclass has
+# That of C, whatever a metaclass has.
+_is_subtype: Callable[[type, type], bool] = type.__subclasscheck__
 _traceback = BaseException.__dict__["__traceback__"]
 _context = BaseException.__dict__["__context__"]
 _cause = BaseException.__dict__["__cause__"]
+_exceptions = BaseExceptionGroup.__dict__["exceptions"]
 
 # Unlike the attribute and the method of an exception, these are never the user's.
 traceback_of: Callable[[BaseException], TracebackType | None] = _traceback.__get__
@@ -44,9 +44,7 @@ set_cause: Callable[[BaseException, BaseException | None], None] = _cause.__set_
 with_traceback: Callable[[BaseException, TracebackType | None], BaseException] = (
     BaseException.with_traceback
 )
-exceptions_of: Callable[[BaseException], tuple[BaseException, ...]] = BaseExceptionGroup.__dict__[
-    "exceptions"
-].__get__
+exceptions_of: Callable[[BaseException], tuple[BaseException, ...]] = _exceptions.__get__
 
 _qualname_of_type = type.__dict__["__qualname__"].__get__
 _module_of_type = type.__dict__["__module__"].__get__

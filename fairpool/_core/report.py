@@ -58,12 +58,8 @@ _Item = tuple[object, BaseException, TracebackType | None]
 
 def log_failure_now(source: object, error: BaseException, trace: TracebackType | None) -> None:
     """Log an exception that nobody has retrieved."""
-    log(
-        logging.ERROR,
-        "exception of %s was never retrieved",
-        describe(source),
-        exc_info=(type(error), error, trace),
-    )
+    exc_info = type(error), error, trace
+    log(logging.ERROR, "exception of %s was never retrieved", describe(source), exc_info=exc_info)
 
 
 class _Reporter:

@@ -94,9 +94,6 @@ def _close_now(generator: AnyGenerator) -> None:
         closing.send(None)
     except (StopIteration, StopAsyncIteration):
         return
-    log(
-        WARNING,
-        "the asynchronous generator %s cannot clean up: its pool has ended",
-        describe(generator),
-    )
+    message = "the asynchronous generator %s cannot clean up: its pool has ended"
+    log(WARNING, message, describe(generator))
     closing.close()
