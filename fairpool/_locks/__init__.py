@@ -4,8 +4,7 @@ A lock is one object in layers, each in its module and derived from the one befo
 
 key:      `KeyedLock`, the queue and the key, and how the key is handed over
 exit:     `LockExit`, where a section ends; accounting; waiters that give up
-helping:  `LockHelp`, threads that wait and help meanwhile
-threads:  `ThreadEntry`, the way in of a blocked thread
+threads:  `ThreadEntry`, the way in of a blocked thread, which helps meanwhile
 tasks:    `TaskEntry`, the way in and out of a coroutine
 combiner: `Combiner`, the pass
 charging: `Charging`, a combiner that charges its sections to shares

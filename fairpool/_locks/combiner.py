@@ -5,8 +5,8 @@ with the key. It takes the oldest request and runs its section, publishes the re
 continuation, with its ticket) for idle workers, and takes the next request.
 
 A lock is made of layers, each in its module: `KeyedLock` (queue, key, hand-over), `LockExit` (the
-end of a section, accounting, giving up), `LockHelp` (waiting threads that help), `ThreadEntry`,
-`TaskEntry`, and this. The waiters are in `waiters`, their order in `usage`.
+end of a section, accounting, giving up), `ThreadEntry` (threads that wait, and help), `TaskEntry`,
+and this. The waiters are in `waiters`, their order in `usage`.
 
 Guarantees, with the proofs in `docs/protocols/combining.md` and `docs/protocols/tickets.md`:
 

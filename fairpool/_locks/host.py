@@ -35,7 +35,7 @@ LockEntry: TypeAlias = Callable[[], AnyLock | None]
 
 
 class LockHost(ForkingPool, Protocol):
-    """The scheduler, as a lock sees it; `HelpHost` (`helping.py`) is more of it."""
+    """The scheduler, as a lock sees it; `HelpHost` (`threads.py`) is more of it."""
 
     # locks_in_use:  the locks that may have an owner or a waiter
     # pending_locks: locks that lie in a queue to be served, where the pool has no threads

@@ -91,8 +91,7 @@ class KeyedLock:
         self.name = name
         self.entry = ref(self, scheduler.forget_lock)
         self.keep_requests_in(WaitQueue())
-        self.key = Lock()
-        self._use_key(self.key)
+        self._use_key(Lock())
         self.in_use = False
         self.owner: Owner | None = None
         self.began = 0

@@ -373,7 +373,7 @@ class _NeverEmpty(list[Published]):
 
 
 class Helper(Caller):
-    """A thread that waits for a lock (`LockHelp.recruit_helper`), for one step of somebody else's.
+    """A thread that waits for a lock, for one step of somebody else's: see `recruit_helper`.
 
     Protocol and proof: "Threads that wait are lent" in `docs/protocols/joining.md`.
 
@@ -424,4 +424,4 @@ class Helper(Caller):
         """It has a slot."""
 
     def _free_slot(self) -> None:
-        """Nothing: its thread gives the slot back when it waits again (`LockHelp._come_back`)."""
+        """Nothing: its thread gives the slot back when it waits again (`_come_back`)."""

@@ -63,7 +63,7 @@ class Scheduler(LifeCycle):
 
     def _reset(self) -> None:
         super()._reset()
-        # Threads that wait for a lock here, and may be lent (`LockHelp.recruit_helper`).
+        # Threads that wait for a lock here, and may be lent (`ThreadEntry.recruit_helper`).
         self.helper_candidates: dict[ThreadWaiter, None] = {}
 
     def _make_worker(self, name: str) -> Worker:

@@ -1358,8 +1358,8 @@ BUGS = [
     # --- threads that wait are lent -----------------------------------------------------------
     Bug(
         "a thread is lent although it is inside a section",
-        "_locks.helping",
-        "LockHelp._may_lend",
+        "_locks.threads",
+        "ThreadEntry._may_lend",
         "            and owner.inside == 1\n",
         "",
         s.nobody_is_lent_inside_a_section,
@@ -1369,8 +1369,8 @@ BUGS = [
     ),
     Bug(
         "a helper does not claim its waiter (`claim_helper`)",
-        "_locks.helping",
-        "LockHelp.recruit_helper",
+        "_locks.threads",
+        "ThreadEntry.recruit_helper",
         "if not waiter.helps or (parker := waiter.claim()) is None:\n",
         "if not waiter.helps or (parker := waiter[-1]) is None:\n",
         s.helper_is_busy_when_its_turn_comes,
@@ -1380,8 +1380,8 @@ BUGS = [
     ),
     Bug(
         "a helper does not look whether its turn has come (`look_passed_over`)",
-        "_locks.helping",
-        "LockHelp._put_back",
+        "_locks.threads",
+        "ThreadEntry._put_back",
         "        if waiter.passed_over:  # joining: look_passed_over\n",
         "        if False:\n",
         s.helper_is_busy_when_its_turn_comes,
@@ -1391,8 +1391,8 @@ BUGS = [
     ),
     Bug(
         "a helper does `look_passed_over` before `claimable_again`",
-        "_locks.helping",
-        "LockHelp._put_back",
+        "_locks.threads",
+        "ThreadEntry._put_back",
         """        waiter.append(parker)  # joining: claimable_again
         if waiter.passed_over:  # joining: look_passed_over
 """,
@@ -1407,8 +1407,8 @@ BUGS = [
     ),
     Bug(
         "a helper that was passed over does not try the key (`try_key`)",
-        "_locks.helping",
-        "LockHelp._put_back",
+        "_locks.threads",
+        "ThreadEntry._put_back",
         "            if self.key.acquire(False):  # combining: try_key\n",
         "            if False:\n",
         s.helper_is_busy_when_its_turn_comes,
@@ -1433,8 +1433,8 @@ BUGS = [
     ),
     Bug(
         "a helper keeps its slot (`leave_slots`)",
-        "_locks.helping",
-        "LockHelp._come_back",
+        "_locks.threads",
+        "ThreadEntry._come_back",
         "        scheduler.parking.release_slot()  # joining: leave_slots\n",
         "",
         s.waiting_threads_are_lent,

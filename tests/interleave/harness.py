@@ -45,7 +45,7 @@ def _places(names: Iterable[str] = ()) -> dict[CodeType, dict[int, str]]:
 # Where the points are when a small scenario of locks is explored depth first, besides what is
 # done to locks. With the points of all modules there is no end to schedules with two preemptions.
 LOCK_MODULES = (
-    *("_locks.combiner", "_locks.exit", "_locks.helping", "_locks.key", "_locks.owners"),
+    *("_locks.combiner", "_locks.exit", "_locks.key", "_locks.owners"),
     *("_locks.statistics", "_locks.tasks", "_locks.threads", "_locks.waiters"),
     *(
         "_api.all_of",

@@ -10,7 +10,7 @@ import pytest
 
 from fairpool import FairPool, Lock
 from fairpool._core.here import here
-from fairpool._locks import helping, host
+from fairpool._locks import host, threads
 from fairpool._locks.owners import ThreadOwner
 from fairpool._locks.waiters import CriticalLink, ExternalWaiter, Section, Sweep, ThreadWaiter
 from fairpool._tasks.request import LockRequest, Request, Waiter
@@ -102,7 +102,7 @@ def members_of(protocol: type) -> set[str]:
 
 
 ROLES = {
-    "scheduler": [host.LockHost, helping.HelpHost],
+    "scheduler": [host.LockHost, threads.HelpHost],
     "worker": [host.PassWorker, host.TaskWorker],
 }
 
