@@ -27,7 +27,7 @@ from fairpool._core.threads import Lock, LockType, monotonic_ns
 from fairpool._core.types import Runnable
 from fairpool._core.waitgraph import Node
 from fairpool._locks.host import LockWorker, PassWorker
-from fairpool._tasks.chain import LINK, Link
+from fairpool._tasks.chain import Link
 from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.request import GrantedLock, LockOfWaiter, LockRequest, Waiter
 from fairpool._tasks.settling import claim, run_user_callbacks, settle
@@ -229,7 +229,7 @@ class _Critical(Waiter, Task[T]):
         link: Link[None] = Link()
         link._pool = self._pool
         then = partial(run_user_callbacks, self, callbacks)
-        link._status = [(copy_context(), None, self, LINK, None, None, then)]
+        link._status = [(copy_context(), None, self, (), None, None, then)]
         self._pool.resume(link)
 
     def drop(self) -> bool:

@@ -15,7 +15,7 @@ from fairpool._core.report import log
 from fairpool._core.types import AnyGenerator
 from fairpool._scheduler.intake import Intake
 from fairpool._tasks import host
-from fairpool._tasks.chain import LINK, Closing
+from fairpool._tasks.chain import Closing
 from fairpool._tasks.future import Future
 
 __all__ = ["Generators"]
@@ -76,7 +76,7 @@ def _make_closing(scheduler: Generators, *generators: AnyGenerator) -> Closing:
     task: Closing = Closing()
     task._pool = scheduler  # type: ignore[assignment]  # as in `Intake.make_task`
     close = partial(host.coroutines.close_generators, generators)
-    task._status = [(copy_context(), None, _DONE, LINK, None, None, close)]
+    task._status = [(copy_context(), None, _DONE, (), None, None, close)]
     return task
 
 

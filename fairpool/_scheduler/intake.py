@@ -21,7 +21,7 @@ from fairpool._scheduler.blocking import blocked
 from fairpool._scheduler.queues import no_lock
 from fairpool._scheduler.roles import PoolWorker, Unstarted
 from fairpool._scheduler.threads import Threads
-from fairpool._tasks.chain import LINK, Handler, Link
+from fairpool._tasks.chain import Link
 from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.task import AnyTask, Task
 
@@ -146,7 +146,6 @@ class Intake(Threads):
         """A task that is queued when `source` is final; raises if the pool is closed."""
         if self.close_reason:
             raise self.closed_error()
-        handler = None if on_error is None else Handler(on_error, types)
         if link is None:
             link = Link()
         link._pool = self
@@ -157,7 +156,7 @@ class Intake(Threads):
             if principal is not None:
                 context.run(CURRENT.set, principal)
                 link.__dict__["_principal"] = principal
-        link._status = [(context, on_result, source, LINK, None, handler, in_any_case)]
+        link._status = [(context, on_result, source, types, None, on_error, in_any_case)]
         source.register_for_now(link)
         return link
 

@@ -20,40 +20,12 @@ from fairpool._tasks.failure import Failure
 from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.host import Worker
 from fairpool._tasks.settling import outcome_of, put_back, settle
-from fairpool._tasks.state import (
-    CANCELLED,
-    FAILED,
-    FINISHED,
-    Call,
-    Callback,
-    Status,
-    call_of,
-)
+from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Call, Callback, Status, call_of
 from fairpool._tasks.step import fail_step, settle_and_take_next, take_next
 from fairpool._tasks.task import Task
 from fairpool._tasks.wrap import is_future, wrap_future
 
-__all__ = ["LINK", "Closing", "Handler", "Link"]
-
-
-# Stands for the keyword arguments in the call of a link:
-#   (context, on_result, source, LINK, None, on_error, in_any_case).
-LINK = object()
-
-
-class Handler:
-    """The `on_error` of a link, and the exceptions that it handles."""
-
-    __slots__ = ("_types", "handler")
-
-    def __init__(
-        self, handler: Callable[[BaseException], object], types: tuple[type[BaseException], ...]
-    ) -> None:
-        self.handler = handler
-        self._types = types
-
-    def handles(self, error: BaseException) -> bool:
-        return any(is_a(error, kind) for kind in self._types)
+__all__ = ["Closing", "Link"]
 
 
 def _run_in_any_case(source: AnyFuture, fn: Callable[[], object]) -> object:
@@ -76,6 +48,9 @@ class Link(Task[T]):
 
     __slots__ = ()
 
+    # Its call is (context, on_result, source, types, None, on_error, in_any_case). The `types` are
+    # the exceptions that `on_error` handles.
+
     has_sources = True
 
     def run(self, worker: Worker) -> Runnable | None:
@@ -88,13 +63,13 @@ class Link(Task[T]):
         if type(call) is not tuple:
             put_back(self, status, call)
             return None
-        context, on_result, source, _, _, on_error, in_any_case = call
+        context, on_result, source, types, _, on_error, in_any_case = call
         worker.item = self
         worker.fn = on_result
         try:
             if on_result is not None and source._status is FINISHED:
                 result = context.run(on_result, source._value)
-            elif (taken := self.take_over(source, on_error, in_any_case)) is not None:
+            elif (taken := self.take_over(source, types, on_error, in_any_case)) is not None:
                 worker.fn = taken[0]
                 result = context.run(*taken)
             else:
@@ -134,13 +109,12 @@ class Link(Task[T]):
     def sources(self) -> tuple[AnyFuture, ...]:
         if (call := call_of(self)) is None:
             return ()
-        _, _, source, _, _, _, _ = call
+        _, _, source, *_ = call
         return (source,)
 
     def _describe_call(self, call: Call) -> str:
         _, on_result, _, _, _, on_error, in_any_case = call
-        fn = next(fn for fn in (on_result, on_error, in_any_case) if fn is not None)
-        return describe(fn.handler if type(fn) is Handler else fn)
+        return describe(next(fn for fn in (on_result, on_error, in_any_case) if fn is not None))
 
     def cancel(self, msg: str | None = None) -> bool:
         """Cancel the chain up to here: also its sources, as far as nobody else waits for them.
@@ -165,7 +139,7 @@ class Link(Task[T]):
         """Whether this is a `finally_` that has not been run."""
         if (call := call_of(self)) is None:
             return False
-        _, _, _, _, _, _, in_any_case = call
+        *_, in_any_case = call
         return in_any_case is not None
 
     def __call__(self, source: AnyFuture) -> None:
@@ -175,8 +149,9 @@ class Link(Task[T]):
     def take_over(
         self,
         source: AnyFuture,
-        on_error: Handler | None,
-        in_any_case: Callable[[], object] | None,
+        types: tuple[type[BaseException], ...],
+        on_error: Function | None,
+        in_any_case: Function | None,
     ) -> tuple[Function, *tuple[object, ...]] | None:
         """The function and the arguments for an outcome of `source` that `on_result` is not for.
 
@@ -187,8 +162,8 @@ class Link(Task[T]):
         if source._status is FAILED:
             failure: Failure = source._value
             failure.retrieved = True
-            if on_error is not None and on_error.handles(failure.exception):
-                return on_error.handler, failure.exception
+            if on_error is not None and any(is_a(failure.exception, kind) for kind in types):
+                return on_error, failure.exception
         return None
 
 

@@ -255,18 +255,15 @@ class Continuation(Suspension):
         self.end(error)
 
 
-def _short(request: object) -> str:
-    # Not the `repr` of just anything: it may be long, and may raise.
-    return repr(request) if type(request) in (int, str, float) else object.__repr__(request)
-
-
 def _foreign(request: object) -> TypeError:
     """The error for a coroutine that yielded something that no worker can wait for."""
     if hasattr(type(request), "_asyncio_future_blocking"):
         request._asyncio_future_blocking = False  # type: ignore[attr-defined]  # fit for its own loop
         return TypeError(f"a fairpool task cannot await {describe(request)}, {RUN_IT_THERE}")
+    # Not the `repr` of just anything: it may be long, and may raise.
+    short = repr(request) if type(request) in (int, str, float) else object.__repr__(request)
     return TypeError(
-        f"a fairpool task cannot await what yields {_short(request)}; it can await coroutines, "
+        f"a fairpool task cannot await what yields {short}; it can await coroutines, "
         "futures of fairpool, fairpool.wrap_future(...) of another executor's, and what fairpool "
         "offers (sleep, Event, Queue, ...)"
     )
@@ -301,9 +298,8 @@ def end_suspended(
     Here and not in `Worker.rescue`, which knows neither the child of a gather nor a lock's section.
     """
     log(CRITICAL, "%s cannot be suspended", describe(coroutine), exc_info=True)
-    coroutine_state = task._coroutine_state if hasattr(task, "_coroutine_state") else None
-    if type(coroutine_state) is Continuation:  # it has come as far as that
-        task._pool.suspended.discard(coroutine_state)
+    # It may have come so far as to be in there.
+    task._pool.suspended.discard(getattr(task, "_coroutine_state", None))
     task._coroutine_state = coroutine.__qualname__
     if type(request) is Leave:
         request.end_section()

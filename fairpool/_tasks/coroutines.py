@@ -59,12 +59,12 @@ def claim_coroutine(coroutine: AnyCoroutine) -> None:
         del mine  # not to be called for, by the frame that the error holds: it is not in there
         raise RuntimeError(f"{_which(coroutine)} is a task's already: {_CALL_AGAIN}")
     if type(coroutine) is CoroutineType:
-        is_started = coroutine.cr_suspended or coroutine.cr_running
+        started = coroutine.cr_suspended or coroutine.cr_running
     else:
-        is_started = getattr(coroutine, "gi_suspended", False) or getattr(
+        started = getattr(coroutine, "gi_suspended", False) or getattr(
             coroutine, "gi_running", False
         )
-    if is_started:
+    if started:
         raise RuntimeError(f"{_which(coroutine)} has been started already: {_CALL_AGAIN}")
 
 

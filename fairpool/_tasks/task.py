@@ -84,13 +84,8 @@ class Task(CancellableTask[T]):
                 result = context.run(fn)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the task's
             fail_step(self, error, fn)
-            del (
-                self,
-                call,
-                fn,
-                args,
-                kwargs,
-            )  # what `error` holds leads back to this frame: no cycle
+            # What `error` holds leads back to this frame: no cycle.
+            del self, call, fn, args, kwargs
             return None
         kind = type(result)  # compared by identity: its metaclass may have an `__eq__`
         if kind is CoroutineType or (kind is GeneratorType and is_coroutine(result)):
@@ -139,8 +134,8 @@ class Task(CancellableTask[T]):
     @property
     def awaited(self) -> object:
         """What its coroutine waits for, or has waited for last; as that of a `Continuation`."""
-        coroutine_state = getattr(self, "_coroutine_state", None)
-        return coroutine_state.awaited if type(coroutine_state) is Continuation else None
+        state = getattr(self, "_coroutine_state", None)
+        return state.awaited if type(state) is Continuation else None
 
     # --- cancelling --------------------------------------------------------------------------
 
@@ -200,10 +195,8 @@ class Task(CancellableTask[T]):
             return name  # type: ignore[no-any-return]
         if (call := call_of(self)) is not None:
             return self._describe_call(call)
-        coroutine_state = getattr(self, "_coroutine_state", "")
-        return describe(
-            coroutine_state.coroutine if type(coroutine_state) is Continuation else coroutine_state
-        )
+        state = getattr(self, "_coroutine_state", "")
+        return describe(state.coroutine if type(state) is Continuation else state)
 
     # --- as a node of the wait-for graph -------------------------------------------------------
 

@@ -392,12 +392,12 @@ BUGS = [
         "a link is registered before it is whole",
         "_scheduler.intake",
         "Intake.link",
-        """        link._status = [(context, on_result, source, LINK, None, handler, in_any_case)]
+        """        link._status = [(context, on_result, source, types, None, on_error, in_any_case)]
         source.register_for_now(link)
 """,
         """        link._status = []
         source.register_for_now(link)
-        link._status.append((context, on_result, source, LINK, None, handler, in_any_case))
+        link._status.append((context, on_result, source, types, None, on_error, in_any_case))
 """,
         s.chain_meets_completion,
         200,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import fairpool
-from fairpool._tasks.chain import LINK, Link
+from fairpool._tasks.chain import Link
 from fairpool._tasks.future import Future
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
@@ -131,7 +131,7 @@ def new_link() -> Link[str]:
     source.set_result(None)
     link: Link[str] = Link()
     link._pool = SimpleNamespace()
-    link._status = [(copy_context(), lambda _: "result", source, LINK, None, None, None)]
+    link._status = [(copy_context(), lambda _: "result", source, (), None, None, None)]
     return link
 
 
