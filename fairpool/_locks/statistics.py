@@ -98,7 +98,7 @@ class LockStatistics:
     sections: int
     """Critical sections that have ended: `inline` and `combined`."""
     inline: int
-    """Sections that were entered at once, and sections of stacks (`with lock`)."""
+    """Sections that were entered at once, and those of threads (`with lock`)."""
     combined: int
     """Sections that a combiner has taken from the queue and run."""
     passes: int

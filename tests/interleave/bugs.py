@@ -604,7 +604,7 @@ BUGS = [
             self.take_key = _take_nothing
             key.release()
 """,
-        k.OUT_OF_USE["stack"],
+        k.OUT_OF_USE["function"],
         15000,
         guarantee=2,
         proof="combining",
@@ -667,7 +667,7 @@ BUGS = [
         proof="combining",
     ),
     Bug(
-        "a stack that gives the key back does not look at the queue again (`recheck`)",
+        "a thread that gives the key back does not look at the queue again (`recheck`)",
         "_locks.key",
         "KeyedLock.hand_over_key",
         "                    if more and self.key.acquire(False):\n",
@@ -807,12 +807,12 @@ BUGS = [
         proof="combining",
     ),
     Bug(
-        "a guest that is just being let in seems to wait for itself",
+        "an external waiter that is just being let in seems to wait for itself",
         "_locks.waiters",
         "ExternalWaiter.sources",
         "owner is None or owner is self or is_final(self)",
         "owner is None or is_final(self)",
-        k.MEETS["section", "guest"],
+        k.MEETS["section", "external"],
         4000,
         guarantee=6,
         proof="waiting",
@@ -980,12 +980,12 @@ BUGS = [
         proof="combining",
     ),
     Bug(
-        "the key is lost with a guest that is cancelled when it was let in",
+        "the key is lost with an external waiter that is cancelled when it was let in",
         "_api.lock",
         "Lock.enter_external",
         "                self.end_section()  # it was granted, and nobody will leave\n",
         "                pass\n",
-        k.guest_is_cancelled,
+        k.external_waiter_is_cancelled,
         50,
         guarantee=8,
         proof="combining",
@@ -1514,7 +1514,7 @@ BUGS = [
         proof="joining",
     ),
     Bug(
-        "a stack is to serve its lock with the tasks of others, inside another section",
+        "a thread is to serve its lock with the tasks of others, inside another section",
         "_scheduler.waiting",
         "WaitingWorker.may_run_inline",
         "        if not self.has_slot or "

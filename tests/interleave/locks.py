@@ -69,7 +69,7 @@ def task(pool: FairPool, inside: Inside, who: Any) -> Callable[[], object]:
     return pool.submit(enter).result
 
 
-def stack(pool: FairPool, inside: Inside, who: Any) -> Callable[[], object]:
+def function(pool: FairPool, inside: Inside, who: Any) -> Callable[[], object]:
     """`with`, in a function that a worker runs."""
 
     def enter() -> None:
@@ -119,7 +119,7 @@ def caller(pool: FairPool, inside: Inside, who: Any) -> Callable[[], object]:
     return int
 
 
-def guest(pool: FairPool, inside: Inside, who: Any) -> Callable[[], object]:
+def external(pool: FairPool, inside: Inside, who: Any) -> Callable[[], object]:
     """`async with`, in a task of another pool."""
     other = FairPool(1, idle_timeout=NEVER)
     entered = task(other, inside, who)
@@ -131,7 +131,7 @@ def guest(pool: FairPool, inside: Inside, who: Any) -> Callable[[], object]:
     return wait
 
 
-WAYS: tuple[Way, ...] = (task, stack, section, long_section, link, thread, guest)
+WAYS: tuple[Way, ...] = (task, function, section, long_section, link, thread, external)
 
 
 def _name_of(way: Way) -> str:
@@ -568,7 +568,7 @@ def link_is_cancelled() -> None:
     _given_up(enter)
 
 
-def guest_is_cancelled() -> None:
+def external_waiter_is_cancelled() -> None:
     """A task of another pool is cancelled on its way in."""
     with pool_of(1) as other:
 
@@ -673,8 +673,8 @@ def time_is_up_as_the_turn_comes() -> None:
 
         def visit_in_a_task() -> None:
             if inside.lock.acquire(timeout=1):
-                entered.append("stack")
-                inside.section("stack")
+                entered.append("function")
+                inside.section("function")
                 inside.lock.release()
 
         # Released by who has acquired it: the owner is the thread.
