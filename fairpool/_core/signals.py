@@ -39,7 +39,7 @@ def acquire(lock: LockType, timeout: float | None) -> bool:
     """`lock.acquire`, from which the main thread looks up now and then. None: without end."""
     if not is_main_thread():
         # A lock refuses time-outs over TIMEOUT_MAX; a year stands for "very long".
-        return bool(lock.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), YEAR)))
+        return lock.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), YEAR))
     end = inf if timeout is None else monotonic() + timeout
     while True:
         look_up()

@@ -24,11 +24,17 @@ class StdWaiter(Protocol):
     event: Event | AdoptedEvent
 
 
+class EventWaiter(Protocol):
+    """A worker that waits for such an event."""
+
+    def wait_for_futures(self, adopted: AdoptedEvent, timeout: float | None) -> bool: ...
+
+
 class AdoptedEvent:
     """The event of a `concurrent.futures` waiter on which a worker is about to wait."""
 
     def __init__(self, event: Event, needs_all: bool) -> None:
-        self._needs_all = needs_all
+        self.needs_all = needs_all
         self.event = event
         self.futures: list[AnyFuture] = []
         self._announced: list[Future[None]] = []
@@ -53,26 +59,13 @@ class AdoptedEvent:
 
     def wait_watchfully(self, timeout: float | None) -> bool:
         """Wait for the event, on a thread that nobody counts on."""
-        return bool(wait_watchfully(self.event.wait, timeout, self.futures[0]._pool))
+        return wait_watchfully(self.event.wait, timeout, self.futures[0]._pool)
 
     def wait(self, timeout: float | None = None) -> bool:
-        worker = here.worker
+        worker: EventWaiter | None = here.worker
         if worker is None:
             return self.wait_watchfully(timeout)
-        if worker.task is None:
-            if timeout is None:
-                for future in self.futures:
-                    worker.check_initializer(future)
-            return bool(worker.wait_for_event(self, timeout))
-        if timeout is None and self._needs_all:
-            return bool(worker.wait_for_all(tuple(self.futures), self))
-        if timeout is None and not worker.scheduler.may_start():
-            # There can be no other worker to run them. Better on top of this task than never.
-            for future in self.futures:
-                if self.event.is_set():
-                    break
-                worker.run_inline(future)
-        return bool(worker.wait_for_event(self, timeout))
+        return worker.wait_for_futures(self, timeout)
 
 
 def adopt(waiter: StdWaiter, future: AnyFuture) -> None:

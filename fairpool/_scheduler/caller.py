@@ -258,7 +258,7 @@ class Caller(Worker):
         future = adopted.announce()
         if not self.scheduler.max_workers:
             self._block_on(future, timeout)
-            return bool(adopted.event.is_set())
+            return adopted.event.is_set()
         # Not in the event's own `wait`: Ctrl-C would not end that. See `may_be_cut_off`.
         with blocked("event", adopted, lends_key=True):
             waiter = ThreadCallback()
@@ -267,7 +267,7 @@ class Caller(Worker):
                 waiter.park(timeout, adopted.futures[0]._pool)
             finally:
                 future._unregister(waiter)
-        return bool(adopted.event.is_set())
+        return adopted.event.is_set()
 
     # --- Ctrl-C ----------------------------------------------------------------------------------
 

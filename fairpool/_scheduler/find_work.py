@@ -299,11 +299,10 @@ class WorkFinder:
         if home is None or home is self or home.exited:
             return True
         if home in self.scheduler.searching:
-            return bool(monotonic_ns() - lock.asked > HEAD_START_SEARCHING)
-        return bool(
-            monotonic_ns() - lock.asked > HEAD_START_RUNNING
-            or home in self.scheduler.parking.parked.copy()
-        )
+            return monotonic_ns() - lock.asked > HEAD_START_SEARCHING
+        if monotonic_ns() - lock.asked > HEAD_START_RUNNING:
+            return True
+        return home in self.scheduler.parking.parked.copy()
 
     def may_go_first(self) -> bool:
         """Whether a task may enter a lock of tiny sections once more, before what is published."""

@@ -82,7 +82,7 @@ def _close_all() -> None:
 
 def _before_collection() -> None:
     """The collector is about to call finalizers on this thread, which may take long."""
-    worker = here.worker
+    worker: Worker | None = here.worker
     if worker is not None and worker.item is None:  # it searches, or is about to park
         worker.withdraw()
         worker.scheduler.notify_if_work()

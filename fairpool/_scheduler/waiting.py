@@ -210,7 +210,24 @@ class WaitingWorker(WorkFinder):
         if self.scheduler in (getattr(lock, "scheduler", None), getattr(awaited, "_pool", None)):
             raise DeadlockError("an initializer must not wait for its own pool")
 
-    def wait_for_all(self, futures: tuple[AnyFuture, ...], adopted: AdoptedEvent) -> bool:
+    def wait_for_futures(self, adopted: AdoptedEvent, timeout: float | None) -> bool:
+        """Wait in `concurrent.futures.wait` or `as_completed`; return whether the event is set."""
+        futures = adopted.futures
+        if self.task is None:
+            if timeout is None:
+                for future in futures:
+                    self.check_initializer(future)
+        elif timeout is None and adopted.needs_all:
+            return self._wait_for_all(tuple(futures), adopted)
+        elif timeout is None and not self.scheduler.may_start():
+            # There can be no other worker to run them. Better on top of this task than never.
+            for future in futures:
+                if adopted.event.is_set():
+                    break
+                self.run_inline(future)
+        return self.wait_for_event(adopted, timeout)
+
+    def _wait_for_all(self, futures: tuple[AnyFuture, ...], adopted: AdoptedEvent) -> bool:
         """Wait for the event that is set when all of `futures` are final."""
         assert self.task is not None
         task = self.task

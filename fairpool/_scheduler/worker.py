@@ -140,7 +140,7 @@ class Worker(WaitingWorker):
         # initialized, too, and block as well, and so on. So at most `max_workers` initialize.
         self.initializes, self.has_slot = True, False
         try:
-            return bool(scheduler.initialize())
+            return scheduler.initialize()
         finally:
             self.initializes, self.has_slot = False, True
 
@@ -297,7 +297,7 @@ class Worker(WaitingWorker):
     def _repay_overcommit(self) -> bool:
         """Whether this worker, between two steps, is one too many. Then it parks without a slot."""
         self.forget()
-        return bool(self.scheduler.parking.repay_overcommit())
+        return self.scheduler.parking.repay_overcommit()
 
     def _park(self, until: Until | None = None, has_slot: bool = True) -> bool:
         """Park until there may be work, or `until()`; False where a pool thread is to end.
@@ -350,7 +350,7 @@ class Worker(WaitingWorker):
         # With tasks in its run queue, for busy thieves, it does not end. Nor while a pool that ends
         # has coroutines that are suspended: the last of them unparks it.
         waits = self.queue or scheduler.is_waiting_to_close()
-        return None if waits else float(scheduler.idle_timeout)
+        return None if waits else scheduler.idle_timeout
 
     def withdraw(self) -> None:
         """Nobody is to count on this worker: a `__del__` that interrupts its search may take long.
