@@ -96,6 +96,9 @@ class Observer:
     def submitted(self, scheduler: Pool, task: Future) -> None:
         """A task was made and is about to be queued."""
 
+    def lock_made(self, lock: Lock) -> None:
+        """A lock was made."""
+
     def settled(self, future: Future) -> None:
         """A future has become final. Its callbacks run before or after this."""
 
@@ -103,7 +106,10 @@ class Observer:
         """A worker has taken an item, and is about to run it: a task, a continuation, a lock."""
 
     def step_began(self, worker: Worker, item: Item) -> None:
-        """A worker begins a step of a task or a continuation."""
+        """A worker begins a step of a task or a continuation, or the first one of a gather's child.
+
+        The item of a child is the gather. At the end of the step it is a task if one was made.
+        """
 
     def step_ended(self, worker: Worker, item: Item) -> None:
         """The step has ended, or the task was suspended."""
@@ -129,6 +135,18 @@ class Observer:
         Without an event: what it takes besides (`_take_more`), the published continuations
         (`_take_published`) and the locks (`_take_service`) of other workers.
         """
+
+    def queues_scanned(self, worker: Worker, queue: object | None) -> None:
+        """A worker has gone through the run queues of all workers, from one chosen at random on.
+
+        `queue`: where it has found something, and stopped. It may be its own. None: all were empty.
+        """
+
+    def locks_scanned(self, worker: Worker) -> None:
+        """A worker is about to go through what locks have left with all workers."""
+
+    def work_checked(self, scheduler: Pool, found: bool) -> None:
+        """A thread has gone through all queues of a pool, up to the first that held something."""
 
     def parked(self, worker: Worker) -> None:
         """A worker is about to park."""
@@ -180,6 +198,9 @@ class _Report(Observer):
 
 
 def _calls(methods: list[Callable[..., None]]) -> Callable[..., None]:
+    if len(methods) == 1:
+        return methods[0]
+
     def call(*args: object) -> None:
         for method in methods:
             method(*args)

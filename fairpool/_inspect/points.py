@@ -13,7 +13,9 @@ from __future__ import annotations
 from fairpool._core.foreign import is_a
 from fairpool._core.here import here
 from fairpool._core.observer import Observer, Steps, attach, attached, detach, point, report
+from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import monotonic_ns
+from fairpool._core.types import Runnable
 from fairpool._locks.charging import Charging
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.exit import LockExit
@@ -132,7 +134,21 @@ def _gather_run(gather: Gather, worker: Worker) -> Steps:
     yield
 
 
+@point(Gather, "_start", *STEP)
+def _gather_start(gather: Gather, index: int, worker: Worker) -> Steps:
+    """The first step of a child, which becomes a task where something asks for one meanwhile."""
+    report.step_began(worker, gather)
+    yield
+    report.step_ended(worker, worker.item or gather)
+
+
 # --- locks ----------------------------------------------------------------------------------------
+
+
+@point(KeyedLock, "__init__", "lock_made")
+def _lock_init(lock: KeyedLock, *_: object) -> Steps:
+    yield
+    report.lock_made(lock)
 
 
 @point(Combiner, "run", "work_taken", "pass_began", "pass_ended")
@@ -228,12 +244,37 @@ def _end_section(lock: LockExit) -> Steps:
 # --- workers --------------------------------------------------------------------------------------
 
 
-@point(Worker, "_steal", "stolen")
+# The run queue from which a worker is just stealing.
+_robbed: dict[Worker, RunQueue[Runnable]] = {}
+
+
+@point(Worker, "_steal", "stolen", "queues_scanned")
 def _steal(worker: Worker) -> Steps:
-    steals = worker.steals
     item = yield
-    if worker.steals != steals:  # else it lay in the own run queue
+    queue = _robbed.pop(worker, None)
+    report.queues_scanned(worker, worker.queue if item is not None and queue is None else queue)
+    if queue is not None:
         report.stolen(worker, item)
+
+
+@point(Worker, "_take_more", "stolen", "queues_scanned")
+def _take_more(worker: Worker, queue: RunQueue[Runnable]) -> Steps:
+    """Called for what was found in a queue of another worker's."""
+    _robbed[worker] = queue
+    yield
+
+
+@point(Worker, "_take_published", "locks_scanned")
+@point(Worker, "_take_service", "locks_scanned")
+def _scan_locks(worker: Worker) -> Steps:
+    report.locks_scanned(worker)
+    yield
+
+
+@point(Scheduler, "has_work", "work_checked")
+def _has_work(scheduler: Scheduler) -> Steps:
+    found = yield
+    report.work_checked(scheduler, found)
 
 
 @point(Worker, "_park", "parked", "unparked")

@@ -37,6 +37,9 @@ class Carried:
 class Carriers(Protocol):
     """Makes carriers, and switches from one to another."""
 
+    # Of the thread of the system that runs.
+    ident: int
+
     def run(self, main: Carried, body: Callable[[], None]) -> None:
         """Run the body of `main`, and return when that has ended. It raises nothing."""
 
@@ -54,16 +57,15 @@ class Carriers(Protocol):
     def leave(self, to: Carried) -> None:
         """Go on with another when the calling one's body has returned, which it is about to."""
 
-    def holds(self) -> bool:
-        """Whether the calling thread of the system is the one that runs."""
-
 
 class Threads:
     """A thread of the system for each, which waits for its baton."""
 
+    def __init__(self) -> None:
+        self.ident = get_ident()  # before `run`: other threads look at the clock already
+
     def run(self, main: Carried, body: Callable[[], None]) -> None:
-        self._ident = get_ident()
-        main.carrier = [SimpleQueue(), self._ident]
+        main.carrier = [SimpleQueue(), self.ident]
         body()
 
     def launch(
@@ -82,11 +84,8 @@ class Threads:
         take_baton(here.carrier[0])
 
     def leave(self, to: Carried) -> None:
-        baton, self._ident = to.carrier
+        baton, self.ident = to.carrier
         baton.put(None)
-
-    def holds(self) -> bool:
-        return get_ident() == self._ident
 
 
 class ThreadState:
@@ -164,9 +163,10 @@ _NEW: tuple[Any, Any, Any, Any] = None, None, (None, None), None
 
 
 class Greenlets:
-    """A greenlet for each. All are started, and switched to, by one more that does nothing else.
+    """A greenlet for each. All are started by one more, the hub, that does nothing else.
 
-    One that was started by another would count that one's stack as part of its own.
+    One that was started by another would count that one's stack as part of its own. When a body
+    has returned, the hub goes on with the next.
     """
 
     def __init__(self) -> None:
@@ -175,19 +175,22 @@ class Greenlets:
         self._state = ThreadState()
         self._make = greenlet
         self._hub = getcurrent()
-        self._ident = get_ident()
+        self.ident = get_ident()
+        self._current: Any = None
         self._next: Any = None
 
     def run(self, main: Carried, body: Callable[[], None]) -> None:
-        main.carrier = self._next = current = self._make(body, self._hub)
+        main.carrier = self._next = self._current = self._make(body, self._hub)
         main.carrier.gr_context = self._hub.gr_context
         while not main.ended:
-            if current is not self._next:
-                self._state.switch(current, self._next)
-                current = self._next
-            current.switch()
-        if current is not main.carrier:
-            self._state.switch(current, main.carrier)
+            self._make_current(self._next)
+            self._next.switch()
+        self._make_current(main.carrier)
+
+    def _make_current(self, carrier: Any) -> None:
+        if self._current is not carrier:
+            self._state.switch(self._current, carrier)
+            self._current = carrier
 
     def launch(
         self, thread: Carried, body: Callable[[], None], live: Callable[[Any], None]
@@ -198,14 +201,15 @@ class Greenlets:
         pass
 
     def switch(self, here: Carried, to: Carried) -> None:
-        self._next = to.carrier
-        self._hub.switch()
+        self._next = carrier = to.carrier
+        if carrier:  # it has been started
+            self._make_current(carrier)
+            carrier.switch()
+        else:
+            self._hub.switch()
 
     def leave(self, to: Carried) -> None:
         self._next = to.carrier  # the body returns to the hub
-
-    def holds(self) -> bool:
-        return get_ident() == self._ident
 
 
 def best_carriers() -> Carriers:

@@ -18,7 +18,7 @@ class Costs:
     """
 
     submit: float = 1.3e-6
-    """To submit a task, for who does it."""
+    """To submit a task, for its submitter."""
     step: float = 1.4e-6
     """To take a task or a continuation from a queue, to begin and to end its step."""
     suspend: float = 20e-6
@@ -30,19 +30,19 @@ class Costs:
     steal: float = 2.2e-6
     """To take tasks from another worker's run queue."""
     look: float = 0.12e-6
-    """To look at one worker's queue, for who goes through those of all workers."""
+    """To look at one worker's queue, in a scan of those of all workers."""
     check: float = 0.74e-6
-    """The same, for who makes sure before it parks, or after it has found work."""
+    """The same, in the look before a worker parks, and after it has found work."""
     pause: float = 0.7e-6
     """To let others go first, between two looks for work."""
     lock: float = 0.07e-6
     """Any operation of a lock, or of what threads park on."""
     unpark: float = 4e-6
-    """To wake a thread, for who does it."""
+    """To wake a thread, for its waker."""
     wake: float = 12e-6
     """From then until that thread runs."""
     start: float = 250e-6
-    """To start a thread, for who does it; and from then until it runs."""
+    """To start a thread, for its starter; and from then until it runs."""
     migrate: float = 3e-6
     """What a task loses by going on with another worker than before."""
     away: float = 1.1

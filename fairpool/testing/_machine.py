@@ -33,7 +33,7 @@ START = 1_000 * SECOND
 
 
 class Here:
-    """What `_sync.here` is: the attributes of the thread that runs."""
+    """What `_core.here.here` is: the attributes of the thread that runs."""
 
     worker: Any
 
@@ -94,7 +94,7 @@ class Machine:
         """What things take is in ns.
 
         `lock`: any operation of a lock; `pause`: to let others go first, and look again; `unpark`:
-        to wake somebody, for who does it; `wake`: the same, until that one runs; `start`: to start
+        to wake a thread, for its waker; `wake`: the same, until that one runs; `start`: to start
         a thread, likewise.
         """
         self._carriers = carriers
@@ -131,7 +131,7 @@ class Machine:
 
     def controls(self) -> bool:
         """Whether the calling thread is one of the machine's."""
-        return not self.silent and self._carriers.holds()
+        return not self.silent and get_ident() == self._carriers.ident
 
     def random(self) -> float:
         self.chance = chance = self.rng.random()
@@ -195,7 +195,7 @@ class Machine:
             self.spent["unpark"] += self._unpark
 
     def _switch(self, me: Virtual) -> None:
-        """Go on with who is behind all others in time; return when that is the calling thread."""
+        """Go on with the thread that is behind all others; return when that is the calling one."""
         if not self.failed:
             try:
                 chosen = self._next()

@@ -75,7 +75,7 @@ def _here() -> Run | Machine | None:
 
 
 def _me() -> object:
-    """The calling thread, for who has to tell it from others."""
+    """The calling thread, as an object that tells it from others."""
     run = _here()
     return _real_get_ident() if run is None else run.current
 
@@ -312,7 +312,7 @@ def _run_thread(self: Any) -> None:
         run.thread_failed(error)
     finally:
         run.untrace_thread()
-        # Before the others go on, who may count the threads.
+        # Before the others go on: they may count the threads.
         threading._active.pop(me.ident, None)  # type: ignore[attr-defined]
         run.end(me)
 
@@ -418,7 +418,7 @@ fairpool._core.report.LOGGER.addFilter(_is_of_interest)
 Lowest = Sequence[tuple[Any, Any]]
 Values = dict[tuple[ModuleType, str], Any]
 
-# Searching and looking out only delay what the schedule decides; the rest makes rare ways common.
+# Searching and spinning only delay what the schedule decides; the rest makes rare ways common.
 SHRUNK: Values = {
     (fairpool._locks.tasks, "LOOKS_BEFORE_QUEUEING"): 1,
     (fairpool._locks.combiner, "PASS_SECTIONS"): 2,

@@ -225,3 +225,47 @@ def test_a_task_that_waits_blocks_its_worker() -> None:
         with blocking():  # on a thread that is no worker
             pass
     assert recorder.of("blocked", "unblocked") == ["blocked", "unblocked"]
+
+
+def test_the_first_step_of_each_child_is_told() -> None:
+    async def child() -> None:
+        pass
+
+    async def main() -> None:
+        await gather(*(child() for _ in range(5)), eager_start=True)
+
+    recorder = Recorder()
+    with attached(recorder), FairPool(1) as pool:
+        in_time(lambda: pool.submit(main).result())
+    assert recorder.of("step_began", "step_ended") == [
+        "step_began",
+        *("step_began", "step_ended") * 5,
+        "step_ended",
+    ]
+
+
+def test_locks_and_looks_are_told() -> None:
+    recorder = Recorder()
+    with attached(recorder), FairPool(1) as pool:
+        lock = pool.lock()
+        in_time(lambda: pool.submit(int).result())
+    assert [args for _, args, _ in recorder.with_args("lock_made")] == [(lock,)]
+    count = recorder.count()
+    assert count["queues_scanned"] >= count["parked"]
+    assert count["locks_scanned"] >= count["parked"]
+    assert count["work_checked"] >= count["parked"] > 0
+
+
+def test_a_scan_ends_at_the_queue_that_held_something() -> None:
+    def parent() -> None:
+        child = pool.submit(int)
+        with blocking():
+            in_time(child.result)
+
+    recorder = Recorder()
+    with attached(recorder), FairPool(1) as pool:
+        in_time(lambda: pool.submit(parent).result())
+    (thief, _), *others = [args for _, args, _ in recorder.with_args("stolen")]
+    assert not others
+    found = [args for _, args, _ in recorder.with_args("queues_scanned") if args[1] is not None]
+    assert [worker for worker, queue in found if queue is not worker.queue] == [thief]

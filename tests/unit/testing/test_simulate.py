@@ -443,6 +443,75 @@ def test_each_cost_is_spent(name: str) -> None:
     assert more.elapsed > less.elapsed
 
 
+def test_a_pass_is_one_step_and_its_sections_are_none() -> None:
+    def program(pool: FairPool) -> None:
+        lock = pool.lock()
+        for section in [lock.submit(work, 0.5) for _ in range(20)]:
+            section.result()
+
+    simulation = simulate(program, 1, costs=replace(FREE, step=1e-3))
+    assert simulation.steps == 20
+    assert simulation.spent["step"] == pytest.approx(simulation.locks[0].passes * 1e-3)
+
+
+def test_a_task_that_has_started_children_goes_on_with_the_same_step() -> None:
+    async def child() -> None:
+        work(MICROSECOND)
+
+    async def program(pool: FairPool) -> None:
+        for _ in range(3):
+            await fairpool.gather(child(), child(), eager_start=True)
+        await fairpool.yield_now()
+
+    simulation = simulate(program, 1, costs=replace(FREE, step=MICROSECOND))
+    assert (simulation.tasks, simulation.steps) == (7, 8)
+    assert simulation.spent["step"] == pytest.approx(8 * MICROSECOND)
+
+
+def test_a_thread_waits_for_a_lock_until_it_is_awake() -> None:
+    def program(pool: FairPool) -> None:
+        lock = pool.lock()
+
+        def client() -> None:
+            with lock:
+                work(1.0)
+
+        for future in [pool.submit(client) for _ in range(2)]:
+            future.result()
+
+    (lock,) = simulate(program, 2, costs=replace(FREE, wake=0.5)).locks
+    assert lock.sections == 2
+    assert lock.longest_wait == pytest.approx(1.5, abs=1e-3)
+    assert lock.busy == pytest.approx(2, abs=1e-3)
+
+
+def test_a_caller_spends_what_a_worker_does() -> None:
+    async def task() -> None:
+        for _ in range(4):
+            await fairpool.yield_now()
+
+    def program(pool: FairPool) -> None:
+        with FairPool(0) as own:
+            own.run(task)
+
+    simulation = simulate(program, 1, costs=replace(FREE, step=1e-3))
+    assert simulation.steps == 5
+    assert simulation.spent["step"] == pytest.approx(5e-3)
+
+
+def test_classes_are_as_before() -> None:
+    package = [
+        kind
+        for name, module in sys.modules.items()
+        if name.startswith("fairpool._")
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__.startswith("fairpool._")
+    ]
+    before = [vars(kind).copy() for kind in package]
+    simulate(of_everything, 2)
+    assert [vars(kind).copy() for kind in package] == before
+
+
 def test_a_section_away_takes_longer() -> None:
     near, far = (simulate(of_everything, 3, costs=Costs(away=away)) for away in (1, 5))
     assert sum(lock.away for lock in far.locks) > 0
