@@ -108,8 +108,9 @@ class LockExit(KeyedLock):
         stats = self.stats
         sections = stats.inline + stats.combined
         before = stats.mean
-        stats.mean = mean = (stats.busy - stats.busy_reviewed) // (sections - stats.reviewed)
-        stats.reviewed, stats.busy_reviewed = sections, stats.busy
+        inside = self._time_inside()
+        stats.mean = mean = (inside - stats.busy_reviewed) // (sections - stats.reviewed)
+        stats.reviewed, stats.busy_reviewed = sections, inside
         preferred = self.preferred
         if preferred is None or preferred.exited:
             worker: LockWorker | None = here.worker
@@ -125,6 +126,10 @@ class LockExit(KeyedLock):
                 self.home = self.preferred
         elif mean < STAY_BELOW:
             self.home = None
+
+    def _time_inside(self) -> int:
+        """How long all sections have taken so far, in ns (key)."""
+        return self.stats.busy
 
     def mean_section(self) -> int:
         """The mean of the last sections, in ns."""

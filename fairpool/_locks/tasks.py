@@ -40,6 +40,10 @@ class TaskEntry(ThreadEntry):
 
     __slots__ = ()
 
+    # How many times `LOOKS_BEFORE_QUEUEING` a task looks. More where a section takes longer by what
+    # the lock itself does.
+    looks = 1
+
     # The two ways in that take a coroutine function: see `_api/lock.py`.
 
     def enter_later(self) -> AnyCoroutine:
@@ -84,7 +88,7 @@ class TaskEntry(ThreadEntry):
             # read of a shared attribute would delay the task that is inside.
             waiting, take_key = self.queue.__len__, self.key.acquire
             owner, began = worker.task, monotonic_ns()
-            for _ in range(LOOKS_BEFORE_QUEUEING):
+            for _ in range(LOOKS_BEFORE_QUEUEING * self.looks):
                 if waiting():
                     break
                 if take_key(False):
