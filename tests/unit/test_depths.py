@@ -33,7 +33,7 @@ DEEPEST = 70
 
 @pytest.fixture(autouse=True)
 def no_collection() -> Iterator[None]:
-    """What a collection calls at the very end of a stack fails, and so does pytest's hook for it."""
+    """What a collection calls at the end of a stack fails, and so does pytest's hook for it."""
     gc.collect()
     gc.disable()
     try:
