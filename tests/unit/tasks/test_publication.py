@@ -12,8 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kit import TIMEOUT
 
 import fairpool
+from fairpool._core.report import wait_for_log
 from fairpool._tasks.chain import Link
 from fairpool._tasks.future import Future
 from fairpool._tasks.settling import claim, settle
@@ -25,6 +27,12 @@ COPIES = (Task.run, Task.end_first_step, Link.run, settle_and_take_next)
 
 STATE = "_status"
 NOT_FINAL = ast.List
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_parses() -> None:
+    """On 3.11 two threads must not parse at once, and a logged traceback is parsed as well."""
+    assert wait_for_log(TIMEOUT)
 
 
 def function_of(fn: Callable[..., Any]) -> ast.FunctionDef:
