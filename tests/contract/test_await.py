@@ -518,6 +518,7 @@ def test_a_task_whose_child_refuses_waits_for_it(
 
     task = pool.submit(parent)
     suspended(task)
+    suspended(children[0])  # else its cancellation would come before its first step
     task.cancel()
     held.set_result("at last")
     assert task.result(TIMEOUT) == "at last"  # as in asyncio: the cancellation was the child's

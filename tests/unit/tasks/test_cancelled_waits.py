@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -12,7 +14,12 @@ import fairpool
 from fairpool import CancelledError
 
 
+# One item for each of the innermost coroutines that has begun: one that has not ends otherwise.
+BEGUN: ContextVar[list[None]] = ContextVar("BEGUN")
+
+
 async def raises(rt: Any) -> None:
+    note_begin()
     try:
         await rt.sleep(1000)
     finally:
@@ -20,6 +27,7 @@ async def raises(rt: Any) -> None:
 
 
 async def returns(rt: Any) -> int:
+    note_begin()
     try:
         await rt.sleep(1000)
     except CancelledError:
@@ -28,10 +36,15 @@ async def returns(rt: Any) -> int:
 
 
 async def cleans_up(rt: Any) -> None:
+    note_begin()
     try:
         await rt.sleep(1000)
     finally:
         await rt.sleep(0.001)
+
+
+def note_begin() -> None:
+    BEGUN.get([]).append(None)
 
 
 async def in_group(rt: Any) -> None:
@@ -52,6 +65,8 @@ async def in_gather(rt: Any) -> None:
 async def nested(rt: Any) -> Any:
     return await rt.create_task(returns(rt))
 
+
+INNERMOST = {in_groups: 2, in_gather: 2}  # how many, where not one
 
 INNER = [raises, returns, cleans_up, in_group, in_groups, in_gather, nested]
 
@@ -159,9 +174,14 @@ def test_what_is_awaited_decides_what_a_timeout_comes_to(inner: Any) -> None:
         log: list[Any] = []
 
         async def main() -> None:
+            BEGUN.set(begun := [])
             try:
-                async with rt.timeout(0.02) as limit:
-                    log.append(await rt.create_task(inner(rt)))
+                async with rt.timeout(None) as limit:
+                    task = rt.create_task(inner(rt))
+                    while len(begun) < INNERMOST.get(inner, 1):
+                        await rt.sleep(0)
+                    limit.reschedule(time.monotonic())
+                    log.append(await task)
             except BaseException as error:
                 log.append(shown(error))
             log.append(limit.expired())
