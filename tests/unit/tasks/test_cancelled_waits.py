@@ -13,7 +13,6 @@ from kit import Mishap, in_time
 import fairpool
 from fairpool import CancelledError
 
-
 # One item for each of the innermost coroutines that has begun: one that has not ends otherwise.
 BEGUN: ContextVar[list[None]] = ContextVar("BEGUN")
 
