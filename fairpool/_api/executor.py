@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from itertools import islice
 from typing import ParamSpec, TypeVar
 
-from fairpool._api.arguments import check_int
+from fairpool._api.arguments import check_int, check_optional_int
 from fairpool._core.threads import monotonic
 from fairpool._core.types import AnyCoroutine, Function
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
@@ -48,8 +48,7 @@ class TaskExecutor(Executor):
         if not callable(fn):
             raise TypeError(f"map() takes a callable first, not {fn!r}")
         check_int("chunksize", chunksize, least=1)
-        if buffersize is not None:
-            check_int("buffersize", buffersize, least=1)
+        check_optional_int("buffersize", buffersize)
         deadline = None if timeout is None else monotonic() + timeout
         submit: Callable[..., AnyFuture] = self.submit
         calls = zip(*iterables)  # noqa: B905 (as the built-in map, to the shortest)
