@@ -95,3 +95,17 @@ def test_the_methods_that_it_names_are_there() -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(_\w+/\w+\.py)`", WALKS))))
 def test_the_architecture_names_files_that_are_there(path: str) -> None:
     assert (PACKAGE / path).exists()
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("_*/*.py")), ids=lambda path: path.stem)
+def test_only_a_module_that_exports_what_it_imports_lists_its_names(path: pathlib.Path) -> None:
+    body = ast.parse(path.read_text("utf-8")).body
+    imported = {
+        alias.asname or alias.name
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            assert imported & set(ast.literal_eval(node.value))

@@ -10,9 +10,6 @@ from fairpool._api.guarded import Guarded
 from fairpool._api.lock import Lock
 from fairpool._core.errors import stays_here
 
-__all__ = ["all_of"]
-
-
 # Locks in an order: the first, and the others. Walking it needs no memory.
 _Way: TypeAlias = "tuple[Lock, _Way] | None"
 

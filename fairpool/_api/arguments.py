@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["check_int", "check_optional_int"]
-
 
 def check_int(name: str, value: object, least: int | None = None) -> None:
     """Raise TypeError unless the argument is an integer, ValueError if it is less than `least`."""

@@ -15,8 +15,6 @@ from fairpool._core.report import log
 from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.task import AnyTask
 
-__all__ = ["deliver_again", "delivered", "interrupt", "task_that_enters"]
-
 
 def task_that_enters(what: str) -> AnyTask:
     task = current_task()

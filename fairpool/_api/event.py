@@ -15,8 +15,6 @@ from fairpool._core.foreign import type_name
 from fairpool._tasks.future import Future
 from fairpool._tasks.waitlist import WaitList, wake
 
-__all__ = ["Event"]
-
 
 class _Gate(WaitList):
     """What tasks wait for from one `clear` of an event to the next `set`. It is opened once."""

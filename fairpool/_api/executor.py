@@ -14,8 +14,6 @@ from fairpool._core.types import AnyCoroutine, Function
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import AnyFuture, Future
 
-__all__ = ["TaskExecutor"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

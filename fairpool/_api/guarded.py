@@ -12,8 +12,6 @@ from fairpool._locks.statistics import LockStatistics
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.future import Future
 
-__all__ = ["Guarded"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")

@@ -24,8 +24,6 @@ from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import Future
 
-__all__ = ["Lock", "make_lock"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -19,8 +19,6 @@ from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.threads import start_new_thread
 from fairpool._tasks.waitlist import WaitList, wake
 
-__all__ = ["BoundedPermits", "Permits"]
-
 
 class Permits(WaitList):
     """A number of permits, and the tasks that wait for one."""

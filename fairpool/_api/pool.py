@@ -30,8 +30,6 @@ from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.future import Future
 from fairpool._tasks.task import AnyTask, Task
 
-__all__ = ["FairPool"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from types import FunctionType
 from typing import get_type_hints
 
-__all__ = ["publish"]
-
 PACKAGE = "fairpool"
 
 # What the package keeps in the `__dict__` of a future, which a user's subclass shares.

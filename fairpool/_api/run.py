@@ -15,8 +15,6 @@ from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.task import Task
 from fairpool._tasks.thread_wait import wait
 
-__all__ = ["run"]
-
 T = TypeVar("T")
 
 

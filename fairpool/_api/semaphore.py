@@ -14,8 +14,6 @@ from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name
 from fairpool._tasks.future import Future
 
-__all__ = ["BoundedSemaphore", "Semaphore"]
-
 
 class Semaphore:
     """A number of permits; `acquire` waits while none is free. As `asyncio.Semaphore`.

@@ -14,8 +14,6 @@ from fairpool._core.token import Latch
 from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.task import Task
 
-__all__ = ["Share"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from fairpool._locks.statistics import LockStatistics
 
-__all__ = ["PoolStatistics"]
-
 
 @dataclass(frozen=True)
 class PoolStatistics:

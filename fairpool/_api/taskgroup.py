@@ -35,8 +35,6 @@ from fairpool._tasks.state import FAILED
 from fairpool._tasks.task import AnyTask, Task
 from fairpool._tasks.waitlist import WaitList
 
-__all__ = ["TaskGroup"]
-
 T = TypeVar("T")
 
 

@@ -36,8 +36,6 @@ from fairpool._tasks.state import FINISHED
 from fairpool._tasks.task import AnyTask, Task
 from fairpool._tasks.wrap import is_future, wrap_future
 
-__all__ = ["create_task", "current_task", "gather", "shield", "sleep", "yield_now"]
-
 T = TypeVar("T")
 
 

@@ -34,8 +34,6 @@ from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import FINISHED
 from fairpool._tasks.task import AnyTask
 
-__all__ = ["Timeout", "timeout", "timeout_at"]
-
 
 class _Deadline(Token):
     """One deadline of a timeout: taken by the timer when it comes, or to call it off."""

@@ -19,8 +19,6 @@ from fairpool._tasks.future import Future
 from fairpool._tasks.waitlist import WaitList
 from fairpool._tasks.wrap import wrap_future
 
-__all__ = ["as_coroutine", "wait_in"]
-
 T = TypeVar("T")
 
 

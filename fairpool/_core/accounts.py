@@ -27,18 +27,6 @@ from fairpool._core.threads import monotonic_ns
 from fairpool._core.token import PRESENT, Token
 from fairpool._core.types import Runnable
 
-__all__ = [
-    "CURRENT",
-    "VIRTUAL_NANOSECOND",
-    "WEIGHT_MAX",
-    "WEIGHT_MIN",
-    "Account",
-    "Ledger",
-    "Principal",
-    "Shares",
-    "jain_index",
-]
-
 # The virtual time of one nanosecond at weight 1. An integer, so that no amount of virtual time
 # absorbs a small addition. At the greatest weight a nanosecond is a million units, which gives each
 # weight to six digits; the rest of the arithmetic is exact.

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from typing import NoReturn
 
-__all__ = ["BrokenFairPool", "DeadlockError", "stays_here"]
-
 
 class BrokenFairPool(BrokenThreadPool):
     """The pool can run nothing any more: its initializer raised, or the process was forked.

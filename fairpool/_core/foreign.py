@@ -12,21 +12,6 @@ from collections.abc import Callable
 from types import CoroutineType, MethodType, TracebackType
 from typing import TypeGuard, TypeVar
 
-__all__ = [
-    "context_of",
-    "describe",
-    "exceptions_of",
-    "is_a",
-    "place_of",
-    "plain_text",
-    "set_cause",
-    "set_context",
-    "traceback_of",
-    "type_name",
-    "with_traceback",
-    "without_frame",
-]
-
 T = TypeVar("T")
 
 # That of C, whatever a metaclass has.

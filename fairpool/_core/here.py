@@ -7,9 +7,6 @@ from typing import Any, TypeAlias
 
 from fairpool._core.threads import local
 
-__all__ = ["Taking", "here"]
-
-
 # The lists into which a thread is just taking parked workers: the innermost one, then the outer
 # ones.
 Taking: TypeAlias = "tuple[Sequence[object], Taking | None]"

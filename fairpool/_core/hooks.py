@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 from fairpool._core.threads import before_threads_are_joined
 
-__all__ = ["at_exit", "before_collection", "in_child_after_fork"]
-
 
 def at_exit(function: Callable[[], None]) -> None:
     """Call `function` when the main thread has ended, before the other threads are joined.

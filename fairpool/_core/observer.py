@@ -27,18 +27,6 @@ from fairpool._core.threads import Lock as Mutex
 from fairpool._core.threads import Thread
 from fairpool._core.types import Function
 
-__all__ = [
-    "EVENTS",
-    "Observer",
-    "Steps",
-    "attach",
-    "attached",
-    "detach",
-    "point",
-    "report",
-]
-
-
 # --- what an observer is told of ------------------------------------------------------------------
 
 # With the members on which it may rely. It compares by identity, and shows by `repr`.

@@ -30,9 +30,6 @@ from fairpool._core.room import EMPTY, put_in_any_case
 from fairpool._core.signals import acquire
 from fairpool._core.threads import Lock
 
-__all__ = ["Parker", "Parking", "is_taken_here"]
-
-
 T = TypeVar("T")
 
 

@@ -28,8 +28,6 @@ from fairpool._core.hooks import in_child_after_fork
 from fairpool._core.threads import Lock, Stranger, call_as_stranger, new_thread, this_thread
 from fairpool._core.token import PRESENT, Token
 
-__all__ = ["LOGGER", "log", "log_failure", "log_failure_now", "wait_for_log"]
-
 LOGGER = logging.getLogger("concurrent.futures.fairpool")
 
 # How long (s) the end of the interpreter waits for a handler that is being called.

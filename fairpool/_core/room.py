@@ -11,16 +11,6 @@ from typing import TypeVar
 
 from fairpool._core.threads import yield_cpu
 
-__all__ = [
-    "DEEP_STACK",
-    "EMPTY",
-    "SHORT_OF_ROOM",
-    "need_stack",
-    "put_in_any_case",
-    "stack_is_deep",
-    "strike_off",
-]
-
 C = TypeVar("C")
 T = TypeVar("T")
 

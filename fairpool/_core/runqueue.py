@@ -20,8 +20,6 @@ from typing import Any, TypeVar
 from fairpool._core.room import EMPTY
 from fairpool._core.token import PRESENT, Token
 
-__all__ = ["SHORT", "RunQueue", "WaitQueue"]
-
 # In a queue up to this length, a waiter that gives up is searched for and taken out at once.
 SHORT = 64
 

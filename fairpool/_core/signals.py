@@ -16,8 +16,6 @@ from typing import Protocol, TypeVar
 from fairpool._core.here import here
 from fairpool._core.threads import Event, LockType, is_main_thread, monotonic
 
-__all__ = ["LONGEST_BLIND_WAIT", "acquire", "get", "handle_ctrl_c", "wait_until_set"]
-
 # The main thread looks up at least this often (s) from a wait without end. A signal that comes just
 # before a thread blocks in a lock does not interrupt the wait: its Python handler runs only once
 # the main thread runs bytecode again.

@@ -41,8 +41,6 @@ from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import Lock, Thread, join, monotonic, new_thread
 from fairpool._core.token import PRESENT, Token, fence
 
-__all__ = ["CANCELLED_MIN", "TARGET", "Timer", "Timers", "Wakeable"]
-
 # From this many cancelled timers on they are thrown away when they are more than half. Otherwise a
 # program's memory would be its rate of time-outs times their length.
 CANCELLED_MIN = 1000

@@ -15,8 +15,6 @@ from typing import TypeVar
 
 from fairpool._core.room import EMPTY, put_in_any_case
 
-__all__ = ["PRESENT", "Latch", "Token", "fence"]
-
 T = TypeVar("T")
 
 _pop = list.pop

@@ -9,16 +9,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import CoroutineType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-__all__ = [
-    "AnyCoroutine",
-    "AnyGenerator",
-    "AnyWorker",
-    "Function",
-    "NativeCoroutine",
-    "Runnable",
-    "T",
-]
-
 # The type of a result.
 T = TypeVar("T")
 

@@ -19,17 +19,6 @@ from fairpool._core.foreign import describe
 from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.token import Latch
 
-__all__ = [
-    "Node",
-    "check_lock_wait",
-    "enter_wait",
-    "leave_wait",
-    "locks",
-    "waiting_tasks",
-    "waits",
-    "write_wait",
-]
-
 
 class Node(Protocol):
     """What waits, or is waited for: a future, or a request at a lock."""

@@ -18,8 +18,6 @@ from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import Future
 from fairpool._tasks.state import is_final
 
-__all__ = ["dump"]
-
 # The most suspended coroutines that are listed: there may be a million.
 SUSPENDED_MAX = 20
 

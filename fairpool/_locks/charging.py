@@ -25,8 +25,6 @@ from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import KeyLoan, Owner
 from fairpool._tasks.request import Once, Request, Waiter
 
-__all__ = ["Charging", "ChargingQueue"]
-
 
 class ChargingQueue(WaitQueue[Waiter]):
     """Requests, oldest first; sections are timed, and charged to shares."""

@@ -38,8 +38,6 @@ from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.request import Request
 from fairpool._tasks.state import is_final
 
-__all__ = ["PASS_SECTIONS", "PASS_TIME", "Combiner"]
-
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
 # work has its turn.
 PASS_SECTIONS = 64

@@ -13,8 +13,6 @@ from fairpool._locks.statistics import NANOSECOND, LockStatistics, quantiles
 from fairpool._locks.waiters import Sweep, has_given_up
 from fairpool._tasks.request import Waiter
 
-__all__ = ["GO_HOME_ABOVE", "SECTIONS_BETWEEN_REVIEWS", "STAY_BELOW", "LockExit"]
-
 # A lock goes home (see `KeyedLock.home`) when its mean section is longer than the first, and is
 # served where the task is when it is shorter than the second (ns).
 GO_HOME_ABOVE = 10_000

@@ -17,16 +17,6 @@ from fairpool._tasks.host import ForkingPool, Worker
 from fairpool._tasks.request import Once, Published
 from fairpool._tasks.task import AnyTask
 
-__all__ = [
-    "AnyLock",
-    "Loan",
-    "LockEntry",
-    "LockHost",
-    "LockWorker",
-    "PassWorker",
-    "TaskWorker",
-]
-
 # A lock in the hands of its host: a `Combiner`, which stands on this module.
 AnyLock: TypeAlias = Any
 

@@ -40,8 +40,6 @@ from fairpool._locks.statistics import Counters
 from fairpool._locks.waiters import end_item
 from fairpool._tasks.request import Leave, Once, Published, Waiter
 
-__all__ = ["KeyedLock"]
-
 
 def _take_nothing(blocking: bool) -> bool:
     """`take_key` of a lock that is not in use: it comes into use first."""

@@ -20,8 +20,6 @@ from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import Future
 from fairpool._tasks.task import AnyTask
 
-__all__ = ["KeyLoan", "Owner", "ThreadOwner", "current_owner", "name_of_owner", "thread_owner"]
-
 
 class ThreadOwner(Future[None]):
     """A thread that is no worker, as the owner of locks, and as a node of a cycle of waits."""

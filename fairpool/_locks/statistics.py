@@ -9,8 +9,6 @@ from fairpool._core.runqueue import RunQueue
 from fairpool._core.types import AnyWorker
 from fairpool._locks.host import PassWorker
 
-__all__ = ["NANOSECOND", "SAMPLES", "SAMPLE_MASK", "Counters", "LockStatistics", "quantiles"]
-
 NANOSECOND = 1e-9
 
 # How many of the latest waits and responses a lock remembers, and of how many sections one is

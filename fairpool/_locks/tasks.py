@@ -14,8 +14,6 @@ from fairpool._locks.threads import ThreadEntry
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.request import Once, Published, Request
 
-__all__ = ["GIVE_WAY", "LOOKS_BEFORE_QUEUEING", "TaskEntry"]
-
 # How often a task looks whether a tiny section has ended before it queues its request. At 0.1 µs
 # each they take 20 µs, about what a request costs its task and those that queue up behind it, and
 # what a meeting of two threads at a mutex of CPython's own takes: see docs/architecture.md.

@@ -23,8 +23,6 @@ from fairpool._locks.owners import Owner, ThreadOwner, current_owner
 from fairpool._locks.waiters import ThreadWaiter
 from fairpool._tasks.request import Request
 
-__all__ = ["ThreadEntry"]
-
 
 class HelpHost(LockHost, Protocol):
     """The scheduler, to a thread that waits for a lock and helps meanwhile."""

@@ -26,8 +26,6 @@ from fairpool._locks.charging import ChargingQueue
 from fairpool._locks.combiner import Combiner
 from fairpool._tasks.request import Waiter
 
-__all__ = ["UsageQueue"]
-
 # The oldest request of a share is served when others have been served so many times, for each share
 # that waits, whatever that share has used. It bounds the ratio of section lengths up to which two
 # shares get equal times.

@@ -34,8 +34,6 @@ from fairpool._tasks.settling import claim, run_user_callbacks, settle
 from fairpool._tasks.state import CANCELLED, FINISHED, Callback, is_claimed, is_final
 from fairpool._tasks.task import AnyTask, Task
 
-__all__ = ["CriticalLink", "ExternalWaiter", "Section", "Sweep", "ThreadWaiter", "has_given_up"]
-
 T = TypeVar("T")
 
 # Whether a waiter will not be let in any more.

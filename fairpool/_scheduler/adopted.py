@@ -15,8 +15,6 @@ from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import FINISHED
 from fairpool._tasks.thread_wait import wait_watchfully
 
-__all__ = ["AdoptedEvent", "adopt"]
-
 
 class StdWaiter(Protocol):
     """A waiter of `concurrent.futures`."""

@@ -26,8 +26,6 @@ from fairpool._scheduler.roles import Item
 from fairpool._scheduler.threads import Threads
 from fairpool._tasks.thread_wait import ThreadCallback
 
-__all__ = ["SlotWaiter", "blocked", "blocking"]
-
 
 class SlotOwner(Protocol):
     """The worker that waits."""

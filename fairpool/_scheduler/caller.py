@@ -42,8 +42,6 @@ from fairpool._tasks.state import is_final
 from fairpool._tasks.task import AnyTask
 from fairpool._tasks.thread_wait import ThreadCallback, spin_wait
 
-__all__ = ["AwaitingCaller", "Caller", "Helper", "LastCaller"]
-
 
 class Caller(Worker):
     """The calling thread, for as long as it works for a pool. All methods are for that thread."""

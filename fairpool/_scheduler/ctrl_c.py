@@ -13,8 +13,6 @@ from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.settling import run_callback
 from fairpool._tasks.task import Task
 
-__all__ = ["is_called_by_user", "may_be_cut_off", "may_raise"]
-
 # Where a step of a task's calls code of the user's.
 _STEPS = (Task.run.__code__, Continuation.run.__code__)
 # Below this, frames are of the thread's life before it came, or of a wait of what it runs.

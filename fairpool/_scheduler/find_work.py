@@ -30,8 +30,6 @@ from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._scheduler.roles import Item
 from fairpool._tasks.request import Published
 
-__all__ = ["STEPS_BETWEEN_SCANS", "WorkFinder"]
-
 # How many tasks a steal takes at most, besides the one it is for: as many as tokio's local queue
 # gives away would be 128; fewer keep the order closer to first come, first served.
 STEAL_MAX = 32

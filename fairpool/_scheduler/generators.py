@@ -18,8 +18,6 @@ from fairpool._tasks import host
 from fairpool._tasks.chain import Closing
 from fairpool._tasks.future import Future
 
-__all__ = ["Generators"]
-
 
 class Generators(Intake):
     """What watches the asynchronous generators of a pool, and closes those that were left."""

@@ -25,8 +25,6 @@ from fairpool._tasks.chain import Link
 from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.task import AnyTask, Task
 
-__all__ = ["Backlog", "Intake"]
-
 
 class Backlog:
     """Bounds the tasks of a pool that have not been started.

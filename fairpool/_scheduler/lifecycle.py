@@ -25,8 +25,6 @@ from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.coroutines import claim_coroutine, is_coroutine
 from fairpool._tasks.request import Published
 
-__all__ = ["LifeCycle"]
-
 
 class LifeCycle(Generators):
     """The states of a pool: open, dropped, closed, broken, forked, over."""

@@ -17,8 +17,6 @@ from fairpool._core.threads import (
 from fairpool._scheduler.lifecycle import LifeCycle
 from fairpool._scheduler.worker import Worker
 
-__all__ = ["exiting", "live", "live_entries"]
-
 # Weak references to all schedulers. A plain set of them, because one call adds, one discards and
 # one copies (atomic call); a WeakSet does each in several steps.
 live_entries: set[ref[LifeCycle]] = set()

@@ -18,8 +18,6 @@ from fairpool._scheduler.roles import PoolWorker
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.gather import Gather
 
-__all__ = ["Queues"]
-
 # When so many locks are in use, those that nobody is in go out of use. To come into use again costs
 # a lock some µs, and to be looked at 0.2.
 LOCKS_IN_USE = 8

@@ -18,8 +18,6 @@ from fairpool._tasks.gather import Gather
 from fairpool._tasks.request import Published
 from fairpool._tasks.task import AnyTask
 
-__all__ = ["Item", "PoolWorker", "Unstarted"]
-
 # What a worker runs, for a look at what that is.
 Item: TypeAlias = AnyTask | Continuation | Gather | Combiner
 

@@ -22,8 +22,6 @@ from fairpool._scheduler.process import exiting, live_entries
 from fairpool._scheduler.threads import SPARE_WORKERS_MAX
 from fairpool._scheduler.worker import Worker
 
-__all__ = ["Scheduler"]
-
 
 class Scheduler(LifeCycle):
     """The queues, the workers and the state of one pool."""

@@ -24,8 +24,6 @@ from fairpool._scheduler.adopted import adopt
 from fairpool._scheduler.queues import Queues
 from fairpool._scheduler.roles import PoolWorker
 
-__all__ = ["Threads"]
-
 # How many workers a pool may have beyond `max_workers`, to stand in for those that wait. A thread
 # costs about 100 KiB of memory that is really used; a thousand of them is the size of a large
 # ThreadPoolExecutor, and with inline runs enough for some ten thousand nested waits.

@@ -34,8 +34,6 @@ from fairpool._tasks.state import is_final
 from fairpool._tasks.task import AnyTask, Task
 from fairpool._tasks.thread_wait import spin_wait
 
-__all__ = ["FORKS_MAX", "WaitingWorker"]
-
 # How many gathers may start their children on top of one another: three Python frames for each.
 FORKS_MAX = 32
 

@@ -40,8 +40,6 @@ from fairpool._tasks.request import Once
 from fairpool._tasks.settling import fail
 from fairpool._tasks.task import Task
 
-__all__ = ["Until", "Worker"]
-
 # Whether a thread is to leave the loop.
 Until = Callable[[], bool]
 

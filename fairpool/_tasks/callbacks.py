@@ -11,8 +11,6 @@ from fairpool._core.types import T
 from fairpool._tasks.settling import run_callback, run_late
 from fairpool._tasks.state import AnyState, Callback, FutureState
 
-__all__ = ["CROWDED", "AnyCallbackFuture", "CallbackFuture", "Crowd"]
-
 # Length of a future's list from which on callbacks that may be taken out again go into a `Crowd`.
 # To take one out of a list takes the longer the longer the list is.
 CROWDED = 64

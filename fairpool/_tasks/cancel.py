@@ -27,8 +27,6 @@ from fairpool._tasks.host import Pool, Worker
 from fairpool._tasks.request import Request
 from fairpool._tasks.state import CANCELLED, Callback, Status, is_final
 
-__all__ = ["CancelRequest", "CancellableTask", "Suspension", "may_hold_request"]
-
 
 class CancelRequest:
     """An item in the status of a task that was asked to end. As a callback, it does nothing."""

@@ -25,8 +25,6 @@ from fairpool._tasks.step import fail_step, settle_and_take_next, take_next
 from fairpool._tasks.task import Task
 from fairpool._tasks.wrap import is_future, wrap_future
 
-__all__ = ["Closing", "Link"]
-
 
 def _run_in_any_case(source: AnyFuture, fn: Callable[[], object]) -> object:
     result = fn()

@@ -19,9 +19,6 @@ from fairpool._tasks.callbacks import AnyCallbackFuture
 from fairpool._tasks.host import Worker
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED
 
-__all__ = ["ConditionAdapter", "adapter_of"]
-
-
 # The method by which a waiter of `concurrent.futures._base` is told how a future has ended.
 TELL = {FINISHED: "add_result", FAILED: "add_exception", CANCELLED: "add_cancelled"}
 

@@ -29,8 +29,6 @@ from fairpool._tasks.state import CANCELLED, FINISHED, Status
 from fairpool._tasks.step import close_coroutine, fail_step, settle_and_take_next
 from fairpool._tasks.wrap import RUN_IT_THERE, is_future, wrap_future
 
-__all__ = ["Continuation", "suspend_first"]
-
 
 class Continuation(Suspension):
     """The rest of a task after a suspension."""

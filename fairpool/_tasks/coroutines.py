@@ -18,16 +18,6 @@ from weakref import ref
 from fairpool._core.foreign import describe
 from fairpool._core.types import AnyCoroutine, NativeCoroutine
 
-__all__ = [
-    "HELD_BY_ARGUMENT",
-    "HELD_BY_LOCAL",
-    "HELD_BY_TUPLE",
-    "HELD_BY_TUPLE_AND_LOCAL",
-    "claim_all",
-    "claim_coroutine",
-    "is_coroutine",
-]
-
 
 def is_coroutine(what: object) -> TypeGuard[NativeCoroutine]:
     """Whether `what` can be run step by step: a native or a generator-based coroutine."""

@@ -12,8 +12,6 @@ from fairpool._core.foreign import traceback_of
 from fairpool._core.hooks import in_child_after_fork
 from fairpool._core.report import log_failure, log_failure_now, wait_for_log
 
-__all__ = ["Failure", "log_at_exit"]
-
 
 class Failure:
     """An exception on its way to the caller that asks for the result; logged if none does.

@@ -36,8 +36,6 @@ from fairpool._tasks.state import (
 )
 from fairpool._tasks.thread_wait import wait
 
-__all__ = ["AnyFuture", "Derived", "Future"]
-
 
 class Future(CallbackFuture[T]):
     """The result of a computation that may not have happened yet.

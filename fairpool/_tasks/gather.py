@@ -35,8 +35,6 @@ from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Final, is_final
 from fairpool._tasks.step import Aggregate, fail_step, settle_and_take_next
 from fairpool._tasks.task import AnyTask, Task
 
-__all__ = ["CHILDREN_AT_ONCE", "FORKED_MAX", "Gather"]
-
 # How many children a worker starts before it scans for other work: as many as its steps between
 # scans (`STEPS_BETWEEN_SCANS` in `_scheduler/worker.py`).
 CHILDREN_AT_ONCE = 61

@@ -16,8 +16,6 @@ from fairpool._core.token import Latch
 from fairpool._core.types import AnyCoroutine, AnyGenerator, Runnable
 from fairpool._tasks.request import Lock
 
-__all__ = ["Coroutines", "ForkingPool", "ForkingWorker", "Pool", "Worker", "coroutines"]
-
 # A class of this room: it stands on this module, so a signature here cannot name it.
 _Own = Any
 

@@ -19,20 +19,6 @@ from fairpool._core.threads import start_new_thread
 from fairpool._core.types import AnyWorker, Runnable
 from fairpool._core.waitgraph import Node
 
-__all__ = [
-    "GrantedLock",
-    "Leave",
-    "Lock",
-    "LockOfWaiter",
-    "LockRequest",
-    "Once",
-    "Published",
-    "Request",
-    "Waiter",
-    "Yielded",
-]
-
-
 # What a coroutine has yielded: None, a future, an object of this room, or anything at all.
 Yielded = Any
 

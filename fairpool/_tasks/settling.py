@@ -27,19 +27,6 @@ from fairpool._core.threads import start_new_thread
 from fairpool._tasks.failure import Failure
 from fairpool._tasks.state import FAILED, AnyState, Call, Callback, Final, Outcome, Status
 
-__all__ = [
-    "UserCallback",
-    "claim",
-    "fail",
-    "outcome_of",
-    "put_back",
-    "run_callback",
-    "run_callbacks",
-    "run_late",
-    "run_user_callbacks",
-    "settle",
-]
-
 
 def claim(future: AnyState) -> Call | None:
     """Take the call of `future`: it goes to the first that asks, and None to all others."""

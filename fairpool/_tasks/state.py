@@ -28,20 +28,6 @@ from fairpool._core.types import T
 from fairpool._core.waitgraph import Node
 from fairpool._tasks.host import Pool
 
-__all__ = [
-    "BY_HAND",
-    "CANCELLED",
-    "FAILED",
-    "FINISHED",
-    "AnyState",
-    "Final",
-    "FutureState",
-    "call_of",
-    "is_claimed",
-    "is_final",
-    "is_unclaimed",
-]
-
 # What a worker needs to get the result. Its first items are (context, function, arguments).
 Call = tuple[Any, ...]
 

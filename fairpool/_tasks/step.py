@@ -17,16 +17,6 @@ from fairpool._tasks.request import Leave
 from fairpool._tasks.settling import fail, run_callback, run_callbacks, settle
 from fairpool._tasks.state import CANCELLED, Final, Status
 
-__all__ = [
-    "Aggregate",
-    "close_coroutine",
-    "continuation_class",
-    "fail_step",
-    "link_class",
-    "settle_and_take_next",
-    "take_next",
-]
-
 
 class Aggregate(Derived[T]):
     """A future that is a callback of tasks, and whose end may be the end of one of them."""

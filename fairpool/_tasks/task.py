@@ -28,8 +28,6 @@ from fairpool._tasks.settling import claim, put_back, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Call, Status, call_of
 from fairpool._tasks.step import fail_step, take_next
 
-__all__ = ["AnyTask", "Task"]
-
 
 class Task(CancellableTask[T]):
     """What `FairPool.submit` returns."""

@@ -12,8 +12,6 @@ from fairpool._tasks.callbacks import AnyCallbackFuture
 from fairpool._tasks.host import Pool
 from fairpool._tasks.state import Final
 
-__all__ = ["SPIN_LIMIT", "ThreadCallback", "spin_wait", "wait", "wait_watchfully"]
-
 # How often a thread looks at a future before it parks on it. A look with its `yield_cpu` is about
 # 0.5 µs and a wake-up 30 to 100 µs, so this spends at most about one wake-up to save
 # one. With the GIL, a thread that looks keeps the one it waits for from running.

@@ -36,8 +36,6 @@ from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED, FINISHED, is_claimed
 
-__all__ = ["WaitList", "wake"]
-
 
 def wake(waiter: AnyFuture, value: object) -> bool:
     """Finish the future on which a task waits; False if it was cancelled, or woken before."""

@@ -26,8 +26,6 @@ from fairpool._tasks.future import Derived, Future
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED, FAILED, FINISHED, Outcome
 
-__all__ = ["RUN_IT_THERE", "is_future", "wrap_future"]
-
 RUN_IT_THERE = (
     "which belongs to an asyncio loop; run what makes it there, with "
     "asyncio.run_coroutine_threadsafe(coroutine, loop), and use "

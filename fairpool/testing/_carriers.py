@@ -20,8 +20,6 @@ from typing import Any, Protocol
 from fairpool._core.threads import FREE_THREADED
 from fairpool.testing._run import take_baton
 
-__all__ = ["Carried", "Carriers", "Greenlets", "Threads", "best_carriers"]
-
 
 class Carried:
     """Something that is carried. `carrier` is the carriers' own affair."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import isfinite
 
-__all__ = ["DEFAULT_COSTS", "Costs"]
-
 
 @dataclass(frozen=True)
 class Costs:

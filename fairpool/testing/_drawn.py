@@ -26,8 +26,6 @@ from fairpool.testing._run import Abandoned, Run, is_failure
 from fairpool.testing._strategies import Gaps
 from fairpool.testing._world import reached, running
 
-__all__ = ["Schedule", "explore", "schedules"]
-
 STRATEGIES = ("mixed", "pct", "random", "systematic")
 
 # An idle worker ends after this: beyond the end of all times, see `_run.TIME_MAX`.

@@ -32,8 +32,6 @@ from fairpool.testing._run import (
 from fairpool.testing._strategies import PCT, Decisions, RandomWalk, Replay, Systematic
 from fairpool.testing._world import running, world
 
-__all__ = ["Explorer", "Failure", "InterleavingError", "Plan", "error_of", "lines_of"]
-
 # The collector is off during a run, because it would call a `__del__` at no step of the schedule.
 RUNS_BETWEEN_COLLECTIONS = 500
 

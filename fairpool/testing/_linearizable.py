@@ -20,8 +20,6 @@ from typing import Any
 
 from fairpool._tasks.coroutines import is_coroutine
 
-__all__ = ["NotLinearizable", "Recorder"]
-
 
 class NotLinearizable(AssertionError):
     """No order of the calls explains their results."""

@@ -24,8 +24,6 @@ from fairpool._core.here import here as _real_here
 from fairpool.testing._carriers import Carried, Carriers
 from fairpool.testing._run import TIME_MAX, UNWINDINGS_MAX, Abandoned, Deadlock
 
-__all__ = ["Here", "Machine", "Virtual"]
-
 SECOND = 1_000_000_000
 
 # What a machine's clock shows at first (ns).

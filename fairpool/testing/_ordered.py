@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, MutableSet
 from itertools import chain
 from typing import Any
 
-__all__ = ["OrderedSet"]
-
 
 class OrderedSet(MutableSet[Any]):
     """A set that is gone through in the order in which it was filled, not in that of addresses."""

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["Points", "code_of", "mutable_names", "shared_accesses", "start_of", "users_accesses"]
-
 # The atomic calls, and what else one instruction does with a container.
 ATOMIC = frozenset(
     {"append", "appendleft", "pop", "popleft", "remove", "clear", "rotate", "insert", "reverse"}

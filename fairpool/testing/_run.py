@@ -27,19 +27,6 @@ from random import Random
 from types import FrameType
 from typing import Any, Protocol
 
-__all__ = [
-    "Abandoned",
-    "Controlled",
-    "Deadlock",
-    "Livelock",
-    "Moment",
-    "Run",
-    "Strategy",
-    "Stuck",
-    "is_failure",
-    "take_baton",
-]
-
 # A run of this many points has no end. The longest of the package's own scenarios has some 2,000.
 STEPS_MAX = 200_000
 

@@ -36,8 +36,6 @@ from fairpool.testing._simulation import Simulation
 from fairpool.testing._tally import Tally, nanoseconds
 from fairpool.testing._world import Values, get_ident, monotonic_ns, running, world
 
-__all__ = ["simulate", "work"]
-
 # An idle worker ends after this: beyond the end of all times, see `_run.TIME_MAX`.
 NEVER = 1e6
 

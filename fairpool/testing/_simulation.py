@@ -9,8 +9,6 @@ from typing import Any
 
 from fairpool.testing._costs import Costs
 
-__all__ = ["LockSimulation", "Simulation"]
-
 
 @dataclass(frozen=True)
 class LockSimulation:

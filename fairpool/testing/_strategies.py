@@ -13,8 +13,6 @@ from random import Random
 
 from fairpool.testing._run import Controlled, Run
 
-__all__ = ["PCT", "RandomWalk", "Replay", "Systematic"]
-
 Decisions = list[tuple[int, int]]
 
 

@@ -22,8 +22,6 @@ from fairpool.testing._costs import Costs
 from fairpool.testing._machine import SECOND, Machine
 from fairpool.testing._simulation import LockSimulation
 
-__all__ = ["Tally", "nanoseconds"]
-
 
 def nanoseconds(seconds: float) -> int:
     return round(seconds * SECOND)

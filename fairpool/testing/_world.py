@@ -50,8 +50,6 @@ from fairpool.testing._machine import Machine
 from fairpool.testing._ordered import OrderedSet
 from fairpool.testing._run import Abandoned, Run
 
-__all__ = ["Lowest", "Values", "get_ident", "monotonic_ns", "reached", "running", "world"]
-
 _run: Run | Machine | None = None
 
 _real_get_ident = _thread.get_ident
