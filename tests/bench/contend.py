@@ -20,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -389,25 +389,27 @@ def without(mechanism: str) -> Iterator[None]:
 
     - combining: a pass serves one section;
     - stealing: a continuation goes on where its section ran;
-    - home: a lock is served by whoever comes.
+    - home: a lock is served by whoever comes;
+    - bound: a pass ends when nobody waits, and displaces nothing.
     """
     import fairpool._locks.combiner as combiner
     import fairpool._locks.exit as lock_exit
     import fairpool._scheduler.worker as worker
 
-    owner, name, value = {
-        "combining": (combiner, "PASS_SECTIONS", 1),
-        "stealing": (worker.Worker, "_take_published", _take_own_published),
-        "home": (lock_exit, "GO_HOME_ABOVE", FOREVER),
-    }[mechanism]
-    if not hasattr(owner, name):
-        raise NotThereYet(f"no switch {name} any more")
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
+    bounds = ("PASS_SECTIONS", "PASS_TIME", "DISPLACE_AFTER")
+    switches: dict[str, list[tuple[Any, str, Any]]] = {
+        "combining": [(combiner, "PASS_SECTIONS", 1)],
+        "stealing": [(worker.Worker, "_take_published", _take_own_published)],
+        "home": [(lock_exit, "GO_HOME_ABOVE", FOREVER)],
+        "bound": [(combiner, name, FOREVER) for name in bounds],
+    }
+    with ExitStack() as stack:
+        for owner, name, value in switches[mechanism]:
+            if not hasattr(owner, name):
+                raise NotThereYet(f"no switch {name} any more")
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
         yield
-    finally:
-        setattr(owner, name, before)
 
 
 MECHANISMS = ("combining", "stealing", "home")
