@@ -12,7 +12,7 @@ from fairpool._core.errors import stays_here
 from fairpool._core.foreign import plain_text
 from fairpool._core.here import here
 from fairpool._core.threads import monotonic_ns
-from fairpool._locks.charging import Charging, ChargingQueue
+from fairpool._locks.charging import Charging, ChargingQueue, ChargingTasks
 from fairpool._locks.combiner import Combiner
 from fairpool._locks.host import LockWorker
 from fairpool._locks.owners import name_of_owner
@@ -187,7 +187,13 @@ class ChargedLock(Charging, Lock):
     """A lock whose sections are charged to shares."""
 
 
-def make_lock(scheduler: Scheduler, name: str | None, order: str, strict: bool) -> Lock:
+class TaskChargedLock(ChargingTasks, Lock):
+    """A lock whose sections are charged to tasks."""
+
+
+def make_lock(
+    scheduler: Scheduler, name: str | None, order: str, strict: bool, charge: str | None
+) -> Lock:
     """What `FairPool.lock` returns."""
     if order not in ("ticket", "usage"):
         raise ValueError(f'order must be "ticket" or "usage", not {order!r}')
@@ -195,11 +201,20 @@ def make_lock(scheduler: Scheduler, name: str | None, order: str, strict: bool) 
         raise TypeError(f"strict must be a bool, not {strict!r}")
     if strict and order != "usage":
         raise ValueError('only a lock with order="usage" can be strict')
+    if charge not in (None, "share", "task"):
+        raise ValueError(f'charge must be "share" or "task", not {charge!r}')
+    if charge is not None and order != "usage":
+        raise ValueError('charge is for a lock with order="usage"')
     lock: Lock
-    if order == "ticket" and not scheduler.shares:
-        lock = Lock(scheduler, name)
-    else:
+    if order == "usage":
+        by_task = charge == "task"
+        kind = TaskChargedLock if by_task else ChargedLock
+        lock = kind(scheduler, name)
+        lock.keep_requests_in(UsageQueue(lock, strict, by_task))
+    elif scheduler.shares:
         lock = ChargedLock(scheduler, name)
-        lock.keep_requests_in(UsageQueue(lock, strict) if order == "usage" else ChargingQueue())
+        lock.keep_requests_in(ChargingQueue())
+    else:
+        lock = Lock(scheduler, name)
     scheduler.locks.add(lock.entry)  # last: from here on others look at it
     return lock

@@ -225,7 +225,14 @@ class FairPool(TaskExecutor, ThreadPoolExecutor):
         if wait:
             scheduler.join()
 
-    def lock(self, name: str | None = None, *, order: str = "ticket", strict: bool = False) -> Lock:
+    def lock(
+        self,
+        name: str | None = None,
+        *,
+        order: str = "ticket",
+        strict: bool = False,
+        charge: str | None = None,
+    ) -> Lock:
         """Make a lock whose critical sections are run by the workers of this pool: see `Lock`.
 
         `name` is for error messages, `repr` and `dump`. `order` is "ticket" (first come, first
@@ -233,9 +240,11 @@ class FairPool(TaskExecutor, ThreadPoolExecutor):
         first, and no request is passed over for ever. With `strict=True` a share that is ahead of
         the others is held back for a while even if the lock is free. Then a share that comes back
         for one short section after the other gets as much of the lock's time; the lock is idle
-        meanwhile. `docs/protocols/usage.md` has the rules, the bounds and the cost.
+        meanwhile. With `charge="task"` the order is fair among tasks, each with weight 1, and needs
+        no shares; "share" is the default in usage order, and in ticket order `charge` is an error.
+        `docs/protocols/usage.md` has the rules, the bounds and the cost.
         """
-        return make_lock(self._scheduler, name, order, strict)
+        return make_lock(self._scheduler, name, order, strict, charge)
 
     def guarded(
         self,
@@ -245,6 +254,7 @@ class FairPool(TaskExecutor, ThreadPoolExecutor):
         name: str | None = None,
         order: str = "ticket",
         strict: bool = False,
+        charge: str | None = None,
     ) -> Guarded[Any]:
         """Make state that can be reached only inside its lock: see `Guarded`, and `lock`.
 
@@ -252,7 +262,7 @@ class FairPool(TaskExecutor, ThreadPoolExecutor):
         that does). So one thread makes, uses and frees the state, as far as possible. Anything else
         is the state itself.
         """
-        return Guarded(make_lock(self._scheduler, name, order, strict), factory_or_value)
+        return Guarded(make_lock(self._scheduler, name, order, strict, charge), factory_or_value)
 
     def share(self, name: str, weight: float = 1) -> Share:
         """Return a view of this pool whose work is charged to one principal: see `Share`.

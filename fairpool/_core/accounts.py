@@ -89,8 +89,18 @@ class Host(Protocol):
         """Return the principal that is charged for an item; None: nobody is."""
 
 
+class Payer:
+    """What is charged: a principal, or (at a lock with `charge="task"`) a task."""
+
+    __slots__ = ("name", "weight")
+
+    def __init__(self, name: str | None, weight: float) -> None:
+        self.name = name
+        self.weight = weight
+
+
 class Account:
-    """One principal's usage of one resource."""
+    """One payer's usage of one resource."""
 
     __slots__ = (
         "is_present",
@@ -112,7 +122,7 @@ class Account:
     # listed:       (lock) whether it is in the heap; (workers) whether it had work at the last look
     # is_present:   whether it is in `Ledger.present`
 
-    def __init__(self, principal: Principal | None) -> None:
+    def __init__(self, principal: Payer | None) -> None:
         self.principal = principal
         self.weight = 1.0 if principal is None else principal.weight
         self.pace = round(VIRTUAL_NANOSECOND / self.weight)
@@ -126,8 +136,10 @@ class Account:
 class Ledger:
     """The accounts of one resource."""
 
-    __slots__ = ("accounts", "present", "total", "virtual_time")
+    __slots__ = ("accounts", "keeps", "present", "total", "virtual_time")
 
+    # keeps:        whether it keeps the accounts of those that are not present any more. Without
+    #               that, one that comes again is charged as a newcomer
     # virtual_time: the greatest virtual time of an account that was served because it had the least
     # present:      the accounts that were seen lately, each with the time of the last look at it,
     #               in the order of these times
@@ -135,10 +147,11 @@ class Ledger:
 
     def __init__(self) -> None:
         self.virtual_time = self.total = 0
-        self.accounts: dict[Principal | None, Account] = {}
+        self.keeps = True
+        self.accounts: dict[Payer | None, Account] = {}
         self.present: deque[tuple[int, Account]] = deque()
 
-    def find(self, principal: Principal | None) -> Account:
+    def find(self, principal: Payer | None) -> Account:
         """The account of a principal; made if there is none."""
         account = self.accounts.get(principal)
         if account is None:
@@ -170,6 +183,8 @@ class Ledger:
 
     def _enter(self, account: Account, now: int) -> None:
         account.is_present = True
+        if not self.keeps:
+            self.accounts[account.principal] = account  # forgotten during a long section
         self.present.append((now, account))
         self.total += account.virtual_time
 
@@ -182,11 +197,13 @@ class Ledger:
         present = self.present
         while present and now - present[0][0] >= ABSENCE:
             _, each = present.popleft()
-            if now - each.seen < ABSENCE:
+            if now - each.seen < ABSENCE or (each.queue and not self.keeps):
                 present.append((now, each))
             else:
                 self.total -= each.virtual_time
                 each.is_present = False
+                if not self.keeps:
+                    self.forget(each)
         if not present:
             self.total = 0  # exact, also where an interrupt has cut off a change
         others, total = len(present), self.total
@@ -194,14 +211,18 @@ class Ledger:
             others, total = others - 1, total - account.virtual_time
         return total // others if others else self.virtual_time
 
+    def forget(self, account: Account) -> None:
+        """Drop an account that is not present, and has nothing waiting."""
+        self.accounts.pop(account.principal, None)
+
     def usage(self) -> dict[str | None, float]:
         """Seconds of use of each share; None stands for work without a share."""
-        accounts = self.accounts.copy().items()
-        return {
-            None if principal is None else principal.name: account.usage * 1e-9
-            for principal, account in accounts
-            if account.usage > 0
-        }
+        used: dict[str | None, float] = {}
+        for principal, account in self.accounts.copy().items():
+            if account.usage > 0:
+                name = None if principal is None else principal.name
+                used[name] = used.get(name, 0.0) + account.usage * 1e-9
+        return used
 
     def jain(self) -> float:
         """Jain's index of usage by weight."""
@@ -209,7 +230,7 @@ class Ledger:
         return jain_index(each.usage / each.weight for each in accounts if each.usage > 0)
 
 
-class Principal:
+class Principal(Payer):
     """A name, a weight, and a queue of runnable tasks that are charged to it.
 
     A worker runs a principal like a task: `run` serves it for a quantum.
@@ -220,11 +241,11 @@ class Principal:
         "estimate",
         "is_active",
         "listed",
-        "name",
         "queue",
         "scheduler",
-        "weight",
     )
+
+    name: str
 
     # queue:     its tasks and continuations, oldest first
     # charges:   worker time (ns) that `Shares.settle` has not written into the ledger yet
@@ -234,9 +255,8 @@ class Principal:
     #            at the mutex of the dict pay for it
 
     def __init__(self, scheduler: Host, name: str, weight: float) -> None:
+        Payer.__init__(self, name, weight)
         self.scheduler = scheduler
-        self.name = name
-        self.weight = weight
         self.queue: RunQueue[Runnable] = RunQueue()
         self.charges: deque[int] = deque()
         self.estimate = QUANTUM
@@ -342,16 +362,15 @@ class Shares(list[Principal]):
         self.settle(active, monotonic_ns())
         accounts = self.ledger.accounts
         best: Account | None = None
+        first: Principal | None = None
         for principal in active:
             if principal.queue:
                 account = accounts[principal]
                 if best is None or account.virtual_time < best.virtual_time:
-                    best = account
-        if best is None:
-            return None
-        if best.virtual_time > self.ledger.virtual_time:
+                    best, first = account, principal
+        if best is not None and best.virtual_time > self.ledger.virtual_time:
             self.ledger.virtual_time = best.virtual_time
-        return best.principal
+        return first
 
     def settle(self, active: Iterable[Principal], now: int) -> None:
         """Bring the ledger up to date for these, unless another thread is just doing so."""

@@ -10,19 +10,23 @@ attributes that are marked *key* (see `key.py`).
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop
+from asyncio import _get_running_loop, current_task
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
 
-from fairpool._core.accounts import CURRENT, Account, Ledger, Principal
+from fairpool._core.accounts import CURRENT, Account, Ledger, Payer
 from fairpool._core.errors import DeadlockError
 from fairpool._core.here import here
 from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.runqueue import WaitQueue
 from fairpool._core.threads import monotonic_ns, start_new_thread
-from fairpool._locks.combiner import Combiner
+from fairpool._core.types import Function
+from fairpool._locks.combiner import PASS_SECTIONS, Combiner
 from fairpool._locks.host import LockWorker
-from fairpool._locks.owners import KeyLoan, Owner
+from fairpool._locks.owners import KeyLoan, Owner, thread_owner
+from fairpool._tasks.future import AnyFuture
 from fairpool._tasks.request import Once, Request, Waiter
 
 
@@ -40,6 +44,8 @@ class ChargingQueue(WaitQueue[Waiter]):
     # Whether a pass is about to choose the next one, and the queue is in flux.
     chooses = False
 
+    longest_wait = 0
+
     # Compared by identity, although it is a deque.
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -51,7 +57,7 @@ class ChargingQueue(WaitQueue[Waiter]):
         self.until = 0
         self.used = 0
 
-    def begin(self, principal: Principal | None, now: int) -> bool:
+    def begin(self, principal: Payer | None, now: int) -> bool:
         """A section begins (key), unless (False) that share is to be held back."""
         self.current = self.ledger.find(principal)
         self.since = now
@@ -89,6 +95,9 @@ class Charging(Combiner):
 
     looks = 3
 
+    charged: ContextVar[Any] = CURRENT
+    payer: Callable[[], Payer | None] = CURRENT.get
+
     queue: ChargingQueue
 
     @property
@@ -97,7 +106,7 @@ class Charging(Combiner):
         return self.queue.ledger
 
     def __aenter__(self) -> Awaitable[None]:
-        principal = CURRENT.get()
+        principal = self.payer()
         entered = Combiner.__aenter__(self)
         if type(entered) is not Once:  # an external waiter, whose request says whose it is
             return entered
@@ -133,7 +142,7 @@ class Charging(Combiner):
         return Combiner.__aexit__(self, kind, error, trace)
 
     def _enter_blocking(self, timeout: float | None, owner: Owner) -> bool:
-        now, principal = monotonic_ns(), CURRENT.get()
+        now, principal = monotonic_ns(), self.payer()
         if not self.queue and (
             self.take_key(False) or (not self.in_use and self.take_unused_key())
         ):
@@ -168,7 +177,7 @@ class Charging(Combiner):
 
     def line_up(self, item: Waiter) -> None:
         """As that of `KeyedLock`."""
-        item.share = item.principal()
+        item.share = item.payer(self)
         Combiner.line_up(self, item)
 
     def _grant(self, item: Waiter) -> bool:
@@ -183,6 +192,10 @@ class Charging(Combiner):
         queue.current = None
         return False
 
+    def longest_wait_passes(self) -> int:
+        """As that of `KeyedLock`."""
+        return -(-self.queue.longest_wait // PASS_SECTIONS)
+
     def _time_inside(self) -> int:
         # Without what the choice of the next one takes: a lock of tiny sections is served where
         # its tasks are, however long that takes.
@@ -195,3 +208,47 @@ class Charging(Combiner):
     def _end_pass(self, worker: LockWorker, count: int, now: int) -> None:
         self.queue.end(now)
         Combiner._end_pass(self, worker, count, now)
+
+
+class TaskPayer(Payer):
+    """A task, as the one that is charged."""
+
+    __slots__ = ("task_id",)
+
+    # task_id: of the task. A context is copied with what it holds: this tells a copy
+
+    def __init__(self, task_id: int) -> None:
+        Payer.__init__(self, None, 1.0)
+        self.task_id = task_id
+
+
+CHARGED_TASK: ContextVar[TaskPayer | None] = ContextVar("fairpool.charged_task", default=None)
+
+
+def calling_task() -> TaskPayer:
+    """The payer that stands for the calling task, or for the calling thread if it is in none."""
+    worker = here.worker
+    asker: object = None
+    if (loop := _get_running_loop()) is not None:
+        asker = current_task(loop)
+    elif worker is not None:
+        asker = worker.task
+    task_id = id(asker or thread_owner())
+    payer = CHARGED_TASK.get()
+    if payer is None or payer.task_id != task_id:
+        payer = TaskPayer(task_id)
+        CHARGED_TASK.set(payer)
+    return payer
+
+
+class ChargingTasks(Charging):
+    """One that charges each section to the task that has asked for it, whatever its share."""
+
+    __slots__ = ()
+
+    charged = CHARGED_TASK
+    payer = staticmethod(calling_task)
+
+    def link(self, source: AnyFuture, on_result: Function, on_error: Function | None) -> AnyFuture:
+        self.payer()  # the link's context is a copy of this one
+        return Charging.link(self, source, on_result, on_error)

@@ -160,6 +160,7 @@ class LockExit(KeyedLock):
             combined_responses=quantiles(stats.others.items()),
             usage={} if ledger is None else ledger.usage(),
             jain=1.0 if ledger is None else ledger.jain(),
+            longest_wait_passes=self.longest_wait_passes(),
         )
 
     # --- giving up --------------------------------------------------------------------------------

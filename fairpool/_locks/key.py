@@ -123,6 +123,10 @@ class KeyedLock:
         """What each share has used, where the lock counts it: see `charging.py`."""
         return None
 
+    def longest_wait_passes(self) -> int:
+        """How long a share has waited at most, where the lock is in usage order."""
+        return 0
+
     def holder(self) -> tuple[Node, ...]:
         """The task whose section runs, if there is one: a wait for the lock is a wait for it."""
         owner = self.owner

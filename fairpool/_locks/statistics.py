@@ -134,6 +134,11 @@ class LockStatistics:
     """
     jain: float
     """Jain's index of that, by weight: 1 if it is even, 1/n if one of n had the lock alone."""
+    longest_wait_passes: int
+    """In how many passes, of 64 sections each, a share has waited at most, the last one included.
+
+    0 for a lock in ticket order. `docs/protocols/usage.md` has the bound, which is 17.
+    """
 
 
 def quantiles(samples: Iterable[int]) -> tuple[float, float, float]:

@@ -16,20 +16,24 @@ from logging import WARNING
 from typing import Any
 from weakref import ref
 
-from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Principal
+from fairpool._core.accounts import VIRTUAL_NANOSECOND, Account, Ledger, Payer
 from fairpool._core.report import log
 from fairpool._core.room import put_in_any_case
 from fairpool._core.runqueue import SHORT, RunQueue, WaitQueue
 from fairpool._core.threads import monotonic_ns, yield_cpu
 from fairpool._core.token import PRESENT, Token
 from fairpool._locks.charging import ChargingQueue
-from fairpool._locks.combiner import Combiner
+from fairpool._locks.combiner import PASS_SECTIONS, Combiner
 from fairpool._tasks.request import Waiter
 
 # The oldest request of a share is served when others have been served so many times, for each share
 # that waits, whatever that share has used. It bounds the ratio of section lengths up to which two
 # shares get equal times.
 PASSED_OVER_MAX = 64
+
+# B: and it is served within so many passes and one, whatever their number. A pass is counted as
+# `PASS_SECTIONS` sections here: one that its time has ended is a part of one.
+PASSES_MAX = 16
 
 # A strict lock holds back a share that is further ahead (virtual time) of one that is expected to
 # come again: 1 ms for a weight of 1, half of a pass, so that short sections still come in passes.
@@ -76,6 +80,11 @@ class _StrictLedger(Ledger):
         Ledger.charge(self, account, used, now)
         self._note(account)
 
+    def forget(self, account: Account) -> None:
+        """As that of `Ledger`."""
+        Ledger.forget(self, account)
+        self.recent.pop(account, None)
+
     def _note(self, account: Account) -> None:
         self.recent[account] = None
         self.recent.move_to_end(account)
@@ -107,6 +116,7 @@ class UsageQueue(ChargingQueue):
         "_strict",
         "_turns",
         "chooses",
+        "longest_wait",
     )
 
     # _lined:   the requests in lines that are neither served nor given up
@@ -122,22 +132,24 @@ class UsageQueue(ChargingQueue):
     # _recent:  (key, strict) the shares in the order in which they were seen
     # _held:    (key) whether there is something that is held back
     # _armed:   holds an item while a timer is to come
+    # longest_wait: (key) for how many sections of others a share has waited at most, and one
     # chooses:  (key) whether a pass is about to take the next one, and the above is in flux
 
-    def __init__(self, lock: Combiner, strict: bool) -> None:
+    def __init__(self, lock: Combiner, strict: bool, by_task: bool = False) -> None:
         super().__init__()
         self._lock = ref(lock)  # which refers to this: no cycle
         self._strict = strict
         if strict:
             self.ledger = ledger = _StrictLedger()
             self._recent = ledger.recent
+        self.ledger.keeps = not by_task
         self._lined: set[Waiter] = set()
         self._marked = self._moves = 0
         self._moving: list[Waiter] = []
         self._heap: list[tuple[int, int, int, Account]] = []
         self._numbers = count()
         self._turns: dict[Account, int] = {}
-        self._served = 0
+        self._served = self.longest_wait = 0
         self._chosen: Waiter | None = None
         self._held = False
         self._armed: list[None] = []
@@ -186,7 +198,7 @@ class UsageQueue(ChargingQueue):
             return True
         return self._held and not self._armed.copy()
 
-    def begin(self, principal: Principal | None, now: int) -> bool:
+    def begin(self, principal: Payer | None, now: int) -> bool:
         """A section begins at once, because nobody waits (key), unless it is to be held back."""
         account = self.ledger.find(principal)
         self.ledger.arrive(account, now)
@@ -201,8 +213,10 @@ class UsageQueue(ChargingQueue):
     def let_in(self, item: Waiter) -> None:
         """The section of a request begins, which was taken out (key)."""
         account = self.ledger.find(item.share)
+        waits_since = self._turns.pop(account, self._served)
         self._served += 1
-        self._turns.pop(account, None)
+        if self._served - waits_since > self.longest_wait:
+            self.longest_wait = self._served - waits_since
         if self._anyone_of(account):
             self._turns[account] = self._served
         self.current = account
@@ -390,7 +404,7 @@ class UsageQueue(ChargingQueue):
             account = next(iter(turns))
             if not account.queue:  # all given up
                 del turns[account]
-            elif self._served - turns[account] < PASSED_OVER_MAX * len(turns):
+            elif self._served - turns[account] < passed_over_max(len(turns)):
                 break
             else:
                 return account
@@ -451,6 +465,13 @@ class UsageQueue(ChargingQueue):
             self._armed.clear()
             return False
         return True
+
+
+def passed_over_max(shares: int) -> int:
+    """How many sections of others a share waits until it is due, if so many shares wait."""
+    # Before a due share is served: all others that are due, once, and one that was chosen.
+    most = (PASSES_MAX + 1) * PASS_SECTIONS - shares - 1
+    return min(PASSED_OVER_MAX * shares, max(most, shares))
 
 
 def _ticket_of(item: Waiter) -> int:

@@ -21,7 +21,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Literal, TypeVar
 
-from fairpool._core.accounts import CURRENT, Principal
+from fairpool._core.accounts import Payer
 from fairpool._core.here import here
 from fairpool._core.threads import Lock, LockType, monotonic_ns
 from fairpool._core.types import Runnable
@@ -29,7 +29,7 @@ from fairpool._core.waitgraph import Node
 from fairpool._locks.host import LockWorker, PassWorker
 from fairpool._tasks.chain import Link
 from fairpool._tasks.future import AnyFuture, Future
-from fairpool._tasks.request import GrantedLock, LockOfWaiter, LockRequest, Waiter
+from fairpool._tasks.request import ChargingLock, GrantedLock, LockOfWaiter, LockRequest, Waiter
 from fairpool._tasks.settling import claim, run_user_callbacks, settle
 from fairpool._tasks.state import CANCELLED, FINISHED, Callback, is_claimed, is_final
 from fairpool._tasks.task import AnyTask, Task
@@ -283,10 +283,10 @@ class CriticalLink(_Critical[T], Link[T]):
         self.ticket = monotonic_ns()
         self.lock.enqueue(self)
 
-    def principal(self) -> Principal | None:
+    def payer(self, lock: ChargingLock) -> Payer | None:
         # Not that of the calling thread: it is called by whatever has settled its source.
         try:
             context: Context = self._status[0][0]  # type: ignore[index]
         except (IndexError, TypeError):  # cancelled
             return None
-        return context.get(CURRENT)
+        return context.get(lock.charged)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Generator
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import ref
 
-from fairpool._core.accounts import CURRENT, Principal
+from fairpool._core.accounts import Payer
 from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import start_new_thread
@@ -58,6 +58,18 @@ class GrantedLock(Protocol):
 
     owner: Any
     began: int
+
+
+class ChargingLock(Protocol):
+    """A lock that charges its sections."""
+
+    # charged: where a context says whom its sections are charged to
+
+    charged: ContextVar[Any]
+
+    @property
+    def payer(self) -> Callable[[], Payer | None]:
+        """Whom a section is charged to that the calling code enters."""
 
 
 class LockOfWaiter(GrantedLock, Protocol):
@@ -123,7 +135,7 @@ class Waiter:
 
     # lock:   the lock in whose queue it waits
     # ticket: when it arrived (ns)
-    # share:  the `Principal` that its section is charged to, where the lock counts that
+    # share:  the `Payer` that its section is charged to, where the lock counts that
     lock: LockOfWaiter
     ticket: int
     share: Any
@@ -148,9 +160,9 @@ class Waiter:
         """
         raise NotImplementedError
 
-    def principal(self) -> Principal | None:
-        """The principal of its section, from when it is queued. On the thread that queues it."""
-        return CURRENT.get()
+    def payer(self, lock: ChargingLock) -> Payer | None:
+        """Whom its section is charged to, from when it is queued. On the thread that queues it."""
+        return lock.payer()
 
 
 class LockRequest(Waiter, list[T]):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
@@ -31,7 +32,8 @@ from fairpool._locks import exit as _exit
 from fairpool._locks import tasks as _tasks
 from fairpool._locks import threads as _threads
 from fairpool._locks import usage as _usage
-from fairpool._locks.usage import HOLD_BACK, PASSED_OVER_MAX, SLACK, UsageQueue
+from fairpool._locks.combiner import PASS_SECTIONS
+from fairpool._locks.usage import HOLD_BACK, PASSED_OVER_MAX, PASSES_MAX, SLACK, UsageQueue
 from fairpool._tasks.request import Request
 
 MILLISECOND = 1_000_000
@@ -253,6 +255,28 @@ def test_the_wait_is_bounded(kind: str, seed: int, request: pytest.FixtureReques
         assert served - first_since[name] <= (PASSED_OVER_MAX + 1) * len(names) + 1
         first_since[name] = served
         holder.use(lengths[name])
+
+
+@pytest.mark.thread_unsafe(reason="the holder sets the clock")
+@pytest.mark.parametrize("shares", [2, 16, 17, 100, 544])
+def test_one_that_is_far_ahead_waits_for_so_many_passes(holder: KeyHolder, shares: int) -> None:
+    """All others come again at once, and all are due at the same moment, a the last one of them."""
+    others = [f"s{i}" for i in range(shares - 1)]
+    for name in [*others, "a"]:
+        holder.ask(name)
+        assert holder.serve() == name
+        holder.use(900 if name == "a" else 0)
+    for name in [*others, "a"]:
+        holder.ask(name)
+    served = 0
+    while (name := holder.serve()) != "a":
+        assert name is not None
+        served += 1
+        holder.use(0.001)
+        holder.ask(name)
+    assert served >= min(PASSED_OVER_MAX * shares, PASS_SECTIONS * PASSES_MAX // 2)
+    assert served < PASS_SECTIONS * (PASSES_MAX + 1)
+    assert holder.queue.longest_wait == served + 1
 
 
 # --- what is given up is out of the line ----------------------------------------------------------
@@ -834,6 +858,134 @@ def test_arguments(make_pool: Callable[..., FairPool]) -> None:
         pool.lock(order="usage", strict=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='only a lock with order="usage" can be strict'):
         pool.guarded(dict, strict=True)
+
+
+def test_charge_needs_usage_order(make_pool: Callable[..., FairPool]) -> None:
+    pool = make_pool(1)
+    with pytest.raises(ValueError, match='charge must be "share" or "task", not \'thread\''):
+        pool.lock(order="usage", charge="thread")
+    for charge in ("share", "task"):
+        with pytest.raises(ValueError, match='charge is for a lock with order="usage"'):
+            pool.lock(charge=charge)
+        pool.guarded(dict, order="usage", charge=charge)
+
+
+def payers(lock: Any) -> list[int]:
+    """How often each payer has used a lock, whose sections take no time: an account for each."""
+    return [account.usage for account in lock.ledger.accounts.values()]
+
+
+def test_each_task_pays_for_itself(make_pool: Callable[..., FairPool]) -> None:
+    """Also a child of a gather, and one whose context is a copy of its parent's."""
+    pool = make_pool(2)
+    lock: Any = pool.lock(order="usage", charge="task")
+
+    async def child() -> None:
+        for _ in range(3):
+            async with lock:
+                await fairpool.yield_now()
+
+    async def parent() -> None:
+        async with lock:
+            pass
+        await fairpool.gather(child(), child(), eager_start=True)
+        await fairpool.gather(child(), child())
+        await pool.submit(child)
+        async with lock:
+            pass
+
+    pool.submit(parent).result(TIMEOUT)
+    assert len(payers(lock)) == 6
+    assert list(lock.statistics().usage) == [None]
+
+
+def test_sections_are_charged_to_the_task_that_made_them(
+    make_pool: Callable[..., FairPool],
+) -> None:
+    pool = make_pool(2)
+    lock: Any = pool.lock(order="usage", charge="task")
+
+    async def program() -> None:
+        sections = [lock.submit(int) for _ in range(3)]
+        sections += [pool.submit(int).then(abs, lock=lock) for _ in range(3)]
+        await fairpool.gather(*sections)
+
+    pool.submit(program).result(TIMEOUT)
+    assert len(payers(lock)) == 1
+    with lock:
+        pass
+    with lock:
+        pass
+    assert len(payers(lock)) == 2  # this thread, and once
+
+    async def foreign() -> None:
+        async with lock:
+            pass
+
+    async def loop() -> None:
+        await asyncio.gather(foreign(), foreign())
+
+    asyncio.run(loop())
+    assert len(payers(lock)) == 4
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_lock_forgets_the_tasks_that_have_gone(
+    make_pool: Callable[..., FairPool], monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    monkeypatch.setattr(_share, "ABSENCE", -1)
+    pool = make_pool(1)
+    lock: Any = pool.lock(order="usage", strict=strict, charge="task")
+
+    async def client() -> None:
+        async with lock:
+            pass
+
+    for _ in range(100):
+        pool.submit(client).result(TIMEOUT)
+    assert len(payers(lock)) <= 2
+    assert not strict or len(lock.ledger.recent) <= 2
+
+
+def test_a_task_that_is_forgotten_in_its_section_is_charged(holder: KeyHolder) -> None:
+    ledger = holder.queue.ledger
+    ledger.keeps = False
+    account = ledger.find(holder.share("a"))
+    ledger.arrive(account, holder.now)
+    ledger.arrive(ledger.find(holder.share("b")), holder.now + 2 * _share.ABSENCE)
+    assert list(ledger.accounts) == [holder.share("b")]
+    ledger.charge(account, MILLISECOND, holder.now + 2 * _share.ABSENCE)
+    assert ledger.find(holder.share("a")) is account
+    assert holder.used("a") == 1
+
+
+def test_tasks_get_equal_times_without_shares(
+    make_pool: Callable[..., FairPool], gate: threading.Event
+) -> None:
+    """And the longest wait is in the statistics."""
+    pool = make_pool(2)
+    lock = pool.lock(order="usage", charge="task")
+    order = ""
+
+    def section(name: str, length: int) -> None:
+        nonlocal order
+        order += name
+        end = time.perf_counter_ns() + length * 100_000
+        while time.perf_counter_ns() < end:
+            pass
+
+    def client(name: str, length: int, count: int) -> list[fairpool.Future[None]]:
+        return [lock.submit(section, name, length) for _ in range(count)]
+
+    first = lock.submit(gate.wait)
+    sections = pool.submit(client, "l", 8, 20).result(TIMEOUT)
+    sections += pool.submit(client, "s", 1, 160).result(TIMEOUT)
+    gate.set()
+    for each in [first, *sections]:
+        each.result(TIMEOUT)
+    half = [place for place, name in enumerate(order) if name == "l"][10]
+    assert order[:half].count("s") > 40
+    assert 1 <= lock.statistics().longest_wait_passes <= PASSES_MAX + 1
 
 
 @pytest.mark.parametrize("strict", [False, True])
