@@ -157,15 +157,21 @@ class WaitQueue(RunQueue[T]):
                     if not self._drop(item):  # combining: lift_out
                         taken.pop()  # another thread has taken it out
         finally:
-            if taken:
-                self._drop(taken[-1])  # an interrupt may have come between `note` and `lift_out`
-            # combining: put_back. Newcomers are behind them.
+            kept = taken
             try:
-                kept = [item for item in reversed(taken) if not has_given_up(item)]
+                if taken:  # an interrupt may have come between `note` and `lift_out`
+                    self._drop(taken[-1])
+                kept = [item for item in taken if not has_given_up(item)]
             except MemoryError:
-                kept = taken
-                kept.reverse()
-            self.extendleft(kept)
+                pass  # the next sweep takes them out
+            finally:
+                # Newcomers are behind them. With no other call: an interrupt comes after a call,
+                # or at the start of a function.
+                try:
+                    self.extendleft(kept[::-1])  # combining: put_back
+                except MemoryError:
+                    kept.reverse()
+                    self.extendleft(kept)
 
     def discard(self, item: T) -> bool:
         """Take this item out; False if it is not in the queue."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fairpool._core.accounts import jain_index
 from fairpool._core.here import here
-from fairpool._core.room import SHORT_OF_ROOM, need_stack, put_in_any_case
+from fairpool._core.room import EMPTY, SHORT_OF_ROOM, need_stack, put_in_any_case
 from fairpool._core.threads import monotonic_ns, start_new_thread
 from fairpool._locks.host import LockWorker
 from fairpool._locks.key import KeyedLock
@@ -194,6 +194,8 @@ class LockExit(KeyedLock):
             need_stack()
             sweep = Sweep()
             mine: list[None] = []
+            won: list[bool] = []
+            claim = map(list.pop, (sweep,))
             try:
                 queue.idle.take_into(mine)  # combining: begin_sweep
                 if not mine:
@@ -203,7 +205,15 @@ class LockExit(KeyedLock):
             finally:
                 if mine:
                     try:
-                        got_key = not sweep.end()  # combining: claim_sweep
+                        # Claimed and noted in one C call: an interrupt before it would leave the
+                        # key to a sweep that has ended. Again where there was no memory for it.
+                        while sweep and not won:
+                            try:
+                                won.extend(claim)  # combining: claim_sweep
+                            except EMPTY:
+                                pass
+                        if won:
+                            sweep.given_up = True
                         while queue.discard(sweep):
                             pass
                     finally:
@@ -211,9 +221,10 @@ class LockExit(KeyedLock):
                             queue.idle.append(None)  # combining: end_sweep
                         except MemoryError:
                             put_in_any_case(list.append, queue.idle, None)
-                    if got_key:
-                        self.hand_over_key_safely()
-                    elif self.scheduler.pending_locks:
+                        finally:
+                            if not won:  # the key was given to it
+                                self.hand_over_key_safely()
+                    if won and self.scheduler.pending_locks:
                         self.scheduler.notify_if_work()  # a waiter in its hands was overlooked
 
     def cancel_sections(self, submitted_only: bool = False) -> None:

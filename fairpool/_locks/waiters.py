@@ -188,17 +188,10 @@ class Sweep(LockRequest[bool]):
         self.taken: list[Waiter] = []
 
     def grant(self, lock: GrantedLock) -> bool:
-        """Leave the key to the sweeping thread, which finds it there (`end`)."""
+        """Leave the key to the sweeping thread, which finds that (`claim_sweep`)."""
         if self.claim() is None:
             return False
         end_item(lock)
-        return True
-
-    def end(self) -> bool:
-        """It is over. False if the key was given to it meanwhile."""
-        if self.claim() is None:
-            return False
-        self.given_up = True
         return True
 
 

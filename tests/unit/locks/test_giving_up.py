@@ -8,16 +8,18 @@ import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import pytest
-from kit import TIMEOUT, until
+from kit import TIMEOUT, check_free, until
+from unit.instructions import Places, moments
 
 import fairpool
 from fairpool import Event, FairPool, Future, Queue, Semaphore
 from fairpool._core.runqueue import SHORT, WaitQueue
+from fairpool._locks.key import KeyedLock
 from fairpool._locks.usage import UsageQueue
 from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.thread_wait import ThreadCallback
@@ -504,15 +506,60 @@ def test_an_interrupt_in_the_midst_of_a_sweep_loses_nobody(kind: type[Swept]) ->
     with FairPool(1) as pool:
         there = kind(pool)
 
-        def interrupt() -> None:
-            raise KeyboardInterrupt
-
         with pytest.raises(KeyboardInterrupt):
             there.sweep(interrupt)
         there.open()
         served = there.all_served()
         assert served == sorted(served)
         assert {*there.kept} <= {*served}
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.thread_unsafe(reason="watches all instructions")
+@pytest.mark.parametrize("when", ["later", "meanwhile"])
+@in_each_order
+def test_an_interrupt_anywhere_in_a_sweep_harms_nobody(
+    kind: type[Swept], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of those that wait is lost, nor the key if the lock is left `when`; others sweep on."""
+    hand_over = KeyedLock.hand_over_key_safely
+    with ThreadPoolExecutor(1) as owner:
+        # Not interrupted: what cuts off the end of a section cuts off this.
+        monkeypatch.setattr(
+            KeyedLock,
+            "hand_over_key_safely",
+            lambda lock: owner.submit(hand_over, lock).result(TIMEOUT),
+        )
+        for moment in moments(interrupts=True, places=Places()):
+            with FairPool(1) as pool:
+                there = owner.submit(kind, pool).result(TIMEOUT)
+                queue = there.queue()
+                there.lock.keep_requests_in(queue)
+
+                def leave(there: Swept = there) -> None:
+                    owner.submit(there.open).result(TIMEOUT)
+
+                queue.idle.take()  # so nobody sweeps for now
+                first, *others = crowd(there, 2 * SHORT)
+                for each in others:
+                    each.cancel()
+                queue.idle.put()
+                queue.script = leave if when == "meanwhile" else None
+                with suppress(KeyboardInterrupt), moment.do(interrupt):
+                    there.lock.sweep()
+                if when == "later":
+                    for each in crowd(there, 4 * SHORT):
+                        each.cancel()
+                    assert len(queue) < SHORT, moment
+                is_left = when == "meanwhile" and queue.script is None
+                queue.script = None
+                if not is_left:
+                    leave()
+                assert first.result(TIMEOUT) is None, moment
+                check_free(there.lock)
 
 
 @pytest.mark.parametrize("order", ["ticket", "usage"])
