@@ -12,7 +12,7 @@ from __future__ import annotations
 from fairpool._api.waiting import wait_in
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import Derived
 from fairpool._tasks.waitlist import WaitList, wake
 
 
@@ -101,4 +101,4 @@ class Event:
         gate = self._last_gate()
         if gate.is_open:
             return True
-        return bool(await wait_in(gate, Future()))
+        return bool(await wait_in(gate, Derived()))

@@ -27,7 +27,7 @@ from fairpool._core.room import SHORT_OF_ROOM
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import start_new_thread
 from fairpool._core.token import Latch
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import Derived
 from fairpool._tasks.waitlist import WaitList
 
 __all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
@@ -151,7 +151,7 @@ class Queue(Generic[T]):
         """
         self._refuse_if_shut()
         if self._places is not None and not self._places.take_at_once():
-            await wait_in(self._places, Future())
+            await wait_in(self._places, Derived())
         self._append(item)
 
     def put_nowait(self, item: T) -> None:
@@ -194,7 +194,7 @@ class Queue(Generic[T]):
         cancelled call has taken nothing.
         """
         if not self._shut and not self._ready.take_at_once():
-            await wait_in(self._ready, Future())
+            await wait_in(self._ready, Derived())
         return self._take()
 
     def get_nowait(self) -> T:
@@ -249,7 +249,7 @@ class Queue(Generic[T]):
     async def join(self) -> None:
         """Wait until `task_done` was called for every item. Returns at once if none is left."""
         if self._unfinished.holds_work():
-            await wait_in(self._joiners, Future())
+            await wait_in(self._joiners, Derived())
 
     def shutdown(self, immediate: bool = False) -> None:
         """From now on `put` raises `QueueShutDown`, and so does `get` when the queue is empty.

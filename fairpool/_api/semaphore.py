@@ -12,7 +12,7 @@ from fairpool._api.permits import BoundedPermits, Permits
 from fairpool._api.waiting import wait_in
 from fairpool._core.errors import stays_here
 from fairpool._core.foreign import type_name
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import Derived
 
 
 class Semaphore:
@@ -49,7 +49,7 @@ class Semaphore:
         if self._permits.take_at_once():
             return True
         # No call after the wait: without memory for it the permit would be lost.
-        taken: bool = await wait_in(self._permits, Future())
+        taken: bool = await wait_in(self._permits, Derived())
         return taken
 
     def release(self) -> None:

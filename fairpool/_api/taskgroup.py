@@ -30,7 +30,7 @@ from fairpool._core.token import PRESENT, Token
 from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.cancel import CancelRequest
 from fairpool._tasks.coroutines import HELD_BY_ARGUMENT, claim_coroutine
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import Derived
 from fairpool._tasks.state import FAILED
 from fairpool._tasks.task import AnyTask, Task
 from fairpool._tasks.waitlist import WaitList
@@ -43,7 +43,7 @@ _SHUTTING_DOWN = "shutting down"
 _FINISHED = "finished"
 
 
-class _Completion(Future[None]):
+class _Completion(Derived[None]):
     """What the parent waits for at the end of its block: it ends after the children."""
 
     __slots__ = ("_children",)

@@ -29,7 +29,7 @@ from fairpool._core.threads import monotonic
 from fairpool._core.timer import Timer
 from fairpool._core.token import Token
 from fairpool._tasks.cancel import CancelRequest
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import Derived
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import FINISHED
 from fairpool._tasks.task import AnyTask
@@ -83,7 +83,7 @@ class Timeout:
         self._deadline: _Deadline | None = None
         self._undecided = Token()
         self._request = CancelRequest(None)
-        self._landed: Future[None] = Future()
+        self._landed: Derived[None] = Derived()
 
     def __repr__(self) -> str:
         when = f" when={self._when:.3f}" if self._state == "active" and self._when else ""

@@ -15,14 +15,14 @@ from fairpool._core.foreign import describe
 from fairpool._core.report import log
 from fairpool._core.types import AnyGenerator
 from fairpool._tasks import host
-from fairpool._tasks.future import Future
+from fairpool._tasks.future import Derived, Future
 from fairpool._tasks.waitlist import WaitList
 from fairpool._tasks.wrap import wrap_future
 
 T = TypeVar("T")
 
 
-async def wait_in(waiters: WaitList, waiter: Future[T]) -> T:
+async def wait_in(waiters: WaitList, waiter: Derived[T]) -> T:
     """Wait in `waiters` until `waiter`, a new future, is finished; return its result.
 
     If this is cancelled, what the future was finished with at this very moment goes to `reclaim`.

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from fairpool._core.here import here
 from fairpool._core.threads import Event
-from fairpool._tasks.future import AnyFuture, Future
+from fairpool._tasks.future import AnyFuture, Derived
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import FINISHED
 from fairpool._tasks.thread_wait import wait_watchfully
@@ -35,7 +35,7 @@ class AdoptedEvent:
         self.needs_all = needs_all
         self.event = event
         self.futures: list[AnyFuture] = []
-        self._announced: list[Future[None]] = []
+        self._announced: list[Derived[None]] = []
         self.clear = event.clear
         self.is_set = event.is_set
 
@@ -45,9 +45,9 @@ class AdoptedEvent:
             if claim(future) is not None:
                 settle(future, FINISHED, None)
 
-    def announce(self) -> Future[None]:
+    def announce(self) -> Derived[None]:
         """A future that is final when the event is set, or was set before."""
-        future: Future[None] = Future()
+        future: Derived[None] = Derived()
         self._announced.append(future)
         # Both this and `set` have called a method of the list in between: one sees the other (mutex
         # order).

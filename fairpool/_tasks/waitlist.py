@@ -32,7 +32,7 @@ from __future__ import annotations
 from fairpool._core.room import SHORT_OF_ROOM, need_stack, put_in_any_case
 from fairpool._core.runqueue import WaitQueue
 from fairpool._core.threads import start_new_thread
-from fairpool._tasks.future import AnyFuture, Future
+from fairpool._tasks.future import AnyFuture, Derived
 from fairpool._tasks.settling import claim, settle
 from fairpool._tasks.state import CANCELLED, FINISHED, is_claimed
 
@@ -136,7 +136,7 @@ class WaitList(WaitQueue[AnyFuture]):
     def _sweep(self) -> None:
         if self.is_half_empty():
             need_stack()
-            head: Future[bool] = Future()
+            head: Derived[bool] = Derived()
             try:
                 self.sweep((head,), [], is_claimed)
             finally:

@@ -572,6 +572,17 @@ BUGS = [
         proof="fairpool/_api/permits.py",
     ),
     Bug(
+        "a wait that has just been ended says that it was cancelled",
+        "_tasks.future",
+        "Derived.cancel",
+        "            return self._status is CANCELLED\n",
+        "            return True\n",
+        s.permit_meets_cancellation,
+        1000,
+        guarantee=7,
+        proof="fairpool/_tasks/waitlist.py",
+    ),
+    Bug(
         "a join is woken that came after the moment at which all was done",
         "_tasks.waitlist",
         "WaitList.hand_out",

@@ -12,7 +12,7 @@ import time
 from asyncio import CancelledError as TaskCancelled
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import count
@@ -720,6 +720,22 @@ def permits_are_kept() -> None:
                 future.result()
             except CancelledError:
                 assert future is futures[1]
+        pool.submit(semaphore.acquire).result()
+
+
+def permit_meets_cancellation() -> None:
+    """A task is cancelled while it is given a permit: it does not go on as if it had not been."""
+    with pool_of(2) as pool:
+        semaphore = fairpool.Semaphore(0)
+
+        async def use() -> None:
+            async with semaphore:
+                await fairpool.Event().wait()
+
+        waiting = pool.submit(use)
+        at_once(semaphore.release, waiting.cancel)
+        with suppress(CancelledError):
+            waiting.result()
         pool.submit(semaphore.acquire).result()
 
 
