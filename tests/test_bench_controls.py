@@ -94,6 +94,6 @@ class Careless(kinds.Ticket):
 def test_each_load_sees_a_lock_that_is_none(
     load: str, kind: type[kinds.PoolKind], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(controls.KINDS, "none", kind)
+    monkeypatch.setitem(kinds.KINDS, "none", kind)
     with pytest.raises(AssertionError):
         controls.simulated(load, "none", 4, LIGHT, SHORT)

@@ -4,7 +4,7 @@
 `real` by default). Each prints a table. With `--plots=FOLDER`, `FOLDER/controls.json` keeps what
 was measured, and the plot is drawn from it.
 
-The first three are simulated, and repeat exactly; together they take some ten minutes. `real` runs
+The first three are simulated, and repeat exactly; together they take some five minutes. `real` runs
 on two pinned workers, and is for a free-threaded interpreter.
 
 Each cell is one load (`lock_loads`) on one kind of lock (`kinds`). Beside the clients each worker
@@ -35,7 +35,7 @@ from bench_tasks import RUNTIMES
 from contend import iterations, jain, quantile, spin
 from harness import NotThereYet, pin_next_cpu
 from kinds import KINDS, Kind, Tonio, switched
-from lock_loads import LOADS, Load, Section, Turns, World
+from lock_loads import LOADS, Load, Section, World
 from scaling import all_started
 
 from fairpool import FairPool
@@ -44,8 +44,8 @@ from fairpool.testing import simulate, work
 WORKERS = (4, 8, 16)
 LIGHTS = (2e-6, 15e-6, 100e-6)
 
-# A cell lasts as long as this many sections of the mean length take, one after the other.
-SECTIONS = 3_000
+# A simulated cell lasts as long as so many turns of each client take, with nothing else to do.
+TURNS_EACH = 60
 
 # The simulated time of an fsync.
 SYNC = 100e-6
@@ -75,7 +75,9 @@ class Cell:
     p99: float
     longest: float
     bystander: float
-    """The 99 % quantile of a bystander's `yield_now`, on the worker where it is the worst."""
+    """The 99 % quantile of a bystander's `yield_now`, on the worker where it is the worst. And …"""
+    trapped: float
+    """… the longest of all."""
     steps: float
     """Steps of the bystander that had the fewest, as a part of those of the one with the most."""
     real_time: float = 0.0
@@ -149,6 +151,7 @@ class Run:
             "p99": quantile(responses, 0.99),
             "longest": max(responses),
             "bystander": max(tails, default=float("nan")),
+            "trapped": max((delay for each in delays.values() for delay in each), default=0.0),
             "steps": min(steps) / max(max(steps), 1),
         }
 
@@ -160,19 +163,19 @@ def timed(section: Section) -> tuple[Any, float, float, int]:
     return result, entered, time.monotonic(), get_ident()
 
 
-def seconds_of(load: Load) -> float:
-    """How long a simulated cell lasts."""
-    heavy = load.shape.heavy if isinstance(load, Turns) else 4
-    return SECTIONS * load.light * (1 + heavy) / 2
+def seconds_of(load: Load, workers: int) -> float:
+    """How long a simulated cell lasts: by the bound of the lock or of the workers."""
+    turn = max(load.mean, (load.mean + load.rest) / workers) * load.clients
+    return TURNS_EACH * turn * load.light
 
 
 def simulated(name: str, kind: str, workers: int, light: float, seconds: float = 0.0) -> Cell:
-    """A cell on a simulated machine; `seconds` of its time, or as many as `SECTIONS` take."""
+    """A cell on a simulated machine; `seconds` of its time, or as `TURNS_EACH` says."""
     load = LOADS[name](World(work, lambda data: work(SYNC)), light)
 
     def program(pool: FairPool) -> dict[str, float]:
         all_started(pool, workers).set()
-        return Run(KINDS[kind](pool), load, workers)(seconds or seconds_of(load))
+        return Run(KINDS[kind](pool), load, workers)(seconds or seconds_of(load, workers))
 
     with switched(KINDS[kind]):
         simulation = simulate(program, workers)
@@ -224,7 +227,7 @@ def middle(cells: list[Cell]) -> Cell:
     numbers = {
         each.name: statistics.median(getattr(cell, each.name) for cell in cells)
         for each in fields(Cell)
-        if each.name not in ("load", "kind")
+        if each.name not in ("load", "kind", "workers", "light")
     }
     return replace(cells[0], **numbers)
 
@@ -232,12 +235,12 @@ def middle(cells: list[Cell]) -> Cell:
 # --- tables ---------------------------------------------------------------------------------------
 
 HEAD = ["load", "workers", "section", "lock", "per second", "busy", "service", "burden"]
-HEAD += ["response 50 %", "99 %", "longest", "bystander 99 %", "steps"]
+HEAD += ["response 50 %", "99 %", "longest", "bystander 99 %", "longest", "steps"]
 
 
 def show(cell: Cell) -> Cell:
     """Print a row."""
-    times = (cell.median, cell.p99, cell.longest, cell.bystander)
+    times = (cell.median, cell.p99, cell.longest, cell.bystander, cell.trapped)
     row = [cell.load, str(cell.workers), microseconds(cell.light), cell.kind, f"{cell.rate:,.0f}"]
     row += [f"{each:.2f}" for each in (cell.busy, cell.service, cell.burden)]
     row += [*map(microseconds, times), f"{cell.steps:.2f}"]
@@ -246,7 +249,7 @@ def show(cell: Cell) -> Cell:
 
 
 def microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.0f} µs"
+    return f"{seconds * 1e6:,.0f} µs" if isfinite(seconds) else "–"
 
 
 def turns(name: str) -> list[Cell]:

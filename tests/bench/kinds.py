@@ -3,7 +3,9 @@
 Each kind runs critical sections, which are plain functions, with `await kind.call(section)`. It
 works alike in a simulation and for real. `KINDS` has those that need a FairPool:
 
-- `ticket`, `usage`: the pool's locks; with `usage`, each client has a share of its own.
+- `ticket`: the pool's lock as it is made without arguments.
+- `usage`: that of the share first that has used it least; each client has a share of its own.
+- `by task`: that of the task first, without shares.
 - `no home`: ticket order, and a lock is served where its pass begins.
 - `unbounded`: combining as in CES (arXiv 2511.09194). A pass ends when nobody waits, and what lies
   on the combiner's worker waits for it.
@@ -26,7 +28,7 @@ from contend import without
 from harness import require
 
 import fairpool
-from fairpool import FairPool, Future, Queue, QueueShutDown, Semaphore
+from fairpool import FairPool, Future, Lock, Queue, QueueShutDown, Semaphore
 
 T = TypeVar("T")
 
@@ -76,11 +78,12 @@ class PoolKind(Kind):
 class Ticket(PoolKind):
     """First come, first served."""
 
-    order = "ticket"
-
     def __init__(self, pool: FairPool) -> None:
         super().__init__(pool)
-        self.lock = pool.lock(order=self.order)
+        self.lock = self.make_lock()
+
+    def make_lock(self) -> Lock:
+        return self.pool.lock()
 
     async def call(self, section: Callable[[], T]) -> T:
         async with self.lock:
@@ -90,10 +93,18 @@ class Ticket(PoolKind):
 class Usage(Ticket):
     """The share first that has used the lock least; a share for each client."""
 
-    order = "usage"
+    def make_lock(self) -> Lock:
+        return self.pool.lock(order="usage")
 
     def submit(self, number: int, client: Client) -> Future[Any]:
         return self.pool.share(f"client-{number}").submit(client)
+
+
+class UsageByTask(Ticket):
+    """The task first that has used the lock least."""
+
+    def make_lock(self) -> Lock:
+        return self.pool.lock(order="usage", charge="task")
 
 
 class NoHome(Ticket):
@@ -146,7 +157,7 @@ class Actor(PoolKind):
                 future.set_result(result)
 
     def run(self, clients: list[Client], bystanders: list[Client]) -> None:
-        server = self.pool.submit(self.serve)
+        server: Future[Any] = self.pool.submit(self.serve)
         try:
             super().run(clients, bystanders)
         finally:
@@ -181,6 +192,7 @@ class Tonio(Kind):
 KINDS: dict[str, type[PoolKind]] = {
     "ticket": Ticket,
     "usage": Usage,
+    "by task": UsageByTask,
     "no home": NoHome,
     "unbounded": Unbounded,
     "dispatch": Dispatch,

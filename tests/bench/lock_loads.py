@@ -50,6 +50,10 @@ class Load:
     """A load of so many clients, with a lightest section of `light` seconds."""
 
     clients = 64
+    mean: float = 5
+    """The mean section, in light ones. And …"""
+    rest: float = 4
+    """… a rest."""
 
     def __init__(self, world: World, light: float) -> None:
         self.world, self.light = world, light
@@ -92,15 +96,16 @@ class Turns(Load):
 
     def __init__(self, world: World, light: float, shape: Shape) -> None:
         super().__init__(world, light)
-        self.shape, self.clients = shape, shape.clients
+        self.clients, self.rest, self.heavy = shape.clients, shape.rest, shape.heavy
+        self.mean = (1 + shape.heavy) / 2
 
     def requests(self, number: int) -> Requests:
-        cost = self.light * (self.shape.heavy if number % 2 else 1)
+        cost = self.light * (self.heavy if number % 2 else 1)
         asked = 0
         while not asked or self.world.is_open():
             yield lambda: self.section(cost)
             asked += 1
-            self.world.busy(self.light * self.shape.rest)
+            self.world.busy(self.light * self.rest)
         self.asked.append(asked)
 
 
@@ -135,11 +140,11 @@ class SortedMap(Load):
         return self.values[key]
 
     def update(self, key: int) -> None:
-        self.section(self.light)
+        self.section(2 * self.light)
         self.values[key] += 1
 
     def insert(self, key: int) -> None:
-        self.section(2 * self.light)
+        self.section(4 * self.light)
         insort(self.keys, key)
         self.values[key] = 0
 
@@ -172,7 +177,7 @@ class SortedMap(Load):
                 yield lambda: self.insert(new)
                 inserted += 1
             asked += 1
-            self.world.busy(4 * self.light)
+            self.world.busy(self.light * self.rest)
         self.asked.append(asked)
         self.updated.append(updated)
         self.inserted.append(inserted)
@@ -202,7 +207,7 @@ class PriorityQueue(Load):
         heapq.heappush(self.heap, job)
 
     def pop(self) -> Job | None:
-        self.section(self.light)
+        self.section(3 * self.light)
         if not self.heap:
             return None
         job = heapq.heappop(self.heap)
@@ -220,7 +225,7 @@ class PriorityQueue(Load):
             elif (most_urgent := (yield self.pop)) is not None:
                 taken.append(most_urgent)
             asked += 1
-            self.world.busy(4 * self.light)
+            self.world.busy(self.light * self.rest)
         self.asked.append(asked)
         self.put.append(asked if number % 2 else 0)
         self.taken.append(taken)
@@ -263,7 +268,7 @@ class WriteAheadLog(Load):
             assert durable >= mine
             assert self.log[mine - 1] == asked * self.clients + number
             asked += 1
-            self.world.busy(4 * self.light)
+            self.world.busy(self.light * self.rest)
         self.asked.append(2 * asked)
         self.acknowledged.append(asked)
 
