@@ -8,7 +8,7 @@
 The house. A room imports only from the rooms of lower rank (tests/test_layering.py):
 
     0  _core       atomicity, threads and clock, parking, queues, timers, accounts, errors,
-                   the wait-for graph
+                   the wait-for graph, the observer seam
     1  _tasks      futures, tasks, chains, gather
     2  _locks      a lock's queue, its combiner, ticket and usage order
     3  _scheduler  workers, callers, and what the workers of one pool share

@@ -281,7 +281,8 @@ class FairPool(TaskExecutor, ThreadPoolExecutor):
                 f"weight must be between {WEIGHT_MIN:g} and {WEIGHT_MAX:g}, not {weight!r}: only "
                 "the ratio between the weights of one pool counts"
             )
-        return Share(self, self._scheduler.share(plain_text(name), float(weight)))
+        scheduler = self._scheduler
+        return Share(self, scheduler, scheduler.share(plain_text(name), float(weight)))
 
     def statistics(self) -> PoolStatistics:
         """Return what has happened in the pool so far: see `PoolStatistics`. From any thread."""

@@ -7,10 +7,11 @@ from concurrent.futures import wait as wait_for_all
 from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
-from fairpool._api.executor import TaskExecutor
+from fairpool._api.executor import TaskExecutor, submit_in
 from fairpool._core.accounts import CURRENT, Principal
 from fairpool._core.errors import stays_here
 from fairpool._core.token import Latch
+from fairpool._scheduler.scheduler import Scheduler
 from fairpool._tasks.future import AnyFuture, Future
 from fairpool._tasks.task import Task
 
@@ -29,12 +30,13 @@ class Share(TaskExecutor):
     All methods may be called from any thread, from inside tasks and callbacks, and reentrantly.
     """
 
-    __slots__ = ("_closed", "_pending", "_pool", "_principal")
+    __slots__ = ("_closed", "_pending", "_pool", "_principal", "_scheduler")
 
     __reduce_ex__ = stays_here("call pool.share(name, weight) of a pool in the other process")
 
-    def __init__(self, pool: TaskExecutor, principal: Principal) -> None:
+    def __init__(self, pool: TaskExecutor, scheduler: Scheduler, principal: Principal) -> None:
         self._pool = pool
+        self._scheduler = scheduler
         self._principal = principal
         self._pending: set[AnyFuture] = set()
         self._closed = Latch()
@@ -55,7 +57,7 @@ class Share(TaskExecutor):
             raise self._closed_error()
         context = copy_context()  # so that nothing of the caller's has to be put back
         context.run(CURRENT.set, self._principal)
-        future = context.run(self._pool.submit, fn, *args, **kwargs)
+        future = submit_in(context, self._scheduler, fn, args, kwargs)
         future.__dict__["_principal"] = self._principal  # for its chains: see `Scheduler.link`
         self._pending.add(future)
         future._register(self._pending.discard)

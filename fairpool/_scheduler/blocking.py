@@ -53,7 +53,7 @@ class blocked:
     Where the wait interrupts another one of the same worker (a `__del__` that waits), the slot has
     been given up already: then nobody returns it before this wait is over.
 
-    The object is the reason that is shown to people. `kind` is "future", "lock", "event",
+    `dump` shows what is waited for. `kind` is "future", "lock", "event",
     "backlog", "threads" or "call" (of the user's own); `thing` is what is waited for.
     """
 

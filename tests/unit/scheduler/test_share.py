@@ -11,6 +11,7 @@ from kit import TIMEOUT, in_time, occupy
 
 import fairpool
 from fairpool import FairPool, Share
+from fairpool._api.executor import submit_in
 from fairpool._core import accounts as _share
 from fairpool._core.accounts import (
     ABSENCE,
@@ -605,13 +606,12 @@ def test_a_share_that_is_shut_down_in_the_middle_of_a_submit(
     share = pool.share("a")
     made = []
 
-    def submit(self: FairPool, *args: Any) -> Any:
+    def submit(*args: Any) -> Any:
         share.shutdown()
-        made.append(original(self, *args))
+        made.append(submit_in(*args))
         return made[0]
 
-    original = FairPool.submit
-    monkeypatch.setattr(FairPool, "submit", submit)
+    monkeypatch.setattr("fairpool._api.share.submit_in", submit)
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         share.submit(len, "a")
     assert made[0].cancelled()
