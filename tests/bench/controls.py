@@ -4,8 +4,8 @@
 `real` by default). Each prints a table. With `--plots=FOLDER`, `FOLDER/controls.json` keeps what
 was measured, and the plot is drawn from it.
 
-The first three are simulated, and repeat exactly; together they take five to eight minutes. `real` runs
-on two pinned workers, and is for a free-threaded interpreter.
+The first three are simulated, and repeat exactly; together they take five to eight minutes. `real`
+runs on two pinned workers, and is for a free-threaded interpreter.
 
 Each cell is one load (`lock_loads`) on one kind of lock (`kinds`). Beside the clients each worker
 has a *bystander*, as in the field: it works as long as a light section, then lets others go first.
