@@ -159,19 +159,22 @@ class Task(CancellableTask[T]):
         call = claim(self)
         if call is None:
             return False
-        _drop(call)
-        settle(self, CANCELLED, None)
+        try:
+            _drop(call)
+        finally:  # there may be no memory for it, or an object of the user's may refuse to close
+            settle(self, CANCELLED, None)
         return True
 
     def abandon(self, error: BaseException) -> None:
         """End the task with an error that has been reported, if it has not been started."""
         call = claim(self)
         if call is not None:
-            _drop(call)
-            _, fn, *_ = call
-            failure = Failure(error, fn)
-            failure.retrieved = True
-            settle(self, FAILED, failure)
+            try:
+                _drop(call)
+            finally:  # as in `drop`
+                failure = Failure(error, call[1])
+                failure.retrieved = True
+                settle(self, FAILED, failure)
 
     # --- showing it --------------------------------------------------------------------------
 

@@ -223,7 +223,9 @@ def maps(place: Place) -> None:
 
 
 def cancels(place: Place) -> None:
-    place.pool.submit(int).cancel()
+    future = place.pool.submit(int)
+    place.made.append(future)
+    future.cancel()
 
 
 def releases(place: Place) -> None:
