@@ -209,9 +209,9 @@ class LifeCycle(Generators):
                     continue
                 if self._close_generators():
                     continue
-                # What is run after this, a `put` that comes to its `notify` late or the link of a
-                # chain, has timers of its own: a worker that is listed later has seen the new
-                # ones (mutex order), and none is left that has seen the old ones.
+                # What is run after this, the link of a chain, has timers of its own: a worker that
+                # is listed later has seen the new ones (mutex order), and none is left that has
+                # seen the old ones.
                 used.append(self.timers)
                 self.timers = self._make_timers()
                 self.timers.close()

@@ -4,6 +4,7 @@ Guarantees:
 
 - Where no thread can be started, the timer thread tries again; what is queued where there is no
   worker at all ends with the error (`docs/protocols/parking.md`, case 3).
+- Where the pool has ended, no thread is started (`docs/protocols/shutdown.md`, 3).
 - No more than `max_workers` are runnable, and no more than `SPARE_WORKERS_MAX` beyond them exist.
 """
 
@@ -67,7 +68,7 @@ class Threads(Queues):
         self.threads: list[PoolWorker] = []  # all workers whose threads may not have ended yet
         # Those of them that have left their loop.
         self.exited_workers: RunQueue[PoolWorker] = RunQueue()
-        self.parking = Parking(self.slot_count, self._start_worker, self._overlooks_server)
+        self.parking = Parking(self.slot_count, self._start_worker, self._overlooks_work)
         self.free_slots = self.parking.free_slots  # at hand for the quick look of every submission
         self.searching = self.parking.searching
         self.timers = self._make_timers()
@@ -139,6 +140,9 @@ class Threads(Queues):
     def _abandon_queued(self, error: Exception) -> None:
         raise NotImplementedError
 
+    def is_over(self) -> bool:
+        raise NotImplementedError
+
     # --- starting --------------------------------------------------------------------------------
 
     def may_start(self) -> bool:
@@ -157,7 +161,11 @@ class Threads(Queues):
             return
         worker = self._make_worker(f"{self._prefix}_{next(self._numbers)}")
         try:
-            self.threads.append(worker)  # before `workers`: see `join`
+            self.threads.append(worker)  # shutdown: list_thread, before `workers`: see `join`
+            if self.is_over():  # shutdown: recheck_over. All was run before this came to `notify`.
+                worker.ended.set()
+                self.forget_thread(worker)
+                return
             self.workers.append(worker)
             self.parking.searching.add(worker)
             worker.thread.start()
@@ -213,9 +221,12 @@ class Threads(Queues):
             self._starts_again.put()  # before the attempt, which may fail again
         self.notify_if_work()
 
-    def _overlooks_server(self) -> bool:
-        """Whether nobody is runnable, and a lock could be served by one that waits for it."""
-        return (
+    def _overlooks_work(self) -> bool:
+        """Whether a worker can be started, and has something to do.
+
+        Or nobody is runnable, and a lock could be served by one that waits for it.
+        """
+        return (self.may_start() and self.has_work()) or (
             bool(self.pending_locks)
             and self.parking.is_empty()
             and any(lock.finds_server() for lock in self.pending_locks.copy())

@@ -803,6 +803,19 @@ def shutdown_meets_submit() -> None:
     assert runs == run_until_then, "it was run after the pool's end"
 
 
+def shutdown_meets_late_notify() -> None:
+    """`submit` comes to its look for a worker when its task was run, and the pool has ended."""
+    pool = FairPool(1, idle_timeout=NEVER)
+    runs: list[int] = []
+
+    def submit() -> None:
+        with suppress(RuntimeError):
+            pool.submit(runs.append, 1)
+
+    at_once(submit, pool.shutdown)
+    assert not pool._scheduler.threads, "a thread was started after the pool's end"
+
+
 def shutdown_meets_park() -> None:
     """The pool is closed while its workers are about to park."""
     with pool_of(2) as pool:
@@ -914,6 +927,22 @@ def drop_meets_section() -> None:
     assert [section.result() for section in sections] == [0, 0]
     for worker in scheduler.threads.copy():
         worker.join()
+    pool.shutdown()
+
+
+def drop_meets_late_notify() -> None:
+    """In a dropped pool two tasks need two workers; a look for one more comes late meanwhile."""
+    pool = FairPool(2, idle_timeout=NEVER)
+    pool._scheduler.drop()
+    gate = threading.Semaphore(0)
+    futures: list[Future[Any]] = []
+
+    def submit(*calls: Callable[[], object]) -> None:
+        futures.extend(pool.submit(call) for call in calls)
+
+    at_once(lambda: submit(int), lambda: submit(gate.acquire, gate.release))
+    for future in futures:
+        future.result()
     pool.shutdown()
 
 
