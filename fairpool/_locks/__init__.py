@@ -15,5 +15,5 @@ usage:      the queue in the order of usage
 statistics: what a lock counts
 host:       what locks ask of the room above: one protocol a role
 
-A new kind of waiter, a reader say, is a class in `waiters`: see `Waiter` in `_tasks/request.py`.
+A new kind of waiter is a class over `Waiter` (`_tasks/request.py`), as those in `waiters` are.
 """
