@@ -4,7 +4,9 @@ Under `Semaphore`, and under `Queue` for its items and its places.
 
 Guarantees: first come, first served. A permit goes to the task that has waited longest, and no task
 overtakes another. A permit that was given to a task which is cancelled at this very moment goes to
-the next one: none is lost, and none is given twice.
+the next one: none is lost, and none is given twice. One exception: what Ctrl-C cuts off outside of
+`pool.run` and `fairpool.run` may be lost, the permit and the task that it would have woken; but no
+other permit, and no later one.
 
 All waiting is in a `WaitList`, whose module has the protocol (`enqueue`, `recheck`, `change`,
 `wake`), its proof and what it assumes of `fairpool._core.atomicity`.

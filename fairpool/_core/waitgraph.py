@@ -6,7 +6,8 @@ graph keeps these edges. Other edges are there from birth, and the node itself k
 (`sources`): a `then` link and a `gather` wait for their sources, and a lock request waits for the
 lock's owner.
 
-Guarantee: of the waits that form a cycle, one raises; a wait that is in no cycle never does.
+Guarantee: of the waits that form a cycle, at least one raises; a wait that is in no cycle never
+does.
 Assumes: mutex order, plain read and fence (`atomicity`). Proof: `docs/protocols/waiting.md`.
 """
 
