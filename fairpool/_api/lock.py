@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import copy_context
 from itertools import count
+from operator import attrgetter
 from typing import ParamSpec, TypeVar
 
 from fairpool._api.executor import TaskExecutor
@@ -187,8 +188,16 @@ class ChargedLock(Charging, Lock):
     """A lock whose sections are charged to shares."""
 
 
-class TaskChargedLock(ChargingTasks, Lock):
-    """A lock whose sections are charged to tasks."""
+class UsageLock(ChargedLock):
+    """One that serves first the share that has used it least."""
+
+    publish_of = attrgetter("publish_to_share")
+
+
+class TaskUsageLock(ChargingTasks, Lock):
+    """One that serves first the task that has used it least."""
+
+    publish_of = attrgetter("publish_to_share")
 
 
 def make_lock(
@@ -208,7 +217,7 @@ def make_lock(
     lock: Lock
     if order == "usage":
         by_task = charge == "task"
-        kind = TaskChargedLock if by_task else ChargedLock
+        kind = TaskUsageLock if by_task else UsageLock
         lock = kind(scheduler, name)
         lock.keep_requests_in(UsageQueue(lock, strict, by_task))
     elif scheduler.shares:

@@ -49,6 +49,9 @@ CREDIT = 100_000_000 * VIRTUAL_NANOSECOND
 # small tasks pay for one choice, and it is no longer than a wake-up.
 QUANTUM = 100_000
 
+# What is timed was run without a share, or dropped, if it has not come after so long (ns).
+FORGET_TIMED = 1_000_000_000
+
 CURRENT: ContextVar[Principal | None] = ContextVar("fairpool.share", default=None)
 
 
@@ -294,6 +297,7 @@ class Principal(Payer):
         estimate = self.estimate
         self.charges.append(estimate)
         principal_of = self.scheduler.principal_of
+        shares = self.scheduler.shares
         clock = monotonic_ns
         blocked = worker.blocked_time
         worker.extra_steps -= 1  # the caller counts the quantum as a step, too
@@ -302,6 +306,8 @@ class Principal(Payer):
         following: Runnable | None = None
         try:
             while True:
+                if shares.timed is not None:
+                    shares.count_response(item)
                 following = item.run(worker)
                 worker.extra_steps += 1
                 late = clock() >= end
@@ -329,12 +335,14 @@ class Principal(Payer):
 class Shares(list[Principal]):
     """The principals of one pool, and the ledger of their worker time. Only ever appended to."""
 
-    __slots__ = ("active", "ledger", "names", "token")
+    __slots__ = ("active", "ledger", "names", "timed", "token")
 
     # names:  the principals by their names
     # active: the principals with something queued or with charges to settle, and some that had. A
     #         search for work looks only at these. A dict, because it keeps its order: two runs of
     #         the same schedule choose the same
+    # timed:  the id and the ticket of what follows a section, and is to be a sample when it is run.
+    #         One at a time, and only a hint: a lost update does no harm
     # token:  taken by the thread that brings the ledger up to date; no thread waits for it
 
     def __init__(self) -> None:
@@ -342,7 +350,21 @@ class Shares(list[Principal]):
         self.ledger = Ledger()
         self.names: dict[str, Principal] = {}
         self.active: dict[Principal, None] = {}
+        self.timed: tuple[int, int] | None = None
         self.token = Token(PRESENT)
+
+    def time_response(self, item: Any) -> None:
+        """What follows a section is about to be queued: time it, unless another one is timed."""
+        timed, ticket = self.timed, item.ticket
+        if timed is None or ticket - timed[1] > FORGET_TIMED:
+            self.timed = id(item), ticket
+
+    def count_response(self, item: Any) -> None:
+        """An item is about to be run: perhaps that which is timed."""
+        timed = self.timed
+        if timed is not None and timed[0] == id(item) and timed[1] == getattr(item, "ticket", None):
+            self.timed = None
+            item.sample(monotonic_ns())
 
     def add(self, principal: Principal) -> Principal:
         """Add a principal, unless there is one of this name; return the one that is there."""

@@ -22,7 +22,9 @@ Assumes: atomic call, mutex order, try-lock (`_core.atomicity`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import compress
+from operator import attrgetter
 from typing import Any
 
 from fairpool._core.room import SHORT_OF_ROOM, need_stack
@@ -35,7 +37,7 @@ from fairpool._locks.tasks import TaskEntry
 from fairpool._locks.waiters import CriticalLink
 from fairpool._tasks.continuation import Continuation
 from fairpool._tasks.future import AnyFuture
-from fairpool._tasks.request import Request
+from fairpool._tasks.request import Published, Request
 from fairpool._tasks.state import is_final
 
 # How many sections one pass serves at most, and for how long (ns): then the rest of its worker's
@@ -63,6 +65,10 @@ class Combiner(TaskEntry):
 
     is_task = False
 
+    # How a worker queues what follows a section that it has combined. No method, so that a pass
+    # needs no frame for it.
+    publish_of: Callable[[LockWorker], Callable[[Published], None]] = attrgetter("published.append")
+
     @property
     def lock_in_hand(self) -> Combiner:
         """This lock: the worker that runs a pass has its key, between two sections."""
@@ -78,7 +84,7 @@ class Combiner(TaskEntry):
             return None
         scheduler = self.scheduler
         take = self.queue.popleft
-        publish = worker.published.append
+        publish = self.publish_of(worker)
         slots = scheduler.parking.free_slots
         leave, notify = self.leave_token, self._notify
         request_type, get_type, clock = Request, type, monotonic_ns

@@ -81,6 +81,9 @@ class PassWorker(Worker, Protocol):
     exited: bool
     thread: Thread
 
+    def publish_to_share(self, item: Published, /) -> None:
+        """Queue what follows a section of a lock in usage order. The caller notifies."""
+
     def publish(self, item: Published, /) -> None:
         """Publish a continuation, and wake a worker for it."""
 

@@ -330,6 +330,16 @@ class WorkFinder:
 
     # --- shares -----------------------------------------------------------------------------------
 
+    def publish_to_share(self, item: Published) -> None:
+        """`published.append`, for a lock in usage order: what is a share's goes to its queue."""
+        shares = self.scheduler.shares
+        principal = self.scheduler.principal_of(item) if shares else None
+        if principal is None:
+            self.published.append(item)  # parking: enqueue
+        else:
+            shares.time_response(item)
+            principal.append(item)  # parking: enqueue
+
     def _goes_to_share(self, item: Runnable) -> bool:
         """Queue what a step has made runnable, if it is a share's."""
         principal = self.scheduler.principal_of(item)
