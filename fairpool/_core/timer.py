@@ -36,7 +36,7 @@ from math import inf
 from typing import Any, Protocol
 
 from fairpool._core.report import log
-from fairpool._core.room import need_stack
+from fairpool._core.room import need_stack, strike_off
 from fairpool._core.runqueue import RunQueue
 from fairpool._core.threads import Lock, Thread, join, monotonic, new_thread
 from fairpool._core.token import PRESENT, Token, fence
@@ -72,6 +72,7 @@ class Timers:
     __slots__ = (
         "_absent",
         "_cancelled",
+        "_exited",
         "_heap",
         "_held",
         "_idle_timeout",
@@ -104,6 +105,7 @@ class Timers:
         self._keeps = CANCELLED_MIN  # how many cancelled timers may stay in the heap
         self._stopped = False
         self._threads: list[Thread] = []  # those that may be there, for `stop`
+        self._exited: RunQueue[Thread] = RunQueue()  # those of them that are about to end
 
     def add(self, deadline: float, target: Wakeable) -> Timer:
         """Have `target.wake()` called at `deadline`, on the timer thread. From any thread."""
@@ -179,7 +181,15 @@ class Timers:
                     self._absent.put()  # the next timer starts another thread
                     raise
         finally:
-            self._threads.remove(thread)
+            for _ in range(len(self._exited)):
+                other = self._exited.take()
+                if other is None:
+                    break
+                if other.is_alive():  # `stop` is to wait for it
+                    self._exited.append(other)
+                else:
+                    strike_off(self._threads, other)
+            self._exited.append(thread)  # last: the next one to end strikes it off
 
     def _unpark(self) -> None:
         try:

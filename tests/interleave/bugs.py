@@ -521,7 +521,7 @@ BUGS = [
 """,
         "",
         s.sleepers,
-        2000,
+        6000,
         guarantee=3,
         proof="fairpool/_core/timer.py",
     ),

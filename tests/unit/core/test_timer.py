@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kit import TIMEOUT, made_by
+from kit import TIMEOUT, made_by, until
 
 import fairpool
 from fairpool import CancelledError, FairPool
+from fairpool._core.threads import new_thread
 from fairpool._core.timer import CANCELLED_MIN, Timers
 from fairpool._scheduler.scheduler import Scheduler
 
@@ -294,6 +295,27 @@ def ends(timers: Timers) -> bool:
             time.sleep(0)
         thread.join(TIMEOUT)
     return not any(thread.is_alive() for thread in threads)
+
+
+def test_stop_waits_for_a_thread_that_is_about_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[None] = []
+
+    def new_slow_thread(live: Callable[[], object], name: str, daemon: bool) -> threading.Thread:
+        def run() -> None:
+            live()
+            time.sleep(0.05)
+            ended.append(None)
+
+        return new_thread(run, name, daemon)
+
+    monkeypatch.setattr("fairpool._core.timer.new_thread", new_slow_thread)
+    timers = Timers("timers", 0)
+    for count in range(1, 4):
+        timers.add(now(), Target())
+        until(lambda: len(timers._exited) > 0)
+        timers.stop()
+        assert len(ended) == count
+    assert len(timers.threads()) == 1, "those that have ended are not forgotten"
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 3, 100])
