@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError as StdCancelledError
 from concurrent.futures import wait
 from typing import Any
 
+from kit import check_slots
 from soak.faults import Faults
 
 from fairpool import BrokenFairPool, FairPool, Future, Lock
@@ -126,7 +127,7 @@ class World:
         assert len(self.calls) == len(self.expected_calls), "callbacks: called too often, or not"
         scheduler = self.pool._scheduler
         parking = scheduler.parking
-        assert len(parking.free_slots) - len(parking.overcommits) == scheduler.slot_count
+        check_slots(self.pool)
         assert not parking.searching
         assert not parking.parked
         assert not scheduler.workers

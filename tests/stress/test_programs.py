@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from kit import TIMEOUT, Mishap
+from kit import TIMEOUT, Mishap, check_slots
 from stress.conftest import SECONDS
 
 from fairpool import FairPool, blocking
@@ -221,7 +221,7 @@ class Run:
         assert len(set(map(id, self.started))) == len(self.started)
         scheduler = self.pool._scheduler
         parking = scheduler.parking
-        assert len(parking.free_slots) - len(parking.overcommits) == scheduler.max_workers
+        check_slots(self.pool)
         assert not parking.searching
         assert not scheduler.workers
         prefix = scheduler._prefix + "_"

@@ -16,7 +16,7 @@ from concurrent.futures import wait
 from typing import Any
 
 import pytest
-from kit import LONG, TIMEOUT
+from kit import LONG, TIMEOUT, check_slots
 
 import fairpool
 from fairpool import FairPool
@@ -115,7 +115,7 @@ class Place:
         ended.join(TIMEOUT)
         assert not ended.is_alive()
         parking = pool._scheduler.parking
-        assert len(parking.free_slots) - len(parking.overcommits) == self.workers
+        check_slots(pool)
         assert not parking.searching
         assert not pool._scheduler.suspended
 

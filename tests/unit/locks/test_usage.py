@@ -984,7 +984,8 @@ def test_tasks_get_equal_times_without_shares(
     for each in [first, *sections]:
         each.result(TIMEOUT)
     half = [place for place, name in enumerate(order) if name == "l"][10]
-    assert order[:half].count("s") > 40
+    # All of those were asked for later: first come, first served has none of them here.
+    assert order[:half].count("s") > 20
     assert 1 <= lock.statistics().longest_wait_passes <= PASSES_MAX + 1
 
 
