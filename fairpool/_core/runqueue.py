@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fairpool._core.room import EMPTY
+from fairpool._core.room import EMPTY, strike_off
 from fairpool._core.token import PRESENT, Token
 
 # In a queue up to this length, a waiter that gives up is searched for and taken out at once.
@@ -193,3 +193,15 @@ class WaitQueue(RunQueue[T]):
         """Forget all waiters: for the child of a fork."""
         RunQueue.clear(self)
         self.__init__()  # type: ignore[misc]
+
+
+def strike_off_ended(entries: list[T], leaving: RunQueue[T], is_alive: Callable[[T], bool]) -> None:
+    """Take those of `leaving` out of `entries` that have ended; the others stay in both."""
+    for _ in range(len(leaving)):
+        each = leaving.take()
+        if each is None:
+            return
+        if is_alive(each):  # it is about to end, and may be waited for until then
+            leaving.append(each)
+        else:
+            strike_off(entries, each)

@@ -36,8 +36,8 @@ from math import inf
 from typing import Any, Protocol
 
 from fairpool._core.report import log
-from fairpool._core.room import need_stack, strike_off
-from fairpool._core.runqueue import RunQueue
+from fairpool._core.room import need_stack
+from fairpool._core.runqueue import RunQueue, strike_off_ended
 from fairpool._core.threads import Lock, Thread, join, monotonic, new_thread
 from fairpool._core.token import PRESENT, Token, fence
 
@@ -181,14 +181,7 @@ class Timers:
                     self._absent.put()  # the next timer starts another thread
                     raise
         finally:
-            for _ in range(len(self._exited)):
-                other = self._exited.take()
-                if other is None:
-                    break
-                if other.is_alive():  # `stop` is to wait for it
-                    self._exited.append(other)
-                else:
-                    strike_off(self._threads, other)
+            strike_off_ended(self._threads, self._exited, Thread.is_alive)
             self._exited.append(thread)  # last: the next one to end strikes it off
 
     def _unpark(self) -> None:

@@ -17,7 +17,7 @@ from fairpool._core.here import here
 from fairpool._core.park import Parking
 from fairpool._core.report import log
 from fairpool._core.room import put_in_any_case, strike_off
-from fairpool._core.runqueue import RunQueue
+from fairpool._core.runqueue import RunQueue, strike_off_ended
 from fairpool._core.threads import monotonic, start_new_thread
 from fairpool._core.timer import Timers
 from fairpool._core.token import PRESENT, Token
@@ -33,6 +33,10 @@ SPARE_WORKERS_MAX = 1000
 # After so long (s) it is tried again to start a worker where no thread could be started: some
 # threads of others may have ended. Far above what an attempt costs, and not yet a hang.
 START_AGAIN_AFTER = 0.05
+
+
+def _is_alive(worker: PoolWorker) -> bool:
+    return worker.thread.is_alive()
 
 
 class Threads(Queues):
@@ -188,14 +192,7 @@ class Threads(Queues):
             else:
                 slot.clear()
             raise
-        for _ in range(len(self.exited_workers)):
-            other = self.exited_workers.take()
-            if other is None:
-                break
-            if other.thread.is_alive():  # it is about to end
-                self.exited_workers.append(other)
-            else:
-                self.forget_thread(other)
+        strike_off_ended(self.threads, self.exited_workers, _is_alive)
 
     def _start_again_later(self) -> None:
         """No worker could be started, and nobody else may come to look at what is queued."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import fairpool
-from fairpool._core.runqueue import RunQueue, _Look
+from fairpool._core.runqueue import RunQueue, _Look, strike_off_ended
 from fairpool._tasks.request import Request
 
 
@@ -85,3 +85,11 @@ def test_what_is_compared_by_identity_is_so_in_c(kind: type) -> None:
     # Else a comparison looks up a method, which may wait for a mutex of the interpreter: the call
     # on a container that compares would be cut in two (atomic call).
     assert all(getattr(kind, name) is getattr(object, name) for name in COMPARISONS)
+
+
+def test_only_what_has_ended_is_struck_off() -> None:
+    entries = ["ended", "alive", "elsewhere"]
+    leaving = RunQueue(["alive", "ended", "struck off before"])
+    strike_off_ended(entries, leaving, lambda entry: entry == "alive")
+    assert entries == ["alive", "elsewhere"]
+    assert [*leaving] == ["alive"]
