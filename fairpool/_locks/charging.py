@@ -233,7 +233,7 @@ def calling_task() -> TaskPayer:
         asker = current_task(loop)
     elif worker is not None:
         asker = worker.task
-    task_id = id(asker or thread_owner())
+    task_id = id(thread_owner() if asker is None else asker)
     payer = CHARGED_TASK.get()
     if payer is None or payer.task_id != task_id:
         payer = TaskPayer(task_id)

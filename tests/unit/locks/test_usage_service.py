@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -68,3 +69,44 @@ def test_what_follows_a_section_goes_to_its_share() -> None:
             for task in tasks:
                 task.result(TIMEOUT)
             assert [bool(length) for length in seen] == [expected], order
+
+
+def test_what_follows_a_section_is_timed() -> None:
+    """Also where it goes to its share: the statistics have the responses."""
+    with FairPool(1) as pool:
+        share = pool.share("one")
+        lock = pool.lock(order="usage")
+
+        async def enter() -> None:
+            async with lock:
+                pass
+
+        with lock:
+            tasks = [share.submit(enter) for _ in range(3)]
+            while len(lock.queue.items()) < len(tasks):
+                time.sleep(0)
+        for task in tasks:
+            task.result(TIMEOUT)
+        statistics = lock.statistics()
+        assert max(*statistics.own_responses, *statistics.combined_responses) > 0
+
+
+def test_a_task_of_asyncio_is_charged_without_a_look_at_its_truth() -> None:
+    """It may be of a class of the user's."""
+
+    class Odd(asyncio.Task[None]):
+        def __bool__(self) -> bool:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, coro, **kwargs: Odd(coro, loop=loop, **kwargs))
+        await asyncio.gather(asyncio.create_task(enter()))
+
+    async def enter() -> None:
+        async with lock:
+            pass
+
+    with FairPool(1) as pool:
+        lock = pool.lock(order="usage", charge="task")
+        asyncio.run(main())
