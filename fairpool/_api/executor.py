@@ -78,7 +78,7 @@ def submit_in(
     args: tuple[object, ...],
     kwargs: dict[str, Any],
 ) -> Task[T]:
-    """As `FairPool.submit`, in this context. That has it written out: a call is 4 % of it."""
+    """As `FairPool.submit`, in this context. That has it written out: a call is 2 % of it."""
     if not callable(fn):
         raise TypeError(f"submit() takes a callable first, not {fn!r}")
     if scheduler.close_reason:

@@ -53,8 +53,8 @@ class blocked:
     Where the wait interrupts another one of the same worker (a `__del__` that waits), the slot has
     been given up already: then nobody returns it before this wait is over.
 
-    `dump` shows what is waited for. `kind` is "future", "lock", "event",
-    "backlog", "threads" or "call" (of the user's own); `thing` is what is waited for.
+    `kind` is "future", "lock", "event", "backlog", "threads" or "call" (of the user's own). `thing`
+    is what is waited for; `dump` shows it.
     """
 
     __slots__ = ("_interrupted", "_key_loan", "_lends_key", "_owed", "_worker", "kind", "thing")

@@ -331,7 +331,7 @@ AnyFuture = Future[Any]
 
 
 class Derived(Future[T]):
-    """A future that the package ends, out of others: nobody works it by hand."""
+    """A future that the package ends: nobody works it by hand."""
 
     __slots__ = ()
 
